@@ -1,0 +1,25 @@
+# Everything runs in .venv, made on first use; a second call installs nothing again.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: report test bench clean
+
+report: .venv/installed
+	$(BIN)/bntheory report --out report
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest --doctest-modules bntheory simulations paper_figures tests --ignore=tests/benchmarks
+
+bench: .venv/installed
+	$(BIN)/pytest tests/benchmarks --benchmark-columns=median,rounds
+
+# pip comes from outside through --python, so that a Python without ensurepip will do.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --without-pip --clear .venv
+	$(PYTHON) -m pip --python .venv/bin/python install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv report

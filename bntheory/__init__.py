@@ -1,0 +1,55 @@
+"""Size of activations and gradients, layer by layer, and spectra of Jacobians, for random deep networks.
+
+Conventions: natural logarithms; population variances; arrays in, arrays out; nothing global. σ_w² = fan_in · Var w.
+Names are loaded on first use, so that importing the package costs nothing.
+"""
+
+import importlib
+
+_PUBLIC = {
+    # describe
+    "mlp": "networks",
+    "resnet": "networks",
+    "Sequential": "networks",
+    "Residual": "networks",
+    "leaves": "networks",
+    "from_json": "networks",
+    "Dense": "layers",
+    "Conv": "layers",
+    "BatchNorm": "layers",
+    "Pool": "layers",
+    "Flatten": "layers",
+    "ZeroPad": "layers",
+    "Activation": "activations",
+    "activation": "activations",
+    "Initialization": "initializations",
+    "initialization": "initializations",
+    # growth
+    "predict_growth": "growth.prediction",
+    "Growth": "growth.prediction",
+    "critical_gain": "growth.phase",
+    "phase": "growth.phase",
+    "edge_of_chaos": "growth.phase",
+    # spectra
+    "FussCatalan": "spectra.fuss_catalan",
+    "MarchenkoPastur": "spectra.fuss_catalan",
+    # pictures
+    "plot_growth": "plotting",
+    "plot_spectrum": "plotting",
+    "plot_phase": "plotting",
+}
+
+__all__ = list(_PUBLIC)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

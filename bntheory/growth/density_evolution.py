@@ -1,0 +1,193 @@
+"""Finite width with biases: the law of u = ln‖h‖² carried from layer to layer on a grid.
+
+u' = ln(v e^u + v_b) + X with X = ln χ²_K independent of u (`fluctuations`). The density of u' is a mixture of shifted
+densities of X, which are analytic, so that the trapezoid rule on a uniform grid of u converges faster than any power of
+its spacing. A dead layer (K = 0) is an atom at u = −∞, from which a bias revives the next one.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import interpolate, special
+
+from bntheory.growth import fluctuations
+from bntheory.growth.fluctuations import LogChi2, Step
+
+_TAIL = 1e-17  # weight cut off on either side, per layer
+
+
+@dataclass(frozen=True)
+class Density:
+    """Law of u given that the layer is alive: points and their weights, and the probability that it is dead."""
+
+    points: np.ndarray
+    weights: np.ndarray
+    dead: float
+
+    @property
+    def mean(self) -> float:
+        """E u given alive."""
+        return float(self.weights @ self.points)
+
+    @property
+    def variance(self) -> float:
+        """Var u given alive."""
+        return float(self.weights @ (self.points - self.mean) ** 2)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Density and distribution function of X − E X, with the interval outside of which its mass is negligible."""
+
+    pdf: interpolate.BSpline
+    cdf: interpolate.BSpline
+    lower: float
+    upper: float
+
+
+@functools.lru_cache(maxsize=64)
+def kernel(law: LogChi2) -> Kernel:
+    """Tabulate the density of X − E X = ln χ²_K − E ln χ²_K by quintic splines, to about 1e-10."""
+    mean, variance = fluctuations.mean_and_variance(law)
+    scale = math.sqrt(variance)
+    lower = -9 * scale - 75 / fluctuations.least_degree(law)
+    upper = 9 * scale
+    # Every K shares the left tail's resolution: the narrowest component has the width of ln χ² with all units.
+    narrowest = math.sqrt(float(special.polygamma(1, law.units / 2)))
+    x = np.arange(lower, upper + narrowest / 40, narrowest / 40)
+    k, weights = fluctuations.degrees(law)
+    log_chi2 = x + mean
+    density = np.zeros(len(x))
+    for block in np.array_split(np.arange(len(k)), max(1, len(k) * len(x) // 2_000_000)):
+        half = k[block, None] / 2
+        log_pdf = half * (log_chi2 - math.log(2)) - np.exp(log_chi2) / 2 - special.gammaln(half)
+        density += weights[block] @ np.exp(log_pdf)
+    relevant = np.flatnonzero(density > 1e-19 * density.max())
+    kept = slice(relevant[0], relevant[-1] + 1)
+    x, pdf = x[kept], interpolate.make_interp_spline(x[kept], density[kept], k=5)
+    return Kernel(pdf, pdf.antiderivative(), float(x[0]), float(x[-1]))
+
+
+def evolve(start: float, steps: Sequence[Step]) -> Iterator[tuple[Density, Density]]:
+    """Yield, for every step, the law of ln(v‖h‖² + v_b) before its χ² factor, and that of u = ln‖h‖² after it.
+
+    Parameters
+    ----------
+    start : float
+        ln‖h_0‖² of the input.
+    steps : sequence of Step
+
+    Yields
+    ------
+    (Density, Density)
+        Both conditional on being alive, with the probability that they are not.
+    """
+    spacing = min(min(0.45 * math.sqrt(fluctuations.mean_and_variance(step.law)[1]), 0.25) for step in steps)
+    density, lattice_start = Density(np.array([start]), np.array([1.0]), 0.0), None
+    transition = Transition(steps[0], spacing)
+    for step in steps:
+        if step != transition.step:
+            transition = Transition(step, spacing)
+        source = _before_factor(density, step)
+        dead = -math.expm1(math.log1p(-source.dead) + fluctuations.log_alive(step.law))
+        if lattice_start is None:
+            first, weights = transition.mix(source.points, source.weights)
+        else:
+            first, weights = transition.from_lattice(lattice_start, density.weights)
+            if len(source.points) > len(density.points):  # the atom that the bias revives
+                atom = transition.mix(source.points[:1], source.weights[:1])
+                first, weights = _added(first, weights * (1 - density.dead), *atom)
+        lattice_start, weights = _trimmed(first, weights)
+        density = Density((lattice_start + np.arange(len(weights))) * spacing, weights, dead)
+        yield source, density
+
+
+def _before_factor(density: Density, step: Step) -> Density:
+    points = np.logaddexp(density.points + step.log_weight_variance, step.log_bias_variance)
+    if step.log_bias_variance == -math.inf:
+        return Density(points, density.weights, density.dead)
+    if density.dead < _TAIL:
+        return Density(points, density.weights, 0.0)
+    revived = np.concatenate([[step.log_bias_variance], points])
+    return Density(revived, np.concatenate([[density.dead], (1 - density.dead) * density.weights]), 0.0)
+
+
+class Transition:
+    """One step of the chain on the lattice u = j · spacing; what a lattice point sends where is computed once."""
+
+    def __init__(self, step: Step, spacing: float) -> None:
+        self.step, self.spacing = step, spacing
+        self.kernel, self.mean = kernel(step.law), fluctuations.mean_and_variance(step.law)[0]
+        self.reach = np.arange(math.ceil((self.kernel.upper - self.kernel.lower) / spacing) + 1)
+        self.start, self.targets, self.values = 0, np.empty(0, int), np.empty((0, len(self.reach)))
+
+    def _rows(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First target of every source point, and the kernel on the targets from there on."""
+        first = np.ceil((points + self.mean + self.kernel.lower) / self.spacing).astype(int)
+        offset = (first[:, None] + self.reach) * self.spacing - (points + self.mean)[:, None]
+        values = self.kernel.pdf(np.minimum(offset, self.kernel.upper))
+        return first, np.where(offset <= self.kernel.upper, np.maximum(values, 0.0), 0.0) * self.spacing
+
+    def mix(self, points: np.ndarray, weights: np.ndarray) -> tuple[int, np.ndarray]:
+        """First lattice index and weights after the step, from arbitrary points ln(v‖h‖² + v_b)."""
+        return self._spread(*self._rows(points), weights)
+
+    def _spread(self, targets: np.ndarray, values: np.ndarray, weights: np.ndarray) -> tuple[int, np.ndarray]:
+        base = int(targets.min())
+        index = (targets - base)[:, None] + self.reach
+        return base, np.bincount(index.ravel(), (weights[:, None] * values).ravel())
+
+    def from_lattice(self, first: int, weights: np.ndarray) -> tuple[int, np.ndarray]:
+        """First lattice index and weights after the step, from weights on the lattice."""
+        log_weight, log_bias = self.step.log_weight_variance, self.step.log_bias_variance
+        if log_bias - (first * self.spacing + log_weight) < -40:  # the bias is below rounding: a convolution
+            targets, values = self._rows(np.array([first * self.spacing + log_weight]))
+            return int(targets[0]), np.convolve(weights, values[0])
+        self._extend(first, first + len(weights))
+        rows = slice(first - self.start, first - self.start + len(weights))
+        return self._spread(self.targets[rows], self.values[rows], weights)
+
+    def _extend(self, first: int, end: int) -> None:
+        known_end = self.start + len(self.targets)
+        if len(self.targets) and self.start <= first and end <= known_end:
+            return
+        margin = end - first
+        self.start, end = first - margin, end + margin
+        lattice = np.arange(self.start, end) * self.spacing
+        points = np.logaddexp(lattice + self.step.log_weight_variance, self.step.log_bias_variance)
+        self.targets, self.values = self._rows(points)
+
+
+def _added(first: int, weights: np.ndarray, other: int, more: np.ndarray) -> tuple[int, np.ndarray]:
+    start, end = min(first, other), max(first + len(weights), other + len(more))
+    total = np.zeros(end - start)
+    total[first - start : first - start + len(weights)] += weights
+    total[other - start : other - start + len(more)] += more
+    return start, total
+
+
+def _trimmed(first: int, weights: np.ndarray) -> tuple[int, np.ndarray]:
+    """Cut negligible tails and restore the mass that they and the quadrature lost."""
+    mass = np.cumsum(weights)
+    begin, end = np.searchsorted(mass, [_TAIL, mass[-1] * (1 - 1e-16)])
+    kept = weights[begin : end + 1]
+    return first + int(begin), kept / kept.sum()
+
+
+def quantiles(source: Density, law: LogChi2, levels: np.ndarray) -> np.ndarray:
+    """Quantiles of Y + X, with Y of the given law and X = ln χ²_K given K ≥ 1, by bisection."""
+    factor, mean = kernel(law), fluctuations.mean_and_variance(law)[0]
+    total = float(factor.cdf(factor.upper))
+    lower = np.full(len(levels), source.points.min() + factor.lower)
+    upper = np.full(len(levels), source.points.max() + factor.upper)
+    for _ in range(48):
+        middle = (lower + upper) / 2
+        offset = np.clip(middle[:, None] - source.points, factor.lower, factor.upper)
+        below = (factor.cdf(offset) @ source.weights) / total < levels
+        lower, upper = np.where(below, middle, lower), np.where(below, upper, middle)
+    return (lower + upper) / 2 + mean

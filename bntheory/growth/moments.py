@@ -1,0 +1,189 @@
+"""Infinite width: second moments and squared distances between inputs, layer by layer.
+
+State, per input i of the batch and pair i < j, all in logarithms:
+
+    q_i = mean over units of h_i²,   d_ij = mean over units of (h_i − h_j)²
+
+    Dense        q' = σ_w² q + σ_b²            d' = σ_w² d           (the bias cancels)
+    Activation   q' = E φ(u)²                  d' = E (φ(u) − φ(v))²  (u, v) Gaussian: variances q_i, q_j, distance d_ij
+    BatchNorm    q' = (q_i − mean²)/(s + ε)    d' = d/(s + ε)         s = mean over units of the variance over the batch
+    sum          q' = q_1 + q_2                d' = d_1 + d_2         the branch ends in a Dense layer
+
+Over a batch of B, the mean over units of the variance is s = Σ_{i<j} d_ij / B²; that of the squared mean is the rest
+of the second moment. Distances instead of covariances: nothing cancels when all inputs come to look the same.
+Poole et al. 2016, equations 3 to 5; Schoenholz et al. 2017; for BatchNorm, Yang et al. 2019 at large batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.spatial import distance
+
+from bntheory import arguments
+from bntheory.activations import Activation
+from bntheory.layers import BatchNorm, Dense, Flatten, Shape
+from bntheory.networks import Residual, Sequential
+
+
+@dataclass(frozen=True)
+class State:
+    """Moments of one row.
+
+    log_q : (B,);  log_d : (B (B − 1)/2,), pairs i < j in the order of ``np.triu_indices``;
+    log_pairs : ln of the factor that turns Σ d_ij into the channel variance;
+    method : how the second moment was found;  symmetric : whether every unit's law is symmetric about zero.
+    """
+
+    log_q: np.ndarray
+    log_d: np.ndarray
+    log_pairs: float
+    method: str
+    symmetric: bool
+
+    @property
+    def log_second_moment(self) -> float:
+        """ln of the mean of q over the batch."""
+        return float(np.logaddexp.reduce(self.log_q) - math.log(len(self.log_q)))
+
+    @property
+    def log_channel_variance(self) -> float:
+        """ln of the mean over units of the variance over the batch."""
+        return float(np.logaddexp.reduce(self.log_d) + self.log_pairs) if len(self.log_d) else -math.inf
+
+    @property
+    def log_channel_mean_square(self) -> float:
+        """ln of the mean over units of the squared mean over the batch."""
+        if self.log_second_moment == -math.inf:
+            return -math.inf
+        share = math.exp(min(0.0, self.log_channel_variance - self.log_second_moment))
+        return self.log_second_moment + math.log1p(-share) if share < 1 else -math.inf
+
+
+def start(inputs: np.ndarray | None, shape: Shape, batch_size: int | None) -> State:
+    """Moments of the inputs, or of uncorrelated ones of second moment 1.
+
+    Parameters
+    ----------
+    inputs : array (B, *shape) or None
+    shape : tuple
+    batch_size : int or None
+        Without inputs: the batch that channel moments and BatchNorm refer to; None: infinite.
+
+    Returns
+    -------
+    State
+
+    Raises
+    ------
+    ValueError
+        If the inputs have another shape, are empty, are not finite or all zero, or come with another batch size.
+    """
+    if inputs is None:
+        size = math.inf if batch_size is None else arguments.integer("batch_size", batch_size)
+        share = (1 - 1 / size) / 2  # two representatives of a batch in which all pairs are alike
+        log_pairs = math.log(share) if share > 0 else -math.inf
+        return State(np.zeros(2), np.array([math.log(2)]), log_pairs, "exact", False)
+    batch = check_inputs(inputs, shape)
+    if batch_size is not None and batch_size != len(batch):
+        raise ValueError(f"batch_size must be left out or equal the number of inputs, {len(batch)}; got {batch_size}")
+    flat = batch.reshape(len(batch), -1)
+    scale = np.abs(flat).max()
+    flat = flat / scale
+    with np.errstate(divide="ignore"):  # a zero input, or two that are equal
+        log_q, log_d = np.log(np.mean(flat**2, axis=1)), np.log(distance.pdist(flat, "sqeuclidean") / flat.shape[1])
+    shift = 2 * math.log(scale)
+    return State(log_q + shift, log_d + shift, -2 * math.log(len(flat)), "exact", False)
+
+
+def check_inputs(inputs: Any, shape: Shape) -> np.ndarray:
+    """Return the batch as float64; ValueError in one line if a network of that input shape cannot take it."""
+    batch = np.asarray(inputs)
+    if batch.dtype.kind not in "fiu":
+        raise ValueError(f"inputs must be an array of real numbers, got dtype {batch.dtype}")
+    if batch.shape[1:] != shape or batch.ndim == 0:
+        raise ValueError(f"inputs must have shape (batch, {', '.join(map(str, shape))}), got {batch.shape}")
+    if len(batch) == 0:
+        raise ValueError("inputs must hold at least one example, got a batch of 0")
+    batch = batch.astype(float)
+    bad = np.count_nonzero(~np.isfinite(batch))
+    if bad:
+        raise ValueError(f"inputs must be finite, got {bad} of {batch.size} values that are NaN or infinite")
+    if not batch.any():
+        raise ValueError("inputs must not all be zero: nothing would reach the first layer")
+    return batch
+
+
+def through(layer: Any, state: State, shape: Shape) -> State | None:
+    """Moments after a leaf, given those before it and its input shape; None if there is no rule."""
+    if isinstance(layer, Dense):
+        return _dense(layer, state, shape)
+    if isinstance(layer, Activation):
+        return _activation(layer, state)
+    if isinstance(layer, BatchNorm) and len(shape) == 1:
+        return _batch_norm(layer, state)
+    if isinstance(layer, Flatten):
+        return state
+    return None
+
+
+def _dense(layer: Dense, state: State, shape: Shape) -> State:
+    log_gain = math.log(shape[0]) + math.log(layer.weight_variance(shape))
+    bias = layer.bias_variance(shape)
+    log_q = np.logaddexp(state.log_q + log_gain, math.log(bias) if bias else -math.inf)
+    return dataclasses.replace(state, log_q=log_q, log_d=state.log_d + log_gain, symmetric=True)
+
+
+def _activation(phi: Activation, state: State) -> State:
+    first, second = np.triu_indices(len(state.log_q), 1)
+    log_d = phi.log_distance(state.log_q[first], state.log_q[second], state.log_d)
+    exact = state.method == "exact" and state.symmetric and phi.homogeneous_slopes is not None
+    method = "exact" if exact or str(phi) == "linear" else "mean-field"
+    symmetric = state.symmetric and str(phi) == "linear"
+    return dataclasses.replace(
+        state, log_q=phi.log_moments(state.log_q).log_second, log_d=log_d, method=method, symmetric=symmetric
+    )
+
+
+def _batch_norm(layer: BatchNorm, state: State) -> State:
+    if state.log_pairs == -math.inf or not len(state.log_d):
+        raise ValueError("BatchNorm needs a batch of at least 2, got 1: every activation would become 0")
+    log_variance = state.log_channel_variance
+    log_scale = np.logaddexp(log_variance, math.log(layer.epsilon) if layer.epsilon else -math.inf)
+    if log_scale == -math.inf:
+        raise ValueError("BatchNorm with epsilon=0 divides by zero: all inputs of the batch look the same here")
+    size = len(state.log_q)
+    first, second = np.triu_indices(size, 1)
+    with np.errstate(divide="ignore"):
+        if state.log_pairs == -2 * math.log(size):  # given inputs: |h_i − mean|² = mean_j d_ij − Σ_{j<k} d_jk / B²
+            share = np.exp(state.log_d - log_variance) if log_variance > -math.inf else np.zeros(len(state.log_d))
+            total = np.bincount(first, share, size) + np.bincount(second, share, size)
+            log_q = np.log(np.maximum(total / size - 1, 0)) + log_variance - log_scale
+        else:
+            log_q = np.full(size, log_variance - log_scale)
+    return dataclasses.replace(state, log_q=log_q, log_d=state.log_d - log_scale, method="mean-field")
+
+
+def added(block: Residual, shortcut: State, branch: State) -> State | None:
+    """Moments after the sum; None unless the branch ends in fresh zero-mean weights, independent of the shortcut."""
+    if not _ends_in_dense(block.branch):
+        return None
+    exact = shortcut.method == branch.method == "exact"
+    return dataclasses.replace(
+        shortcut,
+        log_q=np.logaddexp(shortcut.log_q, branch.log_q),
+        log_d=np.logaddexp(shortcut.log_d, branch.log_d),
+        method="exact" if exact else "mean-field",
+        symmetric=False,
+    )
+
+
+def _ends_in_dense(sequence: Sequential) -> bool:
+    if not sequence.layers:
+        return False
+    last = sequence.layers[-1]
+    return _ends_in_dense(last) if isinstance(last, Sequential) else isinstance(last, Dense)

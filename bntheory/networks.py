@@ -1,0 +1,380 @@
+"""Random networks described once, as plain data.
+
+A network is a `Sequential` of layers with an input shape: (n,) for vectors, (channels, height, width) for images.
+What a description *means* is said by its readings, not here; all of them share the rows that `leaves` yields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bntheory import activations, arguments
+from bntheory.activations import Activation
+from bntheory.initializations import Initialization, initialization
+from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool, Shape, ZeroPad, set_fields
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """Layers one after another.
+
+    Parameters
+    ----------
+    layers : tuple of layers
+    input_shape : tuple of int, optional
+        (n,) or (channels, height, width). A network has one; a residual block's branch takes what it is given.
+
+    Raises
+    ------
+    ValueError
+        If a layer does not fit the shape that reaches it; the layer is named.
+
+    Examples
+    --------
+    >>> from bntheory import activations
+    >>> net = Sequential((Dense(8), activations.activation("relu")), input_shape=(4,))
+    >>> net.output_shape((4,))
+    (8,)
+    >>> from_json(net.to_json()) == net
+    True
+    """
+
+    layers: tuple[Layer, ...]
+    input_shape: Shape | None = None
+
+    def __post_init__(self) -> None:
+        set_fields(self, layers=tuple(self.layers))
+        for layer in self.layers:
+            if not isinstance(layer, (*_LAYERS.values(), Activation)):
+                raise ValueError(f"a layer must be one of {', '.join(_LAYERS)} or an Activation, got {layer!r}")
+        if self.input_shape is not None:
+            shape = tuple(arguments.integer("input_shape", side) for side in self.input_shape)
+            if len(shape) not in (1, 3):
+                raise ValueError(f"input_shape must be (n,) or (channels, height, width), got {shape}")
+            set_fields(self, input_shape=shape)
+            for _ in leaves(self):  # every shape is checked where the description is made
+                pass
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the output for that input shape."""
+        for layer in self.layers:
+            shape = output_shape(layer, shape)
+        return shape
+
+    def to_json(self) -> str:
+        """Return the description as JSON text; ValueError for a user's own activation."""
+        return json.dumps(_to_data(self))
+
+    def __str__(self) -> str:
+        body = _grouped([str(layer) for layer in self.layers])
+        return body if self.input_shape is None else f"input {'×'.join(map(str, self.input_shape))}; {body}"
+
+
+@dataclass(frozen=True)
+class Residual:
+    """h ↦ shortcut(h) + branch(h).
+
+    Parameters
+    ----------
+    branch : Sequential
+    shortcut : Sequential
+        Empty: the identity.
+    """
+
+    branch: Sequential
+    shortcut: Sequential = Sequential(())
+
+    def __post_init__(self) -> None:
+        for name in ("branch", "shortcut"):
+            part = getattr(self, name)
+            part = part if isinstance(part, Sequential) else Sequential(tuple(part))
+            if part.input_shape is not None:
+                raise ValueError(f"a block's {name} takes the shape it is given, got input_shape={part.input_shape}")
+            set_fields(self, **{name: part})
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the output; ValueError if branch and shortcut differ."""
+        branch, shortcut = self.branch.output_shape(shape), self.shortcut.output_shape(shape)
+        if branch != shortcut:
+            raise ValueError(f"Residual: branch gives shape {branch}, shortcut {shortcut}, for input {shape}")
+        return branch
+
+    def __str__(self) -> str:
+        shortcut = f" + [{self.shortcut}]" if self.shortcut.layers else ""
+        return f"Residual([{self.branch}]{shortcut})"
+
+
+Layer = Dense | Conv | BatchNorm | Pool | Flatten | ZeroPad | Sequential | Residual | Activation
+_LAYERS: dict[str, Any] = {
+    kind.__name__: kind for kind in (Dense, Conv, BatchNorm, Pool, Flatten, ZeroPad, Sequential, Residual)
+}
+
+
+class Leaf(NamedTuple):
+    """One row of every reading: a leaf of the description, or the sum of a residual block."""
+
+    name: str
+    operation: str
+    shape: Shape
+    layer: Layer | None  # None for the input
+
+
+def leaves(net: Sequential) -> Iterator[Leaf]:
+    """Yield the rows of a network in execution order: the input, every leaf, and `sum` after branch and shortcut.
+
+    Parameters
+    ----------
+    net : Sequential
+        A description with an input shape.
+
+    Yields
+    ------
+    Leaf
+        name (dotted path, as in the torch module's ``state_dict``), operation, output shape, layer.
+
+    Raises
+    ------
+    ValueError
+        If the description has no input shape.
+
+    Examples
+    --------
+    >>> [leaf.name for leaf in leaves(Sequential((Dense(8), activations.activation("relu")), input_shape=(4,)))]
+    ['input', '0', '1']
+    """
+    if not isinstance(net, Sequential) or net.input_shape is None:
+        raise ValueError(f"a network needs an input shape: Sequential(layers, input_shape=(n,)), got {net!s:.80}")
+    yield Leaf("input", "input", net.input_shape, None)
+    yield from _leaves(net, net.input_shape, "")
+
+
+def _leaves(sequence: Sequential, shape: Shape, prefix: str) -> Iterator[Leaf]:
+    for index, layer in enumerate(sequence.layers):
+        name = f"{prefix}{index}"
+        try:
+            output = output_shape(layer, shape)
+        except ValueError as error:
+            raise ValueError(f"layer {name}: {error}") from None
+        if isinstance(layer, Residual):
+            yield from _leaves(layer.branch, shape, f"{name}.branch.")
+            yield from _leaves(layer.shortcut, shape, f"{name}.shortcut.")
+            yield Leaf(f"{name}.sum", "sum", output, layer)
+        elif isinstance(layer, Sequential):
+            yield from _leaves(layer, shape, f"{name}.")
+        else:
+            yield Leaf(name, str(layer), output, layer)
+        shape = output
+
+
+def mlp(
+    depth: int,
+    width: int,
+    activation: str | Activation = "relu",
+    init: str | Initialization = "he_normal",
+    bias: float | None = None,
+    batch_norm: bool = False,
+    residual: bool = False,
+    input_width: int | None = None,
+    output_width: int | None = None,
+) -> Sequential:
+    """Describe a multilayer perceptron.
+
+    Parameters
+    ----------
+    depth : int
+        Number of Dense + activation pairs, at least 1.
+    width : int
+        Units of every hidden layer.
+    activation : str or Activation
+    init : str or Initialization
+    bias : float, optional
+        Variance of the Gaussian biases; None: the initialization's own.
+    batch_norm : bool
+        A BatchNorm between each Dense and its activation (residual: before the activation).
+    residual : bool
+        Pre-activation blocks h + W φ(h), after a plain Dense if the input's width differs.
+    input_width : int, optional
+        None: `width`.
+    output_width : int, optional
+        Adds a Dense of that many outputs; None: no separate output layer.
+
+    Returns
+    -------
+    Sequential
+
+    Raises
+    ------
+    ValueError
+        For a depth or width below 1, an unknown activation or initialization.
+
+    Examples
+    --------
+    >>> print(mlp(depth=50, width=256))
+    input 256; 50 × [Dense(256, he_normal), relu]
+    """
+    depth, width = arguments.integer("depth", depth), arguments.integer("width", width)
+    input_width = width if input_width is None else arguments.integer("input_width", input_width)
+    dense, phi = Dense(width, initialization(init), bias), activations.activation(activation)
+    norm: tuple[Layer, ...] = (BatchNorm(),) if batch_norm else ()
+    layers: tuple[Layer, ...] = (dense, *norm, phi) * depth
+    if residual:
+        layers = (Residual(Sequential((*norm, phi, dense))),) * depth
+        if input_width != width:
+            layers = (dense, *layers)
+    if output_width is not None:
+        layers += (dataclasses.replace(dense, features=arguments.integer("output_width", output_width)),)
+    return Sequential(layers, (input_width,))
+
+
+def resnet(
+    depth: int = 110,
+    batch_norm: bool = False,
+    init: str | Initialization = "xavier_normal",
+    image: Shape = (3, 32, 32),
+    classes: int = 10,
+    shortcut: str = "projection",
+    activation: str | Activation = "relu",
+) -> Sequential:
+    """Describe a CIFAR residual network, version 1: three stages of 16, 32, 64 channels, activation after each sum.
+
+    Parameters
+    ----------
+    depth : int
+        6 n + 2: stem, 6 n convolutions on the main path (projections not counted), classifier.
+    batch_norm : bool
+        A BatchNorm after every convolution, projections included.
+    init : str or Initialization
+    image : tuple
+        (channels, height, width) of the input.
+    classes : int
+    shortcut : {"projection", "zero-pad"}
+        Where the shape changes: a 1×1 convolution of stride 2, or subsampling with zero channels.
+    activation : str or Activation
+
+    Returns
+    -------
+    Sequential
+
+    Raises
+    ------
+    ValueError
+        If depth is not 6 n + 2 with n ≥ 1, or a word is unknown.
+
+    References
+    ----------
+    He, Zhang, Ren, Sun 2016, "Deep residual learning for image recognition", section 4.2.
+
+    Examples
+    --------
+    >>> net = resnet(depth=8, batch_norm=True)
+    >>> sum(leaf.operation.startswith("Conv") for leaf in leaves(net))  # with two projections
+    9
+    """
+    depth = arguments.integer("depth", depth)
+    if depth < 8 or (depth - 2) % 6:
+        nearest = max(8, 6 * round((depth - 2) / 6) + 2)
+        raise ValueError(f"depth of a CIFAR ResNet must be 6 n + 2, got {depth}; the nearest is {nearest}")
+    arguments.choice("shortcut", shortcut, ("projection", "zero-pad"))
+    law, phi = initialization(init), activations.activation(activation)
+    norm: tuple[Layer, ...] = (BatchNorm(),) if batch_norm else ()
+
+    def conv(channels: int, stride: int = 1, kernel: int = 3) -> tuple[Layer, ...]:
+        return (Conv(channels, kernel, stride, init=law, bias=0.0 if batch_norm else None), *norm)
+
+    layers: list[Layer] = [*conv(16), phi]
+    for channels, first_stride in ((16, 1), (32, 2), (64, 2)):
+        for block in range((depth - 2) // 6):
+            stride = first_stride if block == 0 else 1
+            matching: tuple[Layer, ...] = ()
+            if stride == 2 and shortcut == "projection":
+                matching = conv(channels, stride, kernel=1)
+            elif stride == 2:
+                matching = (ZeroPad(channels, stride),)
+            branch = Sequential((*conv(channels, stride), phi, *conv(channels)))
+            layers += [Residual(branch, Sequential(matching)), phi]
+    layers += [Pool("average"), Flatten(), Dense(classes, law)]
+    return Sequential(tuple(layers), image)
+
+
+def from_json(text: str) -> Sequential:
+    """Rebuild a description from `Sequential.to_json`.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    Sequential
+
+    Raises
+    ------
+    ValueError
+        If the text is not JSON, or names an unknown layer, field or value; the offender is named.
+
+    Examples
+    --------
+    >>> from_json(mlp(2, 8).to_json()) == mlp(2, 8)
+    True
+    """
+    try:
+        net = _from_data(json.loads(text))
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"not a network description: invalid JSON at {place}") from None
+    except RecursionError:
+        raise ValueError("not a network description: nested too deeply") from None
+    if not isinstance(net, Sequential):
+        raise ValueError(f"a network description must be a Sequential, got {type(net).__name__}")
+    return net
+
+
+def _to_data(value: Any) -> Any:
+    if isinstance(value, (Activation, Initialization)):
+        return {"type": type(value).__name__, **value.to_dict()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: _to_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    return [_to_data(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _from_data(data: Any) -> Any:
+    if isinstance(data, list):
+        return tuple(_from_data(item) for item in data)
+    if not isinstance(data, dict):
+        return data
+    kinds = {**_LAYERS, "Activation": Activation, "Initialization": Initialization}
+    kind = kinds[arguments.choice("type", data.get("type"), kinds)]
+    fields = {key: _from_data(value) for key, value in data.items() if key != "type"}
+    for key in fields:
+        arguments.choice(f"a field of {kind.__name__}", key, [field.name for field in dataclasses.fields(kind)])
+    try:
+        return kind.from_dict(fields) if kind in (Activation, Initialization) else kind(**fields)
+    except TypeError as error:
+        raise ValueError(f"{kind.__name__}: {error}") from None
+
+
+def output_shape(layer: Layer, shape: Shape) -> Shape:
+    """Shape that a layer gives for an input shape; ValueError if it does not fit."""
+    return shape if isinstance(layer, Activation) else layer.output_shape(shape)
+
+
+def _grouped(words: list[str]) -> str:
+    """Join words, writing a pattern that repeats as "3 × [a, b]"."""
+    parts, start = [], 0
+    while start < len(words):
+        period, repeats = 1, 1
+        for length in range(1, 5):
+            pattern, count = words[start : start + length], 1
+            while words[start + count * length : start + (count + 1) * length] == pattern:
+                count += 1
+            if count > 1 and count * length > period * repeats:
+                period, repeats = length, count
+        group = ", ".join(words[start : start + period])
+        parts.append(f"{repeats} × [{group}]" if repeats > 1 else group)
+        start += period * repeats
+    return ", ".join(parts)

@@ -1,0 +1,27 @@
+"""Monte Carlo of random networks, and real torch networks measured: the judges of the theory."""
+
+import importlib
+
+_PUBLIC = {
+    "simulate_growth": "growth",
+    "Samples": "growth",
+    "log_singular_values": "products",
+    "crosscheck": "comparison",
+    "build": "training.modules",
+    "measure_growth": "training.probes.channel_moments",
+    "digits": "training.datasets",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,56 @@
+"""Trials through one executor: threads, each with single-threaded BLAS."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from bntheory import arguments
+
+Result = TypeVar("Result")
+
+
+def run_trials(
+    trial: Callable[[int], Result],
+    trials: int,
+    workers: int | None = None,
+    progress: bool | None = None,
+    label: str = "",
+) -> list[Result]:
+    """Return [trial(0), …, trial(trials − 1)], computed in threads.
+
+    Parameters
+    ----------
+    trial : callable
+        Takes the trial's index; its numbers must depend on nothing else.
+    trials : int
+        At least 1.
+    workers : int, optional
+        Threads; None: as many as the process may use cores.
+    progress : bool, optional
+        None: a bar on a terminal only.
+    label : str
+        What the bar calls the work.
+
+    Returns
+    -------
+    list
+        One result a trial, in order. BLAS runs on one thread inside the workers: more would slow them down and change
+        last bits with the number of threads.
+
+    Examples
+    --------
+    >>> run_trials(lambda index: index**2, 4)
+    [0, 1, 4, 9]
+    """
+    trials = arguments.integer("trials", trials)
+    workers = len(os.sched_getaffinity(0)) if workers is None else arguments.integer("workers", workers)
+    with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
+        results = pool.map(trial, range(trials))
+        hidden = None if progress is None else not progress
+        return list(tqdm(results, total=trials, desc=label or None, disable=hidden, leave=False))

@@ -1,0 +1,232 @@
+"""What every measurement returns: the sizes of a network's rows, over trials, as logarithms.
+
+For h of shape (batch, channels, positions …): the second moment is the mean of h² over all entries; the channel mean
+square is the mean over channels of (mean over batch and positions)²; the channel variance is the mean over channels of
+the population variance over batch and positions. The last two sum to the first.
+A dead row (all zeros) has the logarithm −inf; a row that left the floating-point range (any entry infinite or NaN) has
++inf in all three.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bntheory.networks import Leaf
+
+QUANTITIES = ("log_second_moment", "log_channel_mean_square", "log_channel_variance")
+_BLOCK = 2**16  # numbers reduced at a time: a block of channels that stays in the processor's cache
+
+
+def moments(h: np.ndarray) -> tuple[float, float, float]:
+    """Return the logarithms of the second moment, the channel mean square and the channel variance.
+
+    ln E h² = ln( mean_c m_c² + mean_c v_c ),  m_c, v_c the mean and the population variance of channel c.
+
+    Parameters
+    ----------
+    h : array of shape (batch, channels, *positions)
+        Real; reduced in float64 whatever its type. Values up to the ends of the float64 range are in order: they are
+        divided by a power of two near the largest before they are squared.
+
+    Returns
+    -------
+    tuple of three floats
+        −inf for an exact zero, +inf (all three) if any entry is infinite or NaN.
+
+    Raises
+    ------
+    ValueError
+        If h has fewer than two axes or no entries.
+
+    Examples
+    --------
+    >>> second, mean_square, variance = moments(np.array([[3e200], [1e200]]))
+    >>> print(f"{second:.4f} {mean_square:.4f} {variance:.4f}")
+    922.6435 922.4203 921.0340
+    """
+    h = np.asarray(h)
+    if h.ndim < 2 or h.size == 0:
+        raise ValueError(f"h must have shape (batch, channels, *positions) and entries, got shape {h.shape}")
+    largest = max(float(h.max()), -float(h.min()))
+    if not math.isfinite(largest):
+        return math.inf, math.inf, math.inf
+    if largest == 0:
+        return -math.inf, -math.inf, -math.inf
+    scale = math.ldexp(1, math.frexp(largest)[1] - 1)  # a power of two: dividing by it rounds nothing
+    h = h.reshape(*h.shape[:2], -1)
+    at_once = max(1, _BLOCK // (h.shape[0] * h.shape[2]))
+    blocks = [_sums(h[:, start : start + at_once], scale) for start in range(0, h.shape[1], at_once)]
+    mean_square, variance = (float(total) / h.shape[1] for total in np.sum(blocks, axis=0))
+    return tuple(_log(value) + 2 * math.log(scale) for value in (mean_square + variance, mean_square, variance))
+
+
+def _sums(h: np.ndarray, scale: float) -> tuple[float, float]:
+    """Sums over channels of (mean of h / scale)² and of its population variance."""
+    scaled = np.divide(h, scale, dtype=np.float64)
+    # Subtracting an entry first makes the variance of a constant channel exactly zero, whatever the mean's rounding.
+    first = scaled[0, :, 0].copy()
+    scaled -= first[:, None]
+    shifted_mean = scaled.mean(axis=(0, 2))
+    scaled -= shifted_mean[:, None]
+    variances = np.einsum("bcp,bcp->", scaled, scaled) / (h.shape[0] * h.shape[2])
+    return float(np.sum((first + shifted_mean) ** 2)), float(variances)
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Logarithms of a network's mean squares, row by row, over trials.
+
+    Parameters
+    ----------
+    rows : tuple of Leaf
+        As ``bntheory.networks.leaves`` gives them: name, operation, shape, layer.
+    log_second_moment, log_channel_mean_square, log_channel_variance : array, (trials, rows)
+        Natural logarithms, see the module's first lines; −inf for zero, +inf for a row out of range, never NaN.
+    method : str
+        How they were obtained: "conditional", "weights" or "measured".
+    seed : int, optional
+        Root seed of the trials; None where nothing was drawn.
+
+    Raises
+    ------
+    ValueError
+        If an array is not (trials, rows) with at least one of each, or holds NaN.
+
+    Examples
+    --------
+    >>> samples = Samples((Leaf("input", "input", (2,), None),), *np.zeros((3, 5, 1)), method="measured", seed=0)
+    >>> samples.trials, samples.name, bool(samples.alive.all())
+    (5, ('input',), True)
+    """
+
+    rows: tuple[Leaf, ...]
+    log_second_moment: np.ndarray
+    log_channel_mean_square: np.ndarray
+    log_channel_variance: np.ndarray
+    method: str
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(self.rows))
+        for quantity in QUANTITIES:
+            values = np.asarray(getattr(self, quantity), dtype=np.float64)
+            if values.ndim != 2 or values.shape[1] != len(self.rows) or values.size == 0:
+                raise ValueError(f"{quantity} must have shape (trials, {len(self.rows)} rows), got {values.shape}")
+            if np.isnan(values).any():
+                raise ValueError(f"{quantity} must not be NaN, got {np.isnan(values).sum()} of {values.size}")
+            object.__setattr__(self, quantity, values)
+
+    @property
+    def name(self) -> tuple[str, ...]:
+        """Names of the rows."""
+        return tuple(row.name for row in self.rows)
+
+    @property
+    def operation(self) -> tuple[str, ...]:
+        """What each row does."""
+        return tuple(row.operation for row in self.rows)
+
+    @property
+    def shape(self) -> tuple[tuple[int, ...], ...]:
+        """Output shape of each row, without the batch."""
+        return tuple(row.shape for row in self.rows)
+
+    @property
+    def trials(self) -> int:
+        """Number of trials."""
+        return len(self.log_second_moment)
+
+    @property
+    def alive(self) -> np.ndarray:
+        """(trials, rows): whether the row is anything but zeros."""
+        return self.log_second_moment > -np.inf
+
+    @property
+    def overflowed(self) -> np.ndarray:
+        """(trials, rows): whether the row left the floating-point range."""
+        return self.log_second_moment == np.inf
+
+    @classmethod
+    def stack(cls, parts: Iterable[Samples], seed: int | None = None) -> Samples:
+        """Join samples of the same network into one, trials after trials.
+
+        Parameters
+        ----------
+        parts : iterable of Samples
+        seed : int, optional
+            The seed they share; None: the first one's.
+
+        Raises
+        ------
+        ValueError
+            If there are none, or their rows or methods differ; the first difference is named.
+        """
+        parts = list(parts)
+        if not parts:
+            raise ValueError("stack needs at least one Samples, got none")
+        first = parts[0]
+        for part in parts[1:]:
+            if part.method != first.method:
+                raise ValueError(f"samples to stack must share their method, got {first.method!r} and {part.method!r}")
+            if (part.name, part.shape) != (first.name, first.shape):
+                raise ValueError(f"samples to stack must share their rows, got {_difference(first, part)}")
+        arrays = {quantity: np.concatenate([getattr(part, quantity) for part in parts]) for quantity in QUANTITIES}
+        return dataclasses.replace(first, **arrays, seed=first.seed if seed is None else seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, ready for strict JSON: −inf is written as None, +inf as the string "inf"."""
+        rows = [{"name": row.name, "operation": row.operation, "shape": list(row.shape)} for row in self.rows]
+        arrays = {quantity: [_plain(line) for line in getattr(self, quantity)] for quantity in QUANTITIES}
+        return {"method": self.method, "seed": self.seed, "trials": self.trials, "rows": rows, **arrays}
+
+    def table(self) -> str:
+        """Return a plain-text table: each row's logarithms, mean ± standard error over the trials where it is alive.
+
+        Trials with a dead (−inf) or overflowed (+inf) row are left out of the means and counted in the last columns.
+        """
+        heads = ("row", "operation", "shape", "ln second moment", "s.d.", "ln mean²", "ln variance", "dead", "overflow")
+        lines = [heads]
+        for index, row in enumerate(self.rows):
+            columns = [getattr(self, quantity)[:, index] for quantity in QUANTITIES]
+            counts = (int((~self.alive[:, index]).sum()), int(self.overflowed[:, index].sum()))
+            finite = columns[0][np.isfinite(columns[0])]
+            deviation = f"{finite.std(ddof=1):.4f}" if finite.size > 1 else "–"
+            sizes = [_estimate(column) for column in columns]
+            shape = "×".join(map(str, row.shape))
+            lines.append((row.name, row.operation, shape, sizes[0], deviation, *sizes[1:], *map(str, counts)))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        title = f"{self.method}, {self.trials} trial{'s' * (self.trials > 1)}"
+        title += "" if self.seed is None else f", seed {self.seed}"
+        body = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join([title, *(line.rstrip() for line in body)])
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
+
+
+def _plain(values: np.ndarray) -> list[float | str | None]:
+    special = {-math.inf: None, math.inf: "inf"}
+    return [special.get(value, value) for value in values.tolist()]
+
+
+def _estimate(values: np.ndarray) -> str:
+    """Mean ± standard error of the finite values."""
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return "–"
+    error = f" ± {finite.std(ddof=1) / math.sqrt(finite.size):.4f}" if finite.size > 1 else ""
+    return f"{finite.mean():.4f}{error}"
+
+
+def _difference(one: Samples, other: Samples) -> str:
+    for left, right in zip(one.rows, other.rows, strict=False):
+        if (left.name, left.shape) != (right.name, right.shape):
+            return f"{left.name} {left.shape} and {right.name} {right.shape}"
+    return f"{len(one.rows)} and {len(other.rows)} rows"

@@ -1,0 +1,284 @@
+"""The torch reading of a description: a real module with the same rows, weights drawn from the description's laws.
+
+Every leaf module and every `Residual` carries the layer it was made from as `module.description`, the root the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bntheory import arguments
+from bntheory.activations import Activation
+from bntheory.initializations import Initialization
+from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool, Shape
+from bntheory.layers import ZeroPad as ZeroPadLayer
+from bntheory.networks import Layer, Sequential, leaves, output_shape
+from bntheory.networks import Residual as ResidualLayer
+from simulations import streams
+
+try:
+    import torch
+    from torch import nn
+except ModuleNotFoundError:
+    raise ModuleNotFoundError('this needs PyTorch: pip install "bntheory[train]"') from None
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def build(
+    net: Sequential, seed: int | np.random.Generator = 0, dtype: str | torch.dtype | None = None, draw: int = 0
+) -> nn.Sequential:
+    """Build the torch module of a description, with weights drawn from its laws.
+
+    Parameters
+    ----------
+    net : Sequential
+        A description with an input shape.
+    seed : int or numpy.random.Generator
+        Root of the weights' stream; torch's global generator is neither read nor advanced.
+    dtype : {"float32", "float64"} or torch.dtype, optional
+        None: float32, whatever torch's default is. Weights are drawn in float64 and rounded, so that both types hold
+        the same network. Deep networks with large gains leave the range of float32 (3e38): use float64 there.
+    draw : int
+        Index of the network among independent ones from the same seed, as in `measure_draws`.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        On the CPU, in training mode; its input has shape (batch, *net.input_shape). Names of modules are those of the
+        rows of `bntheory.networks.leaves` ("3.branch.0"), so that ``state_dict`` has "3.branch.0.weight". Layers whose
+        bias has variance 0 have no bias parameter. BatchNorm has γ = 1, β = 0 and torch's running statistics.
+
+    Raises
+    ------
+    ValueError
+        If `net` has no input shape, or seed, dtype or draw is not allowed.
+    ImportError
+        On import of this file, if PyTorch is missing.
+
+    Examples
+    --------
+    >>> from bntheory.networks import mlp
+    >>> build(mlp(depth=1, width=3, bias=0.1), seed=1)
+    Sequential(
+      (0): Linear(in_features=3, out_features=3, bias=True)
+      (1): ReLU()
+    )
+    """
+    next(leaves(net))  # says so if the description has no input shape
+    kind = _dtype(dtype)
+    sequence = np.random.SeedSequence(streams.root(seed), spawn_key=(0, arguments.integer("draw", draw, at_least=0)))
+    # torch's CPU generator reads only the low 32 bits of its seed; SeedSequence mixes all of ours into them
+    generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+    model = _sequential(net, net.input_shape, generator).to(kind)
+    model.description = net
+    return model
+
+
+class Residual(nn.Module):
+    """h ↦ branch(h) + shortcut(h).
+
+    Parameters
+    ----------
+    branch, shortcut : torch.nn.Sequential
+        An empty shortcut is the identity.
+    """
+
+    def __init__(self, branch: nn.Sequential, shortcut: nn.Sequential) -> None:
+        super().__init__()
+        self.branch, self.shortcut = branch, shortcut
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Return the sum; the branch runs first."""
+        return self.branch(h) + self.shortcut(h)
+
+
+class ZeroPad(nn.Module):
+    """Every stride-th position of an image, and new channels of zeros, half of them before and half after the old.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the output.
+    stride : int
+
+    References
+    ----------
+    He, Zhang, Ren, Sun 2016, "Deep residual learning for image recognition", section 4.2 (option A).
+    """
+
+    def __init__(self, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Return (batch, channels, …) from (batch, fewer channels, …)."""
+        new = self.channels - h.shape[1]
+        sampled = h[:, :, :: self.stride, :: self.stride]
+        return nn.functional.pad(sampled, (0, 0, 0, 0, new // 2, new - new // 2))
+
+    def extra_repr(self) -> str:
+        """Return the arguments for ``repr``."""
+        return f"{self.channels}, stride={self.stride}"
+
+
+class Erf(nn.Module):
+    """h ↦ erf(h)."""
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Return erf(h)."""
+        return torch.erf(h)
+
+
+class Pointwise(nn.Module):
+    """A user's activation, given as NumPy functions φ and φ′.
+
+    Its values go through the CPU, and it can be differentiated once (also by ``torch.func.jacrev``).
+
+    Parameters
+    ----------
+    activation : Activation
+        Made by ``Activation.from_function``.
+    """
+
+    def __init__(self, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Return φ(h)."""
+        return _NumpyFunction.apply(h, self.activation.phi, self.activation.dphi)
+
+    def extra_repr(self) -> str:
+        """Return the name for ``repr``."""
+        return self.activation.name
+
+
+class _NumpyFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(h: torch.Tensor, phi: Callable[..., Any], dphi: Callable[..., Any] | None) -> torch.Tensor:
+        values = np.asarray(phi(h.detach().cpu().numpy()))
+        return torch.from_numpy(values).to(h)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.derivative = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+        if ctx.derivative is None:
+            raise RuntimeError("an activation made from functions has no second derivative")
+        return gradient * _NumpyFunction.apply(*ctx.saved_tensors, ctx.derivative, None), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[torch.Tensor, Any]:
+        return _NumpyFunction.apply(*inputs), in_dims[0]  # elementwise: the axis stays where it is
+
+
+_ACTIVATIONS: dict[str, Callable[[Activation], nn.Module]] = {
+    "linear": lambda _: nn.Identity(),
+    "relu": lambda _: nn.ReLU(),
+    "leaky_relu": lambda activation: nn.LeakyReLU(activation.slope),
+    "tanh": lambda _: nn.Tanh(),
+    "erf": lambda _: Erf(),
+    "sigmoid": lambda _: nn.Sigmoid(),
+    "gelu": lambda _: nn.GELU(),
+    "silu": lambda _: nn.SiLU(),
+    "elu": lambda _: nn.ELU(),
+    "selu": lambda _: nn.SELU(),
+    # torch turns linear at the threshold: at its 20 that is off by 2e-9, at 40 below the rounding of float64
+    "softplus": lambda _: nn.Softplus(threshold=40),
+}
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    name = "float32" if dtype is None else str(dtype).removeprefix("torch.")
+    return DTYPES[arguments.choice("dtype", name, DTYPES)]
+
+
+def _sequential(net: Sequential, shape: Shape, generator: torch.Generator) -> nn.Sequential:
+    modules = []
+    for layer in net.layers:
+        modules.append(_module(layer, shape, generator))
+        shape = output_shape(layer, shape)
+    return nn.Sequential(*modules)
+
+
+def _module(layer: Layer, shape: Shape, generator: torch.Generator) -> nn.Module:
+    if isinstance(layer, Sequential):
+        return _sequential(layer, shape, generator)
+    if isinstance(layer, ResidualLayer):
+        module: nn.Module = Residual(*(_sequential(part, shape, generator) for part in (layer.branch, layer.shortcut)))
+    elif isinstance(layer, (Dense, Conv)):
+        module = _linear(layer, shape, generator)
+    elif isinstance(layer, Activation):
+        module = _ACTIVATIONS[layer.name](layer) if layer.functions is None else Pointwise(layer)
+    elif isinstance(layer, BatchNorm):
+        module = (nn.BatchNorm1d if len(shape) == 1 else nn.BatchNorm2d)(shape[0], eps=layer.epsilon)
+    elif isinstance(layer, Pool):
+        module = _pool(layer)
+    elif isinstance(layer, Flatten):
+        module = nn.Flatten()
+    elif isinstance(layer, ZeroPadLayer):
+        module = ZeroPad(layer.channels, layer.stride)
+    else:
+        raise ValueError(f"no torch module for {layer!r}")
+    module.description = layer
+    return module
+
+
+def _pool(layer: Pool) -> nn.Module:
+    average = layer.kind == "average"
+    if layer.kernel is None:
+        return nn.AdaptiveAvgPool2d(1) if average else nn.AdaptiveMaxPool2d(1)
+    return (nn.AvgPool2d if average else nn.MaxPool2d)(layer.kernel, layer.stride)
+
+
+def _linear(layer: Dense | Conv, shape: Shape, generator: torch.Generator) -> nn.Module:
+    # skip_init: torch's own initialization would draw from the global generator
+    bias_variance = layer.bias_variance(shape)
+    common: dict[str, Any] = {"bias": bias_variance > 0, "dtype": torch.float64}
+    if isinstance(layer, Dense):
+        module = nn.utils.skip_init(nn.Linear, shape[0], layer.features, **common)
+    else:
+        names = ("stride", "padding", "dilation", "groups")
+        sizes = {name: getattr(layer, name) for name in names}
+        module = nn.utils.skip_init(nn.Conv2d, shape[0], layer.channels, layer.kernel, **sizes, **common)
+    with torch.no_grad():
+        variance = layer.weight_variance(shape)
+        module.weight.copy_(_weights(tuple(module.weight.shape), layer.init, variance, generator))
+        if bias_variance > 0:
+            biases = tuple(module.bias.shape)
+            # a bias of its own is Gaussian; the initialization's is uniform, as torch's default
+            draw = _uniform if layer.bias is None else _normal
+            module.bias.copy_(draw(biases, generator) * math.sqrt(bias_variance))
+    return module
+
+
+def _weights(shape: Shape, law: Initialization, variance: float, generator: torch.Generator) -> torch.Tensor:
+    if law.distribution == "orthogonal":
+        return law.gain * _orthogonal(shape[0], math.prod(shape[1:]), generator).reshape(shape)
+    draw = {"normal": _normal, "uniform": _uniform}[law.distribution]
+    return draw(shape, generator) * math.sqrt(variance)
+
+
+def _normal(shape: Shape, generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def _uniform(shape: Shape, generator: torch.Generator) -> torch.Tensor:
+    """Uniform with unit variance: on ±√3."""
+    return (torch.rand(shape, generator=generator, dtype=torch.float64) * 2 - 1) * math.sqrt(3)
+
+
+def _orthogonal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
+    """Haar: orthonormal rows, or columns where there are fewer of them; signs of R's diagonal make QR unique."""
+    gaussian = _normal((max(rows, columns), min(rows, columns)), generator)
+    q, r = torch.linalg.qr(gaussian)
+    q = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
+    return q if rows >= columns else q.T

@@ -1,0 +1,219 @@
+"""Probe: how large every row of a torch network is for one batch, reduced to three numbers a row while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from tqdm import tqdm
+
+from bntheory import arguments
+from bntheory.networks import Leaf, Sequential
+from simulations import streams
+from simulations.samples import Samples, moments
+from simulations.training.modules import Residual, build, torch
+
+nn = torch.nn
+Recorder = Callable[[Leaf, torch.Tensor], None]
+
+
+def measure_growth(model: nn.Module, batch: np.ndarray | torch.Tensor) -> Samples:
+    """Measure the second moment, channel mean square and channel variance of every row, in one forward pass.
+
+    Rows: the input, then one per call of a leaf module in execution order, and `sum` after the two parts of a
+    `simulations.training.modules.Residual`. Of a module made by `build(net)` they are those of
+    ``bntheory.networks.leaves(net)``; of any other the operation is the module's class. What a forward method does
+    outside modules has no row. Axis 0 counts inputs, axis 1 channels. Each output is reduced when it appears: no
+    activation is kept.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Measured in the mode it is in: BatchNorm in training mode normalises with the batch's statistics. Nothing is
+        changed, also if the forward pass raises: parameters, gradients, buffers (running statistics), modes, hooks and
+        torch's random generators are as before.
+    batch : array or tensor of float32 or float64, shape (batch, *input shape)
+        Finite, not constant; converted to the type and device of the model's parameters.
+
+    Returns
+    -------
+    Samples
+        One trial; method "measured", seed None. A row with an infinite or NaN entry has +inf, and a RuntimeWarning
+        names the first such row.
+
+    Raises
+    ------
+    ValueError
+        If the batch is empty, constant, not finite, not of floating type or of another shape than `build`'s network.
+    TypeError
+        If `model` is not a module or a row's output is not a tensor of real numbers.
+
+    Examples
+    --------
+    >>> from bntheory.networks import mlp
+    >>> samples = measure_growth(build(mlp(depth=1, width=4)), np.eye(4))
+    >>> samples.operation
+    ('input', 'Dense(4, he_normal)', 'relu')
+    """
+    samples = _measure(model, batch)
+    _warn_overflow(samples)
+    return samples
+
+
+def measure_draws(
+    net: Sequential,
+    batch: np.ndarray | torch.Tensor,
+    draws: int,
+    seed: int | np.random.Generator = 0,
+    dtype: str | torch.dtype | None = None,
+    progress: bool | None = None,
+) -> Samples:
+    """Measure independent networks of one description, each built anew, for the same batch.
+
+    Parameters
+    ----------
+    net : Sequential
+        A description with an input shape.
+    batch : array or tensor, (batch, *net.input_shape)
+    draws : int
+        At least 1. Draw k is ``build(net, seed, dtype, draw=k)``, so the first draws of a longer run are the same.
+    seed : int or numpy.random.Generator
+    dtype : {"float32", "float64"} or torch.dtype, optional
+        Of weights and activations; None: float32.
+    progress : bool, optional
+        None: a bar on a terminal only.
+
+    Returns
+    -------
+    Samples
+        `draws` trials, BatchNorm in training mode; method "measured". A RuntimeWarning says where activations left the
+        range of `dtype`.
+
+    Raises
+    ------
+    ValueError
+        As `measure_growth` and `build`.
+
+    Examples
+    --------
+    >>> from bntheory.networks import mlp
+    >>> measure_draws(mlp(depth=1, width=4), np.eye(4), draws=3).log_second_moment.shape
+    (3, 3)
+    """
+    draws = arguments.integer("draws", draws)
+    root = streams.root(seed)
+    indices = tqdm(range(draws), desc="networks", disable=None if progress is None else not progress, leave=False)
+    samples = Samples.stack((_measure(build(net, root, dtype, draw), batch) for draw in indices), seed=root)
+    _warn_overflow(samples)
+    return samples
+
+
+def _measure(model: nn.Module, batch: np.ndarray | torch.Tensor) -> Samples:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    tensors = (*model.parameters(), *model.buffers())
+    if any(torch.nn.parameter.is_lazy(tensor) for tensor in tensors):
+        raise ValueError("model has lazy modules without shapes: run it once before it is measured")
+    inputs = _tensor(batch, model)
+    rows: list[Leaf] = []
+    sizes: list[tuple[float, float, float]] = []
+
+    def record(row: Leaf, output: torch.Tensor) -> None:
+        rows.append(row)
+        sizes.append(moments(_array(output)))
+
+    record(Leaf("input", "input", tuple(inputs.shape[1:]), None), inputs)
+    devices = {tensor.device.index for tensor in (inputs, *tensors) if tensor.device.type == "cuda"}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with _recording(model, record), torch.random.fork_rng(devices=sorted(devices)), torch.no_grad():
+        # the forward pass works on copies of the buffers: the model's own are never written to
+        torch.func.functional_call(model, buffers, (inputs,))
+    return Samples(tuple(rows), *np.array(sizes).T[:, None, :], method="measured")
+
+
+@contextlib.contextmanager
+def _recording(model: nn.Module, record: Recorder) -> Iterator[None]:
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            if _has_row(module) and "parametrizations" not in name.split("."):  # those compute weights
+                handles.append(module.register_forward_hook(_hook(name or "model", record)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _has_row(module: nn.Module) -> bool:
+    if isinstance(module, Residual):
+        return True
+    if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        return False  # an empty one, as an identity shortcut, is no leaf
+    children = [name for name, _ in module.named_children()]
+    return children in ([], ["parametrizations"])
+
+
+def _hook(name: str, record: Recorder) -> Callable[..., None]:
+    def hook(module: nn.Module, _: object, output: object) -> None:
+        if not isinstance(output, torch.Tensor) or output.is_complex():
+            kind = output.dtype if isinstance(output, torch.Tensor) else type(output).__name__
+            raise TypeError(f"output of {name} ({type(module).__name__}) must be a real tensor, got {kind}")
+        layer = vars(module).get("description")
+        if isinstance(module, Residual):
+            row = Leaf(f"{name}.sum", "sum", tuple(output.shape[1:]), layer)
+        else:
+            row = Leaf(name, type(module).__name__ if layer is None else str(layer), tuple(output.shape[1:]), layer)
+        record(row, output)
+
+    return hook
+
+
+def _array(output: torch.Tensor) -> np.ndarray:
+    array = output.detach().cpu()
+    array = array if array.dtype in (torch.float32, torch.float64) else array.double()
+    return array.numpy()[:, None] if array.ndim == 1 else array.numpy()
+
+
+def _tensor(batch: np.ndarray | torch.Tensor, model: nn.Module) -> torch.Tensor:
+    """Return the batch, checked, in the type and on the device of the model's parameters."""
+    given = batch.detach() if isinstance(batch, torch.Tensor) else np.asarray(batch)
+    if str(given.dtype) not in ("float32", "float64", "torch.float32", "torch.float64"):
+        raise ValueError(f"batch must be float32 or float64, got {given.dtype}: convert (and standardise) it first")
+    tensor = torch.as_tensor(given)
+    description = vars(model).get("description")
+    expected = description.input_shape if isinstance(description, Sequential) else None
+    wanted = "*one input's shape" if expected is None else ", ".join(map(str, expected))
+    if tensor.ndim < 2 or 0 in tensor.shape or (expected is not None and tuple(tensor.shape[1:]) != expected):
+        raise ValueError(f"batch must have shape (batch, {wanted}) and entries, got {tuple(tensor.shape)}")
+    bad = int((~torch.isfinite(tensor)).sum())
+    if bad:
+        raise ValueError(f"batch must be finite, got {bad} NaN or infinite of {tensor.numel()} values")
+    low, high = (float(end) for end in torch.aminmax(tensor))
+    if low == high and (high == 0 or tensor.numel() > 1):
+        raise ValueError(f"batch must not be constant (its standardised values would be 0), every value is {high:g}")
+    converted = _like_parameters(tensor, model)
+    if not torch.isfinite(converted).all():
+        raise ValueError(f"batch does not fit into the model's {converted.dtype}, got values from {low:g} to {high:g}")
+    return converted
+
+
+def _like_parameters(tensor: torch.Tensor, model: nn.Module) -> torch.Tensor:
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return tensor.to(parameter)
+    return tensor
+
+
+def _warn_overflow(samples: Samples) -> None:
+    overflowed = samples.overflowed
+    if overflowed.any():
+        row = samples.rows[int(np.argmax(overflowed.any(axis=0)))]
+        count = int(overflowed.any(axis=1).sum())
+        warnings.warn(
+            f"activations left the floating-point range in {count} of {samples.trials} networks, first in row "
+            f"{row.name} ({row.operation}); these rows read +inf. float64 reaches further: build(net, dtype='float64')",
+            RuntimeWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,256 @@
+"""The description of a network: shapes, rows, text, JSON, and what is refused."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from bntheory.activations import Activation, activation
+from bntheory.initializations import Initialization, initialization
+from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool, ZeroPad
+from bntheory.networks import Residual, Sequential, from_json, leaves, mlp, resnet
+
+RELU = activation("relu")
+EVERYTHING = Sequential(
+    (
+        Conv(8, 5, stride=2, padding=1, init="orthogonal"),
+        BatchNorm(1e-3),
+        activation("leaky_relu(0.2)"),
+        Residual(Sequential((Conv(8, groups=4, bias=0.1), activation("gelu")))),
+        Residual(Sequential((Conv(12, 3, 2, dilation=1),)), Sequential((ZeroPad(12, 2),))),
+        Sequential((Pool("max", 2, 1), activation("tanh"))),
+        Pool("average"),
+        Flatten(),
+        Dense(5, initialization("lecun_uniform", gain=3, mode="fan_out"), bias=0.5),
+    ),
+    (3, 16, 16),
+)
+NETWORKS = {
+    "mlp": mlp(3, 8),
+    "mlp with all options": mlp(2, 8, "selu", "torch_default", 0.3, True, True, input_width=4, output_width=2),
+    "resnet": resnet(20),
+    "resnet with BN": resnet(14, batch_norm=True, shortcut="zero-pad", image=(1, 8, 8)),
+    "everything": EVERYTHING,
+    "nothing": Sequential((), (4,)),
+}
+
+
+def rows(net):
+    return {leaf.name: leaf.shape for leaf in leaves(net)}
+
+
+def test_rows_are_in_execution_order_with_their_shapes():
+    assert rows(EVERYTHING) == {
+        "input": (3, 16, 16),
+        "0": (8, 7, 7),
+        "1": (8, 7, 7),
+        "2": (8, 7, 7),
+        "3.branch.0": (8, 7, 7),
+        "3.branch.1": (8, 7, 7),
+        "3.sum": (8, 7, 7),
+        "4.branch.0": (12, 4, 4),
+        "4.shortcut.0": (12, 4, 4),
+        "4.sum": (12, 4, 4),
+        "5.0": (12, 3, 3),
+        "5.1": (12, 3, 3),
+        "6": (12, 1, 1),
+        "7": (12,),
+        "8": (5,),
+    }
+    assert list(rows(EVERYTHING))[:2] == ["input", "0"]
+    assert EVERYTHING.output_shape((3, 16, 16)) == (5,)
+
+
+@pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)
+def test_rows_have_unique_names_and_name_their_layers(net):
+    listed = list(leaves(net))
+    assert len({leaf.name for leaf in listed}) == len(listed)
+    assert listed[0] == ("input", "input", net.input_shape, None)
+    assert listed[-1].shape == net.output_shape(net.input_shape)
+    for leaf in listed[1:]:
+        assert leaf.operation == ("sum" if isinstance(leaf.layer, Residual) else str(leaf.layer))
+
+
+@pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)
+def test_json_round_trip_keeps_equality_and_hash(net):
+    again = from_json(net.to_json())
+    assert again == net and hash(again) == hash(net) and str(again) == str(net)
+    assert list(leaves(again)) == list(leaves(net))
+    assert json.loads(net.to_json())["type"] == "Sequential"
+
+
+def test_different_networks_are_different():
+    assert mlp(3, 8) != mlp(3, 8, init="xavier_normal")
+    assert len({mlp(3, 8), mlp(3, 8), mlp(4, 8), resnet(8), resnet(8, shortcut="zero-pad")}) == 4
+
+
+def test_text_groups_what_repeats():
+    assert str(mlp(50, 256)) == "input 256; 50 × [Dense(256, he_normal), relu]"
+    assert str(mlp(1, 4, bias=0.1, input_width=2)) == "input 2; Dense(4, he_normal, bias=0.1), relu"
+    text = str(resnet(110))
+    assert text.count("×") < 60 and "18 × [relu, Residual" in text and text.startswith("input 3×32×32; Conv(16, 3×3")
+    assert all(word in str(EVERYTHING) for word in ("stride=2", "padding=1", "groups=4", "epsilon=0.001", "max, 2×2"))
+
+
+def test_mlp_counts_dense_and_activation_pairs():
+    assert [str(leaf.layer)[:5] for leaf in leaves(mlp(2, 4))][1:] == ["Dense", "relu"] * 2
+    assert list(rows(mlp(2, 4, output_width=3)).values()) == [(4,)] * 5 + [(3,)]
+    normed = [leaf.operation for leaf in leaves(mlp(1, 4, batch_norm=True))]
+    assert normed == ["input", "Dense(4, he_normal)", "BatchNorm", "relu"]
+    blocks = rows(mlp(2, 4, residual=True, batch_norm=True, input_width=3))
+    assert list(blocks)[:6] == ["input", "0", "1.branch.0", "1.branch.1", "1.branch.2", "1.sum"]
+
+
+@pytest.mark.parametrize("depth", [8, 20, 56, 110])
+@pytest.mark.parametrize("shortcut", ["projection", "zero-pad"])
+def test_resnet_is_the_one_of_he_et_al(depth, shortcut):
+    names = [leaf for leaf in leaves(resnet(depth, True, shortcut=shortcut)) if isinstance(leaf.layer, Conv)]
+    main = [leaf for leaf in names if "shortcut" not in leaf.name]
+    assert len(main) == depth - 1  # the classifier is the last of `depth` layers
+    assert len(names) - len(main) == (2 if shortcut == "projection" else 0)
+    per_stage = (depth - 2) // 3
+    stages = [(16, 32, 32)] * (1 + per_stage) + [(32, 16, 16)] * per_stage + [(64, 8, 8)] * per_stage
+    assert [leaf.shape for leaf in main] == stages
+    sums = [leaf for leaf in leaves(resnet(depth)) if leaf.operation == "sum"]
+    assert len(sums) == (depth - 2) // 2
+
+
+def test_fans():
+    conv = Conv(32, 3, groups=4)
+    assert conv.weight_variance((16, 8, 8)) == pytest.approx(2 / (16 / 4 * 9))
+    assert Conv(32, init="torch_default").bias_variance((16, 8, 8)) == pytest.approx(1 / (3 * 16 * 9))
+    assert Dense(10, "xavier_normal").weight_variance((30,)) == pytest.approx(2 / 40)
+    assert Dense(10, "torch_default", bias=0.7).bias_variance((30,)) == 0.7
+
+
+NOT_INTEGERS = [0, -1, 2.5, "3", None, math.nan, True]
+
+
+@pytest.mark.parametrize("value", NOT_INTEGERS)
+def test_sizes_must_be_positive_integers(value):
+    for name, make in {
+        "depth": lambda: mlp(value, 4),
+        "width": lambda: mlp(1, value),
+        "features": lambda: Dense(value),
+        "channels": lambda: Conv(value),
+        "kernel": lambda: Conv(4, kernel=value),
+        "stride": lambda: Conv(4, stride=value),
+        "dilation": lambda: Conv(4, dilation=value),
+        "groups": lambda: Conv(4, groups=value),
+        "input_shape": lambda: Sequential((), (value,)),
+    }.items():
+        with pytest.raises(ValueError, match=rf"{name} must be .* got"):
+            make()
+
+
+def test_numpy_integers_are_integers():
+    assert mlp(np.int64(2), np.int32(4)) == mlp(2, 4)
+    assert json.loads(mlp(np.int64(2), np.int32(4)).to_json())["input_shape"] == [4]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.1, "x"])
+def test_variances_and_epsilon_must_be_finite_and_not_negative(value):
+    for name, make in {
+        "bias": lambda: mlp(1, 4, bias=value),
+        "epsilon": lambda: BatchNorm(value),
+        "gain": lambda: mlp(1, 4, init=Initialization("mine", value)),
+    }.items():
+        with pytest.raises(ValueError, match=rf"{name} must be .*got"):
+            make()
+
+
+def test_unknown_words_are_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"'rellu'.*relu"):
+        mlp(1, 4, activation="rellu")
+    with pytest.raises(ValueError, match=r"did you mean xavier_normal"):
+        mlp(1, 4, init="xavier_normel")
+    with pytest.raises(ValueError, match=r"shortcut must be one of projection, zero-pad; got 'zeropad' .did you mean"):
+        resnet(20, shortcut="zeropad")
+    with pytest.raises(ValueError, match=r"kind must be one of average, max; got 'mean'"):
+        Pool("mean")
+
+
+@pytest.mark.parametrize(("depth", "nearest"), [(2, 8), (9, 8), (21, 20), (100, 98), (111, 110)])
+def test_resnet_depth_names_the_nearest(depth, nearest):
+    with pytest.raises(ValueError, match=rf"6 n \+ 2, got {depth}; the nearest is {nearest}"):
+        resnet(depth)
+
+
+MISFITS = {
+    "layer 1: Dense.* needs a flat input, got shape .8, 4, 4.: put Flatten": ((Conv(8), Dense(3)), (3, 4, 4)),
+    "layer 0: Conv.* needs an input of shape .channels, height, width., got .9,.": ((Conv(8),), (9,)),
+    "layer 1: Pool.* needs an input of shape": ((Flatten(), Pool()), (3, 4, 4)),
+    "layer 2: .*reaches over 3 positions, got a side of 2 with padding 0": (
+        (RELU, Pool("average", 2), Conv(8, padding=0)),
+        (3, 4, 4),
+    ),
+    "layer 0: .*groups must divide the input's channels, got 2 and 3": ((Conv(8, groups=2),), (3, 4, 4)),
+    "layer 0: ZeroPad.*cannot reduce channels": ((ZeroPad(2),), (3, 4, 4)),
+    r"layer 1: Residual: branch gives shape \(9,\), shortcut \(8,\), for input \(8,\)": (
+        (Dense(8), Residual(Sequential((Dense(9),)))),
+        (4,),
+    ),
+    "layer 0: Dense.* needs a flat input": ((Sequential((RELU, Dense(2))),), (3, 4, 4)),
+    "layer 0: Pool.* reaches over 5 positions": ((Residual(Sequential((Pool("max", 5),))),), (3, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("message", MISFITS)
+def test_mismatched_shapes_name_the_layer(message):
+    with pytest.raises(ValueError, match=message):
+        Sequential(*MISFITS[message])
+
+
+def test_wrong_parts_are_refused():
+    with pytest.raises(ValueError, match=r"a layer must be one of Dense, .* got 'relu'"):
+        Sequential(("relu",), (4,))
+    with pytest.raises(ValueError, match=r"input_shape must be \(n,\) or \(channels, height, width\), got \(4, 4\)"):
+        Sequential((), (4, 4))
+    with pytest.raises(ValueError, match=r"a block's branch takes the shape it is given"):
+        Residual(mlp(1, 4))
+    with pytest.raises(ValueError, match=r"groups must divide channels, got 3 groups and 8 channels"):
+        Conv(8, groups=3)
+    with pytest.raises(ValueError, match=r"a pool over the whole map has no stride"):
+        Pool("max", stride=2)
+    with pytest.raises(ValueError, match=r"a network needs an input shape"):
+        next(leaves(Sequential((Dense(4),))))
+    with pytest.raises(ValueError, match=r"a network needs an input shape"):
+        next(leaves("mlp"))
+
+
+def _json(**changes):
+    layer = {"type": "Dense", "features": 3, "bias": None, **changes}
+    return json.dumps({"type": "Sequential", "layers": [layer], "input_shape": [4]})
+
+
+BAD_JSON = {
+    "type must be one of Dense.*got 'Dens' .did you mean Dense": _json(type="Dens"),
+    "type must be one of .*got None": '{"layers": []}',
+    "a field of Dense must be one of features, init, bias; got 'feature' .did you mean features": _json(feature=3),
+    "features must be at least 1, got 0": _json(features=0),
+    "gain must be .*got nan": _json(init={"type": "Initialization", "name": "mine", "gain": math.nan}),
+    "Initialization: .*gain": _json(init={"type": "Initialization", "name": "mine"}),
+    "init must be one of .*got 'he'": _json(init="he"),
+    "(?i)activation.*'relux'": _json(type="Activation", features=None, name="relux"),
+    "not a network description: invalid JSON at line 1, column 2": "{",
+    "must be a Sequential, got Dense": '{"type": "Dense", "features": 3}',
+    "must be a Sequential, got int": "3",
+    "nested too deeply": "[" * 100_000,
+    "Sequential: .*not iterable": '{"type": "Sequential", "layers": 3}',
+}
+
+
+@pytest.mark.parametrize("message", BAD_JSON)
+def test_bad_json_names_the_offender(message):
+    text = BAD_JSON[message].replace('"features": null, ', "").replace('"bias": null, "name"', '"name"')
+    with pytest.raises(ValueError, match=message):
+        from_json(text)
+
+
+def test_a_user_s_activation_is_a_layer_but_not_json():
+    square = Activation.from_function("square", np.square, lambda x: 2 * x)
+    net = mlp(2, 4, activation=square)
+    assert [leaf.operation for leaf in leaves(net)][2] == "square" and hash(net) == hash(mlp(2, 4, square))
+    with pytest.raises(ValueError, match=r"square"):
+        net.to_json()

@@ -1,0 +1,241 @@
+"""The torch module of a description: names, weight laws, functions computed, and that nothing global is touched."""
+
+import importlib.util
+import math
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bntheory.activations import Activation, activation
+from bntheory.initializations import INITIALIZATIONS, initialization
+from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool
+from bntheory.networks import Sequential, leaves, mlp, resnet
+
+torch = pytest.importorskip("torch")
+modules = pytest.importorskip("simulations.training.modules")
+build = modules.build
+
+NETWORKS = {
+    "mlp": mlp(3, 8, bias=0.1),
+    "residual mlp": mlp(2, 8, "gelu", "torch_default", None, True, True, input_width=4, output_width=2),
+    "resnet": resnet(14, batch_norm=True),
+    "zero-pad resnet": resnet(14, shortcut="zero-pad"),
+    "nested": Sequential(
+        (
+            Conv(8, 5, stride=2, padding=1, dilation=2, groups=2),
+            Sequential((Pool("max", 2, 1), Sequential((activation("erf"),)))),
+            Pool("average", 2),
+            Pool("max"),
+            Flatten(),
+            Dense(5, "orthogonal"),
+        ),
+        (4, 16, 16),
+    ),
+}
+P_VALUE = 1e-6  # false-alarm rate of each test of a distribution; the seeds are fixed
+SIGMAS = 5  # 6e-7
+
+
+def parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)
+def test_state_dict_is_named_after_the_rows(net):
+    model = build(net)
+    with_weights = [leaf.name for leaf in leaves(net) if isinstance(leaf.layer, (Dense, Conv, BatchNorm))]
+    assert list(dict.fromkeys(key.rpartition(".")[0] for key in model.state_dict())) == with_weights
+    named = dict(model.named_modules())
+    for leaf in leaves(net):
+        if leaf.operation not in ("input", "sum"):
+            assert named[leaf.name].description is leaf.layer
+    shape = (2, *net.input_shape)
+    assert tuple(model(torch.ones(shape)).shape[1:]) == net.output_shape(net.input_shape)
+
+
+@pytest.mark.parametrize(
+    ("depth", "shortcut", "expected"),
+    [
+        (20, "zero-pad", 269_712),
+        (20, "projection", 272_464),
+        (110, "zero-pad", 1_727_952),
+        (110, "projection", 1_730_704),
+    ],
+)
+def test_resnet_has_the_parameters_of_he_et_al(depth, shortcut, expected):
+    """Table 6 there: 0.27 M and 1.7 M, shortcuts without parameters; ours has no bias in the classifier (10 fewer)."""
+    net = resnet(depth, batch_norm=True, shortcut=shortcut)
+    model = build(net)
+    blocks, by_hand = (depth - 2) // 6, 3 * 16 * 9 + 2 * 16 + 64 * 10
+    for old, new in ((16, 16), (16, 32), (32, 64)):
+        by_hand += 9 * new * old + 9 * new * new * (2 * blocks - 1) + 2 * blocks * 2 * new
+        by_hand += (old * new + 2 * new) * (shortcut == "projection" and old != new)
+    assert parameters(model) == by_hand == expected
+    convolutions = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)]
+    assert len([name for name in convolutions if "shortcut" not in name]) == depth - 1
+    assert len(convolutions) - (depth - 1) == 2 * (shortcut == "projection")
+
+
+LAYERS = {
+    "dense": (Dense(80), (120,)),
+    "conv": (Conv(40, kernel=3), (24, 4, 4)),
+    "grouped conv": (Conv(48, kernel=3, groups=4), (64, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("law", [law for law in INITIALIZATIONS.values() if law.distribution != "orthogonal"], ids=str)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_weights_follow_their_law(kind, law):
+    layer, shape = LAYERS[kind]
+    layer = type(layer)(**{**vars(layer), "init": law})
+    weights = build(Sequential((layer,), shape), seed=2, dtype="float64")[0].weight.detach().numpy().ravel()
+    deviation = math.sqrt(layer.weight_variance(shape))
+    kurtosis = {"normal": 3.0, "uniform": 1.8}[law.distribution]
+    assert np.mean(weights**2) / deviation**2 == pytest.approx(1, abs=SIGMAS * math.sqrt((kurtosis - 1) / weights.size))
+    expected = stats.norm() if law.distribution == "normal" else stats.uniform(-math.sqrt(3), 2 * math.sqrt(3))
+    assert stats.kstest(weights / deviation, expected.cdf).pvalue > P_VALUE
+    neighbours = np.corrcoef(weights[1:], weights[:-1])[0, 1]
+    assert abs(neighbours) < SIGMAS / math.sqrt(weights.size)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("gain", [1.0, 1.5])
+def test_orthogonal_weights_are_orthogonal(kind, gain):
+    layer, shape = LAYERS[kind]
+    layer = type(layer)(**{**vars(layer), "init": initialization("orthogonal", gain=gain)})
+    weight = build(Sequential((layer,), shape), dtype="float64")[0].weight.detach().flatten(1)
+    small = weight @ weight.T if weight.shape[0] <= weight.shape[1] else weight.T @ weight
+    assert torch.allclose(small, gain**2 * torch.eye(len(small), dtype=torch.float64), atol=1e-12)
+    assert float((weight**2).mean()) == pytest.approx(layer.weight_variance(shape))
+
+
+def test_orthogonal_weights_are_haar_distributed():
+    """An entry of a Haar orthogonal 3×3 matrix is uniform on (−1, 1); without the sign rule QR's corner is not."""
+    net = Sequential((Dense(3, "orthogonal"),), (3,))
+    draws = np.array([build(net, 0, "float64", draw)[0].weight.detach().numpy() for draw in range(300)])
+    for row, column in ((0, 0), (1, 2), (2, 2)):
+        assert stats.kstest(draws[:, row, column], stats.uniform(-1, 2).cdf).pvalue > P_VALUE
+
+
+def test_biases():
+    """No parameter for variance 0, Gaussian for a variance of its own, torch's uniform by default."""
+    wide = 20_000
+    none, gaussian, default = (
+        build(Sequential((Dense(wide, init, bias),), (3,)), dtype="float64")[0].bias
+        for init, bias in (("he_normal", None), ("he_normal", 0.3), ("torch_default", None))
+    )
+    assert none is None
+    assert build(Sequential((Dense(4, "torch_default", 0.0),), (3,)))[0].bias is None
+    gaussian, default = gaussian.detach().numpy(), default.detach().numpy()
+    assert stats.kstest(gaussian, stats.norm(scale=math.sqrt(0.3)).cdf).pvalue > P_VALUE
+    bound = 1 / math.sqrt(3)
+    assert stats.kstest(default, stats.uniform(-bound, 2 * bound).cdf).pvalue > P_VALUE
+
+
+def test_deterministic_and_apart_from_global_state():
+    net = NETWORKS["residual mlp"]
+    state = torch.get_rng_state()
+    first = build(net, seed=5).state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(99)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = build(net, seed=5).state_dict()
+    finally:
+        torch.set_default_dtype(default)
+        torch.set_rng_state(state)
+    assert first["0.weight"].dtype == torch.float32
+    for key, value in first.items():
+        assert torch.equal(value, again[key]) and value.dtype == again[key].dtype
+    exact = build(net, seed=5, dtype=torch.float64).state_dict()
+    assert all(torch.equal(value, exact[key].to(value.dtype)) for key, value in first.items())
+    others = [build(net, seed=6), build(net, seed=5, draw=1), build(net, seed=2**100)]
+    weights = {tuple(model[0].weight.flatten().tolist()) for model in (build(net, seed=5), *others)}
+    assert len(weights) == 4
+
+
+def test_a_generator_is_a_seed_and_is_advanced():
+    generator = np.random.default_rng(1)
+    models = [build(mlp(1, 4), seed=generator)[0].weight for _ in range(2)]
+    assert not torch.equal(*models)
+    assert torch.equal(models[0], build(mlp(1, 4), seed=np.random.default_rng(1))[0].weight)
+
+
+KNOWN = ["linear", "relu", "leaky_relu(0.3)", "tanh", "erf", "sigmoid", "gelu", "silu", "elu", "selu", "softplus"]
+SQUARE = Activation.from_function("half square", lambda x: x**2 / 2, lambda x: x)
+
+
+@pytest.mark.parametrize("phi", [*map(activation, KNOWN), SQUARE], ids=str)
+def test_activations_compute_phi_and_its_derivative(phi):
+    module = build(Sequential((phi,), (1,)), dtype="float64")[0]
+    x = np.linspace(-30, 30, 241) + 0.01
+    h = torch.from_numpy(x).requires_grad_()
+    values = module(h)
+    (slope,) = torch.autograd.grad(values.sum(), h)
+    np.testing.assert_allclose(values.detach(), phi.phi(x), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(slope, phi.dphi(x), rtol=1e-12, atol=1e-14)
+    assert module(torch.zeros(2, dtype=torch.float32)).dtype == torch.float32
+
+
+def test_a_user_s_activation_has_jacobians_but_no_second_derivative():
+    module = build(Sequential((SQUARE,), (1,)), dtype="float64")[0]
+    h = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    assert torch.equal(torch.func.jacrev(module)(h), torch.diag(h))
+    h.requires_grad_()
+    (slope,) = torch.autograd.grad(module(h).sum(), h, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        slope.sum().backward()
+    assert repr(module) == "Pointwise(half square)"
+
+
+def test_modules_of_our_own():
+    h = torch.arange(1.0, 17.0).reshape(1, 1, 4, 4)
+    padded = modules.ZeroPad(4, stride=2)(h)
+    assert padded.shape == (1, 4, 2, 2)
+    assert padded[0, 1].tolist() == [[1.0, 3.0], [9.0, 11.0]]
+    assert float(padded[0, [0, 2, 3]].abs().sum()) == 0
+    block = modules.Residual(torch.nn.Sequential(torch.nn.ReLU()), torch.nn.Sequential())
+    assert block(torch.tensor([-1.0, 2.0])).tolist() == [-1.0, 4.0]
+    assert repr(modules.ZeroPad(4, 2)) == "ZeroPad(4, stride=2)"
+
+
+def test_a_residual_network_computes_what_its_description_says():
+    net = mlp(2, 6, "tanh", residual=True, bias=0.2)
+    model = build(net, dtype="float64")
+    state = {key: value.numpy() for key, value in model.state_dict().items()}
+    h = np.random.default_rng(0).standard_normal((5, 6))
+    expected = h
+    for block in ("0", "1"):
+        expected = expected + np.tanh(expected) @ state[f"{block}.branch.1.weight"].T + state[f"{block}.branch.1.bias"]
+    np.testing.assert_allclose(model(torch.from_numpy(h)).detach(), expected, rtol=1e-12)
+
+
+def test_batch_norm_is_the_description_s():
+    flat = build(Sequential((BatchNorm(0.5),), (3,)))[0]
+    image = build(Sequential((BatchNorm(),), (3, 4, 4)))[0]
+    assert isinstance(flat, torch.nn.BatchNorm1d) and flat.eps == 0.5 and flat.training
+    assert isinstance(image, torch.nn.BatchNorm2d) and image.eps == 1e-5
+    assert bool((flat.weight == 1).all()) and bool((flat.bias == 0).all())
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="a network needs an input shape"):
+        build(Sequential((Dense(3),)))
+    with pytest.raises(ValueError, match="a network needs an input shape"):
+        build(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="dtype must be one of float32, float64; got 'float16'"):
+        build(mlp(1, 4), dtype=torch.float16)
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        build(mlp(1, 4), seed=-1)
+    with pytest.raises(ValueError, match="draw must be at least 0, got -1"):
+        build(mlp(1, 4), draw=-1)
+
+
+def test_without_torch_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    spec = importlib.util.spec_from_file_location("modules_without_torch", modules.__file__)
+    with pytest.raises(ImportError, match=r'this needs PyTorch: pip install "bntheory\[train\]"'):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))

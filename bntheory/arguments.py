@@ -48,6 +48,6 @@ def choice(name: str, value: object, known: Iterable[str]) -> str:
     words = list(known)
     if isinstance(value, str) and value in words:
         return value
-    nearest = difflib.get_close_matches(value, words, n=1, cutoff=0.4) if isinstance(value, str) else []
+    nearest = difflib.get_close_matches(value, words, n=1, cutoff=0.3) if isinstance(value, str) else []
     hint = f" (did you mean {nearest[0]}?)" if nearest else ""
     raise ValueError(f"{name} must be one of {', '.join(words)}; got {value!r}{hint}")

@@ -26,8 +26,8 @@ SAMPLE = np.concatenate([-NODES[::-1], [0.0], NODES])  # where a φ of the user'
 _HALF_SQUARES = 0.5 * NODES**2
 _CHUNK = 256  # variances integrated at once: 256 × 837 nodes are 1.7 MB
 
-# Two inputs. ln q beyond which power laws are used, up to corrections of e^{−20}; a bounded φ needs more room above.
-_LOW, _HIGH, _HIGH_BOUNDED = -40.0, 40.0, 80.0
+# Two inputs. ln q beyond which limits are used, up to corrections of e^{−25}, e^{−20} for a bounded φ and large q
+_LOW, _HIGH, _HIGH_BOUNDED = -50.0, 50.0, 80.0
 _COLLAPSED = 46.0  # for d < q e^{−46} the result is linear in d up to e^{−23}, the chance of a kink between u and v
 _OUTER_STEP = 1 / 6  # e^{−π²/2h} = 1e-13, times about 20
 _NEAR = 2e-3  # |u − v| below which φ(u) − φ(v) is taken as the integral of φ′
@@ -54,7 +54,7 @@ class Expectations:
         φ and φ′, arrays in, arrays out; finite, and below 1e150, for |x| up to 1.2e14.
     even : callable, optional
         φ(x) + φ(−x) for x > 0, free of cancellation. Without it the sum is taken as it stands, and where the mean is
-        below 1e-7 √E φ² it is replaced, towards q → 0, by the power law it follows before it drowns in rounding.
+        below 1e-8 √E φ² it is replaced, towards q → 0, by the power law it follows before it drowns in rounding.
     distance : callable, optional
         Closed form of E (φ(u) − φ(v))², given q₁ ≥ q₂ and d.
     """
@@ -82,7 +82,7 @@ class Expectations:
         """Least ln q at which the mean stands clear of rounding; a mean that never does, φ odd, is set to exactly 0."""
         candidates = np.arange(-LIMIT, LIMIT)
         moments = self._integrate(candidates)
-        resolved = np.flatnonzero(np.abs(moments[:, 0]) > 1e-7 * np.sqrt(moments[:, 1]))
+        resolved = np.flatnonzero(np.abs(moments[:, 0]) > 1e-8 * np.sqrt(moments[:, 1]))
         if resolved.size == 0:
             self._rows[0] = 0.0
             return -LIMIT
@@ -164,10 +164,14 @@ class Expectations:
         bounded = self._high_power[2] < -0.25
         top = _HIGH_BOUNDED if bounded else _HIGH
         if log_q1 < _LOW or (log_q1 > top and not bounded):
-            # φ − φ(0) is a power there, and E (φ(u) − φ(v))² a homogeneous function of q₁, q₂ and d
-            end, powers = (_LOW, self._low_power) if log_q1 < _LOW else (top, self._high_power)
+            end, power, x = (_LOW, self._low_power[2], NODES[0])
+            if log_q1 > top:
+                end, power, x = (top, self._high_power[2], NODES[-1])
+            if power == 0:  # φ − φ(0) is homogeneous there
+                slopes = float(self.dphi(x)), float(self.dphi(-x))
+                return float(homogeneous_distance(slopes, *(np.asarray(log) for log in (log_q1, log_q2, log_d))))
             shift = log_q1 - end
-            return (1 + powers[2]) * shift + self.log_distance(end, log_q2 - shift, log_d - shift)
+            return (1 + power) * shift + self.log_distance(end, log_q2 - shift, log_d - shift)
         if log_q1 > top and log_d < log_q1 - top / 2:
             # q₁ = q₂ in effect; √q E (φ(u) − φ(v))² depends on d alone, and as √d once d ≫ 1
             excess = max(log_d - top / 2, 0.0)
@@ -193,7 +197,7 @@ class Expectations:
         """
         limit = math.sqrt(q2 / d)
         beta = min(max(-(d + gap) / (2 * d), -limit), limit)
-        spread = math.sqrt(max(q2 - beta**2 * d, 1e-18 * d))
+        spread = math.sqrt(max(q2 - beta**2 * d, 1e-18 * q2))
         # downwards to where w, and the parts of u and v that go along with it, are small against 1
         reach = min(8 + max(0.0, 0.5 * math.log(d) + math.log(1 + abs(beta))), 22.0)
         omega = np.exp(np.arange(-reach, 2.2, _OUTER_STEP))
@@ -204,14 +208,14 @@ class Expectations:
         y = start[:, None] + width * _PANEL
         weight = width * _PANEL_WEIGHTS * np.exp(-0.5 * (y / spread) ** 2) * outer[row, None]
         v, w = y + (beta * w)[row, None], w[row, None]
-        square = self._increment(v, w) ** 2
+        u = v + w
+        square = self._increment(v, u, w) ** 2
         if gap:  # w < 0 is w > 0 for φ(−x); with equal variances it is u and v changing places
-            square = 0.5 * (square + self._increment(-v - w, w) ** 2)
+            square = 0.5 * (square + self._increment(-u, -v, w) ** 2)
         return float(np.sum(weight * square / d))
 
-    def _increment(self, v: Floats, w: Floats) -> Floats:
-        """φ(v + w) − φ(v) on panels (n, 8) that do not straddle a kink, w (n, 1) > 0; no cancellation at small w."""
-        u = v + w
+    def _increment(self, v: Floats, u: Floats, w: Floats) -> Floats:
+        """φ(u) − φ(v), without cancellation at small w = u − v > 0, on panels (n, 8) that do not straddle a kink."""
         crossing = (v[:, 0] < 0) & (u[:, 0] > 0)
         clear = np.minimum(np.abs(u), np.abs(v)).min(axis=1)
         near = w[:, 0] < _NEAR * np.where(crossing, 1.0, np.maximum(1.0, clear))

@@ -8,7 +8,7 @@ overflows, no scaling rounds, and every singular value keeps its relative accura
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
 from typing import NamedTuple
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 BLOCK = 64  # rows handled together: numpy's overhead is small beside the work, the zeros below the diagonal are few
-SAFE = 1e120  # drift that costs nothing: squares stay in float64
+SAFE = 1e120  # a plain product of triangles has its diagonal in (1/SAFE, SAFE): squares stay in float64
 LAPACK_BITS = 700  # range of scales in one LAPACK call: centred, entries and their squares stay in float64
 NOTHING = -(2**40)  # stands for the exponent of zero
 
@@ -62,7 +62,7 @@ def log_singular_values(
     seed : int or numpy.random.Generator
         Trial t depends on the seed and t only.
     workers : int, optional
-        Threads; None: as many as cores. The numbers do not depend on it.
+        Threads; None: as many as cores, but one for widths below 64. The numbers do not depend on it.
 
     Returns
     -------
@@ -102,6 +102,8 @@ def log_singular_values(
     if not isinstance(net_or_matrices, Sequential):
         return _given(_checked(net_or_matrices))
     widths, layers = _described(net_or_matrices)
+    if workers is None and min(widths) < BLOCK:
+        workers = 1  # small matrices hold Python's lock: threads would only wait for one another
     return np.stack(run_trials(lambda trial: _draw(streams.stream(root, trial), widths, layers), trials, workers))
 
 
@@ -190,23 +192,34 @@ def _draw(rng: np.random.Generator, widths: list[int], layers: list[_Layer]) -> 
     values = np.full(min(widths), -np.inf)
     if rank:
         sizes.remove(rank)
-        exponents, rows = np.zeros(rank, dtype=np.int64), np.eye(rank)
-        for size in sizes:
-            factor = _triangle(rng, size, rank) / math.sqrt(rank)
-            exponents, rows = _multiply(factor, exponents, rows, _triangular_product, SAFE)
         shift = sum(math.log(layer.deviation) + 0.5 * math.log(rank) for layer in layers)
-        values[:rank] = _graded(exponents, rows) + shift
+        values[:rank] = _graded(*_chain(rng, sizes, rank)) + shift
     return values
 
 
+def _chain(rng: np.random.Generator, sizes: list[int], rank: int) -> tuple[Integers, Floats]:
+    """Π R_l / √rank as diag(2^exponents) rows."""
+    done = start = np.zeros(rank, dtype=np.int64), np.eye(rank)
+    product = None
+    for size in sizes:
+        factor = _triangle(rng, size, rank)
+        product = factor if product is None else _triangular_product(factor, product)
+        diagonal = np.diagonal(product)
+        if diagonal.min() < 1 / SAFE or diagonal.max() > SAFE:
+            done, product = _multiply(product, *done), None
+    if product is None:
+        return done
+    return (start[0], product) if done is start else _multiply(product, *done)
+
+
 def _triangle(rng: np.random.Generator, height: int, rank: int) -> Floats:
-    """R of the QR factorization of a height × rank matrix of N(0, 1) entries."""
-    triangle = np.zeros((rank, rank))
+    """R / √rank, R of the QR factorization of a height × rank matrix of N(0, 1) entries."""
+    triangle, scale = np.zeros((rank, rank)), 1 / math.sqrt(rank)
     for i in range(0, rank, BLOCK):
         rows = triangle[i : i + BLOCK, i:]
-        rows[:] = rng.standard_normal(rows.shape)
+        np.multiply(rng.standard_normal(rows.shape), scale, out=rows)
         rows[:, :BLOCK] = np.triu(rows[:, :BLOCK])
-    np.fill_diagonal(triangle, np.sqrt(rng.chisquare(height - np.arange(rank))))
+    np.fill_diagonal(triangle, scale * np.sqrt(rng.chisquare(height - np.arange(rank))))
     return triangle
 
 
@@ -227,20 +240,12 @@ def _row_scaled(matrix: Floats, exponents: Integers) -> tuple[Integers, Floats]:
     return rows, np.ldexp(matrix, exponents - rows[:, None])
 
 
-def _multiply(
-    factor: Floats, exponents: Integers, rows: Floats, product: Callable[[Floats, Floats], Floats], drift: float
-) -> tuple[Integers, Floats]:
-    """Multiply diag(2^exponents) rows by a factor from the left; rows may drift from unit size by that much."""
-    if np.ptp(exponents):
-        exponents, factor = _row_scaled(factor, exponents)
-    elif len(factor) < len(exponents):
-        exponents = exponents[: len(factor)]
-    rows = product(factor, rows)
-    peaks = np.abs(rows).max(axis=1)
-    if peaks.min() < 1 / drift or peaks.max() > drift:
-        shifts = np.frexp(peaks)[1].astype(np.int64)
-        exponents, rows = exponents + shifts, np.ldexp(rows, -shifts[:, None])
-    return exponents, rows
+def _multiply(factor: Floats, exponents: Integers, rows: Floats) -> tuple[Integers, Floats]:
+    """Multiply diag(2^exponents) rows by a factor from the left."""
+    scales, factor = _row_scaled(factor, exponents)
+    rows = factor @ rows
+    shifts = np.frexp(np.abs(rows).max(axis=1))[1]
+    return scales + shifts, np.ldexp(rows, -shifts[:, None])
 
 
 def _graded(exponents: Integers, rows: Floats, sweeps: int = 0) -> Floats:
@@ -284,7 +289,7 @@ def _given(matrices: list[Floats]) -> Floats:
         basis, factor, pivots = _qr_step(np.ldexp(matrix, -centre), basis, exponents)
         if not len(factor):
             return values
-        exponents, rows = _multiply(factor, exponents[pivots], rows[pivots], np.matmul, 1.0)  # exponents must grade
+        exponents, rows = _multiply(factor, exponents[pivots], rows[pivots])
     # two sweeps: rows come out graded, but LAPACK wants the columns to be so as well
     values[: len(rows)] = _graded(exponents, rows, sweeps=2) + total * math.log(2)
     return values
@@ -356,16 +361,17 @@ def _checked(matrices: Sequence[ArrayLike]) -> list[Floats]:
 
 
 def _matrix(index: int, value: ArrayLike) -> Floats:
-    if np.iscomplexobj(value):
-        doubled = "[[Re, −Im], [Im, Re]] has every singular value twice"
-        raise ValueError(f"matrix {index} must be real, got complex numbers: {doubled}")
     try:
-        matrix = np.asarray(value, dtype=float)
+        matrix = np.asarray(value)
+        real = None if np.iscomplexobj(matrix) else matrix.astype(float)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"matrix {index} must be an array of numbers, got {value!r:.80}") from None
-    if matrix.ndim != 2 or 0 in matrix.shape:
+    if real is None:
+        doubled = "[[Re, −Im], [Im, Re]] is real and has every singular value twice"
+        raise ValueError(f"matrix {index} must be real, got complex numbers; {doubled}")
+    if real.ndim != 2 or 0 in real.shape:
         needed = "two-dimensional and not empty (one matrix goes into a list)"
-        raise ValueError(f"matrix {index} must be {needed}, got shape {matrix.shape}")
-    if not np.isfinite(matrix).all():
-        raise ValueError(f"matrix {index} must be finite, got {matrix[~np.isfinite(matrix)][0]}")
-    return matrix
+        raise ValueError(f"matrix {index} must be {needed}, got shape {real.shape}")
+    if not np.isfinite(real).all():
+        raise ValueError(f"matrix {index} must be finite, got {real[~np.isfinite(real)][0]}")
+    return real

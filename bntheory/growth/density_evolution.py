@@ -180,14 +180,25 @@ def _trimmed(first: int, weights: np.ndarray) -> tuple[int, np.ndarray]:
 
 
 def quantiles(source: Density, law: LogChi2, levels: np.ndarray) -> np.ndarray:
-    """Quantiles of Y + X, with Y of the given law and X = ln χ²_K given K ≥ 1, by bisection."""
-    factor, mean = kernel(law), fluctuations.mean_and_variance(law)[0]
-    total = float(factor.cdf(factor.upper))
-    lower = np.full(len(levels), source.points.min() + factor.lower)
-    upper = np.full(len(levels), source.points.max() + factor.upper)
-    for _ in range(48):
-        middle = (lower + upper) / 2
-        offset = np.clip(middle[:, None] - source.points, factor.lower, factor.upper)
-        below = (factor.cdf(offset) @ source.weights) / total < levels
-        lower, upper = np.where(below, middle, lower), np.where(below, upper, middle)
-    return (lower + upper) / 2 + mean
+    """Quantiles of Y + X, with Y of the given law (points increasing) and X = ln χ²_K given K ≥ 1."""
+    factor, (mean, variance) = kernel(law), fluctuations.mean_and_variance(law)
+    below = np.concatenate([[0.0], np.cumsum(source.weights)])
+    center, scale = source.mean, math.sqrt(source.variance + variance)
+    guesses = center + scale * special.ndtri(levels)
+    return mean + np.array([_quantile(source, below, factor, *pair) for pair in zip(levels, guesses, strict=True)])
+
+
+def _quantile(source: Density, below: np.ndarray, factor: Kernel, level: float, x: float) -> float:
+    """Solve F(x) = level by safeguarded Newton steps; only points within the kernel's reach need evaluation."""
+    lower, upper = float(source.points[0]) + factor.lower, float(source.points[-1]) + factor.upper
+    for _ in range(80):
+        x = x if lower < x < upper else (lower + upper) / 2
+        first, last = np.searchsorted(source.points, [x - factor.upper, x - factor.lower])
+        offset, weights = x - source.points[first:last], source.weights[first:last]
+        excess = below[first] + weights @ factor.cdf(offset) - level
+        lower, upper = (x, upper) if excess < 0 else (lower, x)
+        step = excess / max(float(weights @ factor.pdf(offset)), 1e-300)
+        x -= step
+        if abs(step) < 1e-12 * (1 + abs(x)) or upper - lower < 1e-12 * (1 + abs(x)):
+            break
+    return x

@@ -9,6 +9,7 @@ Poole et al. 2016; Schoenholz, Gilmer, Ganguli, Sohl-Dickstein 2017, equations 3
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -113,7 +114,7 @@ def phase(activation: str | Activation, weight_variance: float, bias_variance: f
         """ln q' − ln q."""
         return np.logaddexp(log_gain + phi.log_moments(log_q).log_second, log_bias) - log_q
 
-    log_q = _attractor(excess)
+    log_q = _attractor(excess, np.logaddexp(log_gain + _log_second(phi), log_bias) - LOG_Q)
     log_rate = float(excess(log_q))  # 0 at a fixed point
     chi_q = math.exp(log_rate) * (1 + _slope(excess, log_q))
     log_chi = log_gain + float(phi.log_moments(log_q).log_derivative)
@@ -215,10 +216,17 @@ def edge_of_chaos(activation: str | Activation, bias_variances: Any) -> np.ndarr
     return edge
 
 
-def _attractor(excess: Callable[[Any], Any]) -> float:
-    """ln of the variance that the map reaches from 1: the next crossing in the direction in which it moves."""
+@functools.lru_cache(maxsize=32)
+def _log_second(phi: Activation) -> np.ndarray:
+    return phi.log_moments(LOG_Q).log_second
+
+
+def _attractor(excess: Callable[[Any], Any], values: np.ndarray) -> float:
+    """ln of the variance that the map reaches from 1: the next crossing in the direction in which it moves.
+
+    `values` is the excess on the grid `LOG_Q`.
+    """
     middle = len(LOG_Q) // 2
-    values = excess(LOG_Q)
     direction = values[middle]
     if abs(direction) < ROUNDING:
         return 0.0

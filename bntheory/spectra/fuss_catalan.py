@@ -353,10 +353,11 @@ class MarchenkoPastur(AngleLaw):
         """
         r, gap = self._root, self._one_minus_root
         angle = np.exp(np.maximum(log_angle, -700))  # below it the ratios to the angle have long reached their limits
-        a = angle[:, None] * NODES
-        square = 4 * r * np.sin(a / 2) ** 2
+        sine = np.sin(angle[:, None] * (NODES / 2))
+        square = 4 * r * sine**2
         x = (1 + r) ** 2 - square if upper else gap**2 + square
-        rule = 3 * log_angle + np.log(2 / math.pi * np.sum(WEIGHTS * (NODES * np.sinc(a / math.pi)) ** 2 / x, axis=1))
+        integrand = (sine / angle[:, None]) ** 2 * (1 - sine**2) / x  # sin²a / (2 angle)² / x
+        rule = 3 * log_angle + np.log(8 / math.pi * np.sum(WEIGHTS * integrand, axis=1))
         if upper or r < 0.5:
             return rule
         argument = np.arctan2(r * np.sin(angle), gap + 2 * r * np.sin(angle / 2) ** 2)

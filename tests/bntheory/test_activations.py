@@ -47,7 +47,7 @@ def log_distance_at_angle(log_q1: float, log_q2: float, angle: float) -> float:
     return math.log(gap**2 + 4 * math.exp((log_q1 + log_q2) / 2) * math.sin(angle / 2) ** 2)
 
 
-# --- φ and φ′ -----------------------------------------------------------------------------------------------------------
+# --- φ and φ′ ---------------------------------------------------------------------------------------------------------
 
 
 @every
@@ -63,7 +63,7 @@ def test_phi_and_dphi_agree_with_torch(phi):
     leaf = torch.tensor(x, requires_grad=True)
     values = modules[phi.name](leaf)
     values.sum().backward()
-    np.testing.assert_allclose(phi.phi(x), values.detach().numpy(), rtol=1e-14, atol=1e-16)
+    np.testing.assert_allclose(phi.phi(x), values.detach().numpy(), rtol=1e-14, atol=1e-15)  # and 1 + erf
     np.testing.assert_allclose(phi.dphi(x), leaf.grad.numpy(), rtol=1e-13, atol=1e-15)  # torch takes 1 − tanh²
 
 
@@ -100,14 +100,14 @@ def test_others_are_not_homogeneous(phi):
     assert phi.homogeneous_slopes is None
 
 
-# --- one input ----------------------------------------------------------------------------------------------------------
+# --- one input --------------------------------------------------------------------------------------------------------
 
 
 def mp_moments(name: str, log_q: float) -> list:
     """E φ, E φ² and E φ′² by mpmath, in pieces that follow both scales, 1 and √q."""
     phi, dphi = MP_FUNCTIONS[name]
     root = mp.exp(mp.mpf(log_q) / 2)
-    marks = sorted({mp.mpf(0), *(mark for scale in (mp.mpf(1), root) for mark in (scale / 8, scale, 4 * scale))})
+    marks = sorted(scale * factor for scale in (mp.mpf(1), root) for factor in (0, 0.125, 1, 4, 16))[1:]
     marks = [mark for mark in marks if mark < 11 * root] + [11 * root]
     ends = marks[:2]
     for mark in marks[2:]:
@@ -124,7 +124,7 @@ def mp_moments(name: str, log_q: float) -> list:
 @smooth
 @pytest.mark.parametrize("log_q", [-60.0, -5.0, 3.0, 60.0])
 def test_moments_against_mpmath(phi, log_q):
-    with mp.workdps(40 if log_q == -60 else 25):  # φ(x) + φ(−x) cancels as x² at x = e^{−30}
+    with mp.workdps(36 if log_q == -60 else 20):  # φ(x) + φ(−x) cancels as x² at x = e^{−30}
         mean, second, derivative = mp_moments(phi.name, log_q)
         ours = phi.log_moments(log_q)
         got = [float(ours.mean_sign) * mp.exp(float(ours.log_mean)), mp.exp(float(ours.log_second))]
@@ -155,7 +155,7 @@ def test_homogeneous_moments(phi, log_q):
     assert moments.log_second == pytest.approx(moments.log_derivative + log_q, rel=1e-15)
 
 
-@pytest.mark.parametrize("log_q", [-40000.0, -900.0, -61.0, -59.0, -30.0, -1.0, 0.0, 10.0, 45.0, 59.5, 60.5, 900.0, 40000.0])
+@pytest.mark.parametrize("log_q", [-4e4, -900.0, -61.0, -59.0, -30.0, -1.0, 0.0, 10.0, 45.0, 59.5, 60.5, 900.0, 4e4])
 def test_erf_moments_in_closed_form(log_q):
     with mp.workdps(40):  # Williams 1997: E erf² = (2/π) asin(2q/(1+2q)), in a form that does not cancel for large q
         q = mp.exp(mp.mpf(log_q))
@@ -175,9 +175,13 @@ SMALL = {
     "gelu": ((1 / math.sqrt(PI2), 1), (1 / 4, 1), (1 / 4, 0)),
     "silu": ((1 / 4, 1), (1 / 4, 1), (1 / 4, 0)),
     "elu": ((1 / 4, 1), (1, 1), (1, 0)),
-    "selu": ((SCALE * (1 - ALPHA) / math.sqrt(PI2), 0.5), (SCALE**2 * (1 + ALPHA**2) / 2, 1), (SCALE**2 * (1 + ALPHA**2) / 2, 0)),
+    "selu": (
+        (SCALE * (1 - ALPHA) / math.sqrt(PI2), 0.5),
+        (SCALE**2 * (1 + ALPHA**2) / 2, 1),
+        (SCALE**2 * (1 + ALPHA**2) / 2, 0),
+    ),
     "softplus": ((math.log(2), 0), (math.log(2) ** 2, 0), (1 / 4, 0)),
-}  # fmt: skip
+}
 RAMP = ((1 / math.sqrt(PI2), 0.5), (1 / 2, 1), (1 / 2, 0))
 LARGE = {
     "tanh": ((0, 0), (1, 0), (4 / 3 / math.sqrt(PI2), -0.5)),
@@ -197,7 +201,7 @@ def test_leading_power_laws(phi, made, log_q):
     assert sign == np.sign(float(laws[0][0]))
     for log, (factor, power) in zip(logs, laws, strict=True):
         expected = float(mp.log(abs(factor))) + power * log_q if factor else -math.inf
-        assert log == pytest.approx(expected, rel=1e-15, abs=1e-12 if made is not own else 1e-6)
+        assert log == pytest.approx(expected, rel=1e-15, abs=1e-7 if made is own else 1e-12)
 
 
 @every
@@ -238,12 +242,12 @@ def test_an_own_function_has_the_moments_of_the_built_in(phi):
 def test_powers_of_own_functions_are_found():
     cube = Activation.from_function("cube", lambda x: x**3, lambda x: 3 * x**2)
     moments = cube.log_moments([-5000.0, 0.0, 5000.0])
-    np.testing.assert_allclose(moments.log_second, math.log(15) + 3 * np.array([-5000, 0, 5000]), rtol=1e-14)
-    np.testing.assert_allclose(moments.log_derivative, math.log(27) + 2 * np.array([-5000, 0, 5000]), rtol=1e-14)
+    np.testing.assert_allclose(moments.log_second, math.log(15) + 3 * np.array([-5000, 0, 5000]), rtol=1e-13)
+    np.testing.assert_allclose(moments.log_derivative, math.log(27) + 2 * np.array([-5000, 0, 5000]), rtol=1e-13)
     assert np.all(moments.mean_sign == 0)
 
 
-# --- two inputs ---------------------------------------------------------------------------------------------------------
+# --- two inputs -------------------------------------------------------------------------------------------------------
 
 
 def polar_log_distance(phi, q1: float, q2: float, angle: float) -> float:
@@ -251,8 +255,9 @@ def polar_log_distance(phi, q1: float, q2: float, angle: float) -> float:
     kinks = np.sort(np.mod([math.pi / 2, -math.pi / 2, angle + math.pi / 2, angle - math.pi / 2], 2 * math.pi))
     kinks = np.append(kinks, kinks[0] + 2 * math.pi)
     halvings = 2.0 ** -np.arange(1, math.log2(10 * math.sqrt(q1)) + 4)
-    arcs = np.concatenate([[a, *(a + (b - a) * halvings), *(b - (b - a) * halvings)] for a, b in zip(kinks, kinks[1:], strict=False)])
-    psi, psi_weights = composite_gauss(np.unique(np.append(arcs, kinks[-1])))
+    graded = np.outer(np.diff(kinks), halvings)
+    edges = np.concatenate([kinks, (kinks[:-1, None] + graded).ravel(), (kinks[1:, None] - graded).ravel()])
+    psi, psi_weights = composite_gauss(np.unique(edges))
     r, r_weights = composite_gauss(np.concatenate([[0], halvings[::-1], np.arange(1, 10)]))
     u, v = math.sqrt(q1) * np.outer(r, np.cos(psi)), math.sqrt(q2) * np.outer(r, np.cos(psi - angle))
     return math.log(r_weights * r * np.exp(-r * r / 2) @ (phi(u) - phi(v)) ** 2 @ psi_weights / (2 * math.pi))
@@ -278,8 +283,8 @@ def test_the_polar_oracle_against_an_adaptive_one():
 
 @smooth
 @pytest.mark.parametrize("log_q1, log_q2, angle", [
-    (0.0, 0.0, 0.01), (0.0, 0.0, 3.0), (1.0, -0.5, 1.3), (4.0, 4.0, 0.2), (-10.0, -10.0, 0.5), (10.0, 10.0, 0.05), (10.0, 9.9, 2.5),
-    (10.0, -10.0, 1.0), (5.0, -1.0, 0.02),
+    (0.0, 0.0, 0.01), (0.0, 0.0, 3.0), (1.0, -0.5, 1.3), (4.0, 4.0, 0.2), (-10.0, -10.0, 0.5), (10.0, 10.0, 0.05),
+    (10.0, 9.9, 2.5), (10.0, -10.0, 1.0), (5.0, -1.0, 0.02),
 ])  # fmt: skip
 def test_distance_against_the_polar_oracle(phi, log_q1, log_q2, angle):
     log_d = log_distance_at_angle(log_q1, log_q2, angle)
@@ -289,16 +294,16 @@ def test_distance_against_the_polar_oracle(phi, log_q1, log_q2, angle):
 
 
 @every
-@pytest.mark.parametrize("log_q1, log_q2", [(0.0, 0.0), (7.0, -3.0), (-9.0, -9.5), (30.0, 29.0), (-55.0, -41.0), (70.0, 70.0)])
+@pytest.mark.parametrize("log_q1, log_q2", [(0, 0), (7, -3), (-9, -9.5), (30, 29), (-55, -41), (70, 70)])
 def test_distance_of_independent_inputs(phi, log_q1, log_q2):
-    """E (φ(u) − φ(v))² = E φ(u)² + E φ(v)² − 2 E φ(u) E φ(v), here as the sum of two variances and a squared difference."""
+    """E (φ(u) − φ(v))² = E φ(u)² + E φ(v)² − 2 E φ(u) E φ(v)."""
     sign, log_mean, log_second, _ = phi.log_moments(np.array([log_q1, log_q2]))
     at_zero = float(phi.phi(0.0))
     if max(log_q1, log_q2) < -20:
         pytest.skip("the right-hand side cancels") if at_zero else None
     mean, second = sign * np.exp(log_mean), np.exp(log_second)
     expected = math.log(second.sum() - 2 * mean.prod())
-    tolerance = 1e-9 + 1e-14 * second.max() / math.exp(expected)
+    tolerance = 1e-9 + 1e-13 * second.max() / math.exp(expected)
     assert phi.log_distance(log_q1, log_q2, np.logaddexp(log_q1, log_q2)) == pytest.approx(expected, abs=tolerance)
 
 
@@ -319,23 +324,38 @@ def test_distance_to_the_zero_input(phi, log_q):
 def test_collapsing_inputs(phi, log_q, log_ratio):
     """d → 0: E (φ(u) − φ(v))² = d E φ′², up to the chance that a kink lies between u and v."""
     log_d = min(log_q, 0) + log_ratio
-    got = phi.log_distance(log_q, log_q, log_d) - log_d
-    rounding = 4e-16 * (abs(log_q) + abs(log_d))
-    assert got == pytest.approx(float(phi.log_moments(log_q).log_derivative), abs=2e-10 + math.exp(log_ratio / 2) + rounding)
+    ratio = phi.log_distance(log_q, log_q, log_d) - log_d
+    tolerance = 2e-10 + math.exp(log_ratio / 2) + 4e-16 * (abs(log_q) + abs(log_d))
+    assert ratio == pytest.approx(float(phi.log_moments(log_q).log_derivative), abs=tolerance)
+
+
+def half_line(f) -> float:
+    """E f(g) for even f and a standard normal g."""
+    g, weights = composite_gauss(np.append(0, np.geomspace(1e-4, 12, 80)))
+    return float(weights @ (f(g) * np.exp(-g * g / 2)) * math.sqrt(2 / math.pi))
 
 
 @smooth
 @pytest.mark.parametrize("log_q", [-5.0, 0.0, 6.0])
 def test_parallel_inputs(phi, log_q):
-    """u = (1+ε) v: E (φ(u) − φ(v))² = ε² E v² φ′(v)², which is not d E φ′²."""
-    epsilon, root = 1e-8, math.exp(log_q / 2)
-    tilted = 2 * integrate.quad(
-        lambda g: root**2 * g**2 * (phi.dphi(root * g) ** 2 + phi.dphi(-root * g) ** 2) / 2 * math.exp(-g * g / 2),
-        0, 12, epsrel=1e-12, limit=200, points=[1 / root] if root > 1 else None,
-    )[0] / math.sqrt(2 * math.pi)  # fmt: skip
-    log_d = log_q + 2 * math.log(epsilon)
-    got = phi.log_distance(log_q + 2 * math.log1p(epsilon), log_q, log_d)
-    assert got == pytest.approx(math.log(tilted) + 2 * math.log(epsilon), abs=1e-6)
+    """u = (1+ε) v, one integral."""
+    more, root = 1.01, math.exp(log_q / 2)
+    square = lambda x: (phi.phi(more * x) - phi.phi(x)) ** 2  # noqa: E731
+    expected = half_line(lambda g: (square(root * g) + square(-root * g)) / 2)
+    got = phi.log_distance(log_q + 2 * math.log(more), log_q, log_q + 2 * math.log(more - 1))
+    assert got == pytest.approx(math.log(expected), abs=2e-9)
+
+
+@smooth
+@pytest.mark.parametrize("log_q", [0.0, 2.0])
+def test_collapsing_parallel_inputs(phi, log_q):
+    """ε → 0: E (φ(u) − φ(v))² = ε² E v² φ′(v)², which is not d E φ′²."""
+    epsilon, root = 3e-11, math.exp(log_q / 2)
+    square = lambda x: (x * phi.dphi(x)) ** 2  # noqa: E731
+    expected = 2 * math.log(epsilon) + math.log(half_line(lambda g: (square(root * g) + square(-root * g)) / 2))
+    got = phi.log_distance(log_q + 2 * math.log1p(epsilon), log_q, log_q + 2 * math.log(epsilon))
+    assert got == pytest.approx(expected, abs=1e-4)  # ln q₁ − ln q₂ has lost that much to rounding
+    assert abs(got - phi.log_distance(log_q, log_q, log_q + 2 * math.log(epsilon))) > 0.01
 
 
 @smooth
@@ -343,11 +363,8 @@ def test_parallel_inputs(phi, log_q):
 def test_opposite_inputs(phi, log_q):
     """u = −v: four times the second moment of the odd part."""
     root = math.exp(log_q / 2)
-    expected = integrate.quad(
-        lambda g: (phi.phi(root * g) - phi.phi(-root * g)) ** 2 * math.exp(-g * g / 2), 0, 12, epsrel=1e-12, limit=200
-    )[0]
-    got = phi.log_distance(log_q, log_q, log_q + math.log(4))
-    assert got == pytest.approx(math.log(2 * expected / math.sqrt(2 * math.pi)), abs=1e-9)
+    expected = half_line(lambda g: (phi.phi(root * g) - phi.phi(-root * g)) ** 2)
+    assert phi.log_distance(log_q, log_q, log_q + math.log(4)) == pytest.approx(math.log(expected), abs=1e-9)
 
 
 @homogeneous
@@ -355,18 +372,20 @@ def test_opposite_inputs(phi, log_q):
 @pytest.mark.parametrize("angle", ["1e-150", "1e-9", "0.0999", "0.1001", "1.2", "3.0", "3.14159"])
 def test_homogeneous_distance_against_cho_and_saul(phi, log_ratio, angle):
     """E relu(u) relu(v) = √(q₁q₂) (sin θ + (π − θ) cos θ)/2π, and relu(−x) for the other half."""
-    right, left = phi.homogeneous_slopes
+    a, b = phi.homogeneous_slopes
     with mp.workdps(400):
-        theta, ratio = mp.mpf(angle), mp.exp(mp.mpf(log_ratio) / 2)
-        same = ratio * (mp.sin(theta) + (mp.pi - theta) * mp.cos(theta)) / (2 * mp.pi)
-        other = ratio * (mp.sin(theta) - theta * mp.cos(theta)) / (2 * mp.pi)
-        a, b = mp.mpf(right), mp.mpf(left)
-        expected = (1 + ratio**2) * (a * a + b * b) / 2 - 2 * ((a * a + b * b) * same - 2 * a * b * other)
-        log_d = mp.log((1 - ratio) ** 2 + 4 * ratio * mp.sin(theta / 2) ** 2)
-        # what rounding ln d to a double does to the result, which is the best that can be asked for
-        rounded = float(log_d)
-        slack = 20 * abs(log_d - rounded) * (1000 if phi.slope == -1 and theta > 3 else 1)
-        assert abs(phi.log_distance(0.0, log_ratio, rounded) - mp.log(expected)) < 1e-13 + slack + 4e-16 * abs(rounded)
+        ratio = mp.exp(mp.mpf(log_ratio) / 2)
+        log_d = float(mp.log((1 - ratio) ** 2 + 4 * ratio * mp.sin(mp.mpf(angle) / 2) ** 2))
+
+        def expected(log_d):
+            cosine = (1 + ratio**2 - mp.exp(mp.mpf(log_d))) / (2 * ratio)
+            theta = mp.acos(max(-1, min(1, cosine)))
+            same = ratio * (mp.sin(theta) + (mp.pi - theta) * mp.cos(theta)) / (2 * mp.pi)
+            other = ratio * (mp.sin(theta) - theta * mp.cos(theta)) / (2 * mp.pi)
+            return mp.log((1 + ratio**2) * (a * a + b * b) / 2 - 2 * ((a * a + b * b) * same - 2 * a * b * other))
+
+        conditioning = abs(expected(log_d * (1 + mp.mpf(2) ** -52)) - expected(log_d))
+        assert abs(phi.log_distance(0.0, log_ratio, log_d) - expected(log_d)) < 1e-13 + 5 * conditioning
 
 
 @pytest.mark.parametrize("shift", [-1e6, 1e6])
@@ -376,7 +395,7 @@ def test_homogeneous_distance_scales(phi, shift):
     assert phi.log_distance(0.3 + shift, -0.2 + shift, -1.0 + shift) == pytest.approx(base + shift, abs=1e-9)
 
 
-@pytest.mark.parametrize("log_q1, log_q2", [(0.0, 0.0), (2.0, -1.0), (-30.0, -30.0), (-300.0, -301.0), (12.0, 12.0), (35.0, 35.0), (9.0, -9.0)])
+@pytest.mark.parametrize("log_q1, log_q2", [(0, 0), (2, -1), (-30, -30), (-300, -301), (12, 12), (35, 35), (9, -9)])
 @pytest.mark.parametrize("angle", [1e-7, 0.05, 1.0, 2.2, 3.1])
 def test_erf_distance_in_closed_form(log_q1, log_q2, angle):
     log_d = log_distance_at_angle(log_q1, log_q2, angle)
@@ -395,7 +414,7 @@ def test_erf_distance_in_closed_form(log_q1, log_q2, angle):
 
 
 @pytest.mark.parametrize("phi", GROWING, ids=str)
-@pytest.mark.parametrize("log_q1, log_q2, log_d", [(1e5, 1e5, 1e5), (1e5, 1e5, 0.0), (500.0, 3.0, 500.0), (41.0, 40.0, 41.5)])
+@pytest.mark.parametrize("log_q1, log_q2, log_d", [(1e5, 1e5, 1e5), (1e5, 1e5, 0), (500, 3, 500), (51, 50, 51.5)])
 def test_growing_activations_become_relu(phi, log_q1, log_q2, log_d):
     scale = 2 * math.log(SCALE) if phi.name == "selu" else 0.0
     relu = activation("relu").log_distance(log_q1, log_q2, log_d)
@@ -411,11 +430,12 @@ def test_small_inputs_see_the_tangent(phi):
         assert phi.log_distance(log_q1, log_q2, log_d) == pytest.approx(expected, abs=1e-8, rel=1e-14)
 
 
-@pytest.mark.parametrize("name, jump, energy", [("tanh", 2, 4 / 3), ("erf", 2, math.sqrt(8 / math.pi)), ("sigmoid", 1, 1 / 6)])
+@pytest.mark.parametrize("name", ["tanh", "erf", "sigmoid"])
 @pytest.mark.parametrize("log_q", [81.0, 130.0, 2000.0])
-def test_bounded_activations_become_a_step(name, jump, energy, log_q):
+def test_bounded_activations_become_a_step(name, log_q):
     """jump² θ/π for d ≫ 1 and d ∫ φ′² dx / √(2πq) for d ≪ 1."""
     phi = activation(name)
+    jump, energy = {"tanh": (2, 4 / 3), "erf": (2, math.sqrt(8 / math.pi)), "sigmoid": (1, 1 / 6)}[name]
     for angle in (2.0, 0.01, 1e-9):
         log_d = log_q + 2 * math.log(2 * math.sin(angle / 2))
         if log_d > 41:
@@ -442,24 +462,22 @@ def test_distances_of_arrays(phi):
 
 @smooth
 def test_a_deep_recursion_collapses_at_the_rate_of_the_derivative(phi):
-    """Ordered phase: ln d falls by ln(σ_w² E φ′²) a layer, from two inputs of different variance, far below 1 − c = 1e-16."""
-    weight = math.log(0.8) - float(phi.log_moments(0.0).log_derivative) - (0.7 if phi.name == "selu" else 0)
-    bias = math.log(0.3)
+    """Ordered phase, far below 1 − c = 1e-16: ln d falls by ln(σ_w² E φ′²) or by 2 ln ∂q′/∂q, whichever is slower."""
+    weight, bias = math.log(0.7), math.log(0.3)
     log_q, log_d = np.array([0.5, -0.5]), 0.0
-    for _ in range(300):
+    trail = []
+    for _ in range(250):
         log_d = weight + phi.log_distance(*log_q, log_d)
         log_q = np.logaddexp(weight + phi.log_moments(log_q).log_second, bias)
-    rate = weight + float(phi.log_moments(log_q[0]).log_derivative)
-    assert -3 < rate < -0.02
-    assert log_q[0] == pytest.approx(log_q[1], abs=1e-3)
-    start = log_d
-    for _ in range(200):
-        log_d = weight + phi.log_distance(*log_q, log_d)
-        log_q = np.logaddexp(weight + phi.log_moments(log_q).log_second, bias)
-    assert (log_d - start) / 200 == pytest.approx(rate, abs=1e-3)
+        trail.append(log_d)
+    across = weight + float(phi.log_moments(log_q[0]).log_derivative)
+    before, after = weight + phi.log_moments(log_q[0] + np.array([-1e-4, 1e-4])).log_second
+    along = 2 * math.log((math.exp(after) - math.exp(before)) / (math.exp(log_q[0]) * 2e-4))
+    assert max(across, along) < -0.2 and log_d < -50
+    assert (trail[-1] - trail[-101]) / 100 == pytest.approx(max(across, along), abs=1e-3)
 
 
-# --- plain data ---------------------------------------------------------------------------------------------------------
+# --- plain data -------------------------------------------------------------------------------------------------------
 
 
 @every
@@ -479,6 +497,57 @@ def test_names():
 
 
 def test_own_functions_compare_and_pickle_by_function():
-    arctan = Activation.from_function("arctan", np.arctan, special.expit)  # nothing checks that φ′ is the derivative of φ
-    assert arctan == Activation.from_function("arctan", np.arctan, special.expit) != Activation.from_function("arctan", np.arctan, np.sin)
-    assert pickle.loads(pickle.dumps(arctan)) == arctan
+    one, other = (Activation.from_function("half", np.arctan, dphi) for dphi in (special.expit, np.tanh))
+    assert one == Activation.from_function("half", np.arctan, special.expit) != other
+    assert pickle.loads(pickle.dumps(one)) == one
+
+
+def test_own_functions_cannot_be_written_as_data():
+    with pytest.raises(ValueError, match=r"own_tanh.*functions"):
+        own(activation("tanh")).to_dict()
+
+
+def good(x):
+    return x / (1 + np.abs(x))
+
+
+BAD = {
+    "unknown activation 'rleu': did you mean 'relu'": lambda: activation("rleu"),
+    "unknown activation 'ReLU': did you mean 'relu'": lambda: Activation("ReLU"),
+    "unknown activation None: known are linear, relu": lambda: activation(None),
+    "only leaky_relu takes a slope, got slope=0.1 for relu": lambda: Activation("relu", 0.1),
+    "unknown activation 'relu(0.1)'": lambda: activation("relu(0.1)"),
+    "slope of leaky_relu must be a finite number, got nan": lambda: Activation("leaky_relu", math.nan),
+    "slope of leaky_relu must be a finite number, got -inf": lambda: Activation("leaky_relu", -math.inf),
+    "slope of leaky_relu must be a finite number, got 'steep'": lambda: activation("leaky_relu(steep)"),
+    "got {'slope': 1}": lambda: Activation.from_dict({"slope": 1}),
+    "got ['relu']": lambda: Activation.from_dict(["relu"]),
+    "phi of activation 'mine' must be callable, got 3": lambda: Activation.from_function("mine", 3, good),
+    "dphi of activation 'mine' must be callable, got None": lambda: Activation.from_function("mine", good, None),
+    "must be a new one, got 'tanh'": lambda: Activation.from_function("tanh", good, good),
+    "functions of activation 'mine' must be a pair": lambda: Activation("mine", None, (good,)),
+    "dphi of activation 'mine' must return the shape of x": lambda: Activation.from_function("mine", good, lambda x: 1),
+    "phi of activation 'mine' failed on an array": lambda: Activation.from_function("mine", lambda x: max(x, 0), good),
+    "phi of activation 'mine' must be finite and below 1e150": lambda: Activation.from_function("mine", np.exp, good),
+    "got nan at x = 0": lambda: Activation.from_function("mine", lambda x: np.sin(x) / x, good),
+    "phi of activation 'step' must be continuous": lambda: Activation.from_function("step", np.sign, np.zeros_like),
+    "phi of activation 'wave' must be": lambda: Activation.from_function("wave", np.sin, np.cos),
+    "smooth except at x = 0": lambda: Activation.from_function("bent", lambda x: np.clip(x, -1, 1), np.ones_like),
+    "log_d must lie between -inf and 1.38629436": lambda: activation("tanh").log_distance(0.0, 0.0, 1.4),
+    "log_q2 = -1.0, got -9.0": lambda: activation("relu").log_distance(0.0, [0.0, -1.0], -9.0),
+    "must be below infinity, got inf": lambda: activation("relu").log_distance(np.inf, 0.0, 0.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_refused_in_one_line(message):
+    with pytest.raises(ValueError) as caught, np.errstate(invalid="ignore"):
+        BAD[message]()
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_distance_out_of_range_by_rounding_is_accepted():
+    for phi in EVERY:
+        top = phi.log_distance(0.0, 0.0, math.log(4))
+        assert phi.log_distance(0.0, 0.0, math.log(4) + 1e-9) == top
+        assert np.isfinite(phi.log_distance(0.0, 1e-9, -200.0))

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bntheory import arguments
-from bntheory.networks import Leaf, Sequential
+from bntheory.networks import Layer, Leaf, Sequential
 from simulations import streams
 from simulations.samples import Samples, moments
 from simulations.training.modules import Residual, build, torch
@@ -161,6 +161,7 @@ def _hook(name: str, record: Recorder) -> Callable[..., None]:
             kind = output.dtype if isinstance(output, torch.Tensor) else type(output).__name__
             raise TypeError(f"output of {name} ({type(module).__name__}) must be a real tensor, got {kind}")
         layer = vars(module).get("description")
+        layer = layer if isinstance(layer, Layer) else None  # anybody's module may have an attribute of that name
         if isinstance(module, Residual):
             row = Leaf(f"{name}.sum", "sum", tuple(output.shape[1:]), layer)
         else:

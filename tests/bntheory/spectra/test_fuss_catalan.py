@@ -1,7 +1,7 @@
 """The Fuss–Catalan and Marchenko–Pastur laws against arithmetic of 70 digits, closed forms, integers and matrices."""
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import mpmath as mp
 import numpy as np
@@ -20,7 +20,7 @@ def digits():
         yield
 
 
-@lru_cache(maxsize=None)
+@cache
 def exact(factors, log_x):
     """(density of ln x, cdf, sf) at ln x < ln x_max, from the parametrisation in φ, found by bisection and secants."""
     m, n = factors, factors + 1

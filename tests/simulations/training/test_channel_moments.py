@@ -105,6 +105,7 @@ class Noisy(nn.Module):
         self.fail = fail
 
     def forward(self, h):
+        self.recorded = torch.is_grad_enabled()
         h = self.dropout(self.norm(self.linear(h)))
         self.calls += 1
         self.hidden = self.hidden * 2
@@ -144,6 +145,7 @@ def test_nothing_is_changed(fail, training):
             measure_growth(model, batch)
     else:
         assert measure_growth(model, batch).name == ("input", "linear", "norm", "dropout", "linear")
+    assert not model.recorded  # no graph was kept
     assert torch.equal(torch.get_rng_state(), random)
     assert facts() == facts_before and torch.is_grad_enabled() == grad_enabled
     after = state()
@@ -178,8 +180,10 @@ def test_other_modules_have_a_row_per_call_named_by_their_class():
     assert samples.name == ("input", "first", "first", "pool")
     assert samples.operation[1].endswith("Linear") and samples.operation[3] == "AdaptiveAvgPool1d"
     assert samples.shape == ((4,), (4,), (4,), (2,)) and all(row.layer is None for row in samples.rows)
-    single = measure_growth(nn.Linear(4, 3).double(), batch_for(mlp(1, 4)))
-    assert single.name == ("input", "model")
+    linear = nn.Linear(4, 3).double()
+    linear.description = "not one of ours"
+    single = measure_growth(linear, batch_for(mlp(1, 4)))
+    assert single.name == ("input", "model") and single.operation[1] == "Linear" and single.rows[1].layer is None
     flat = measure_growth(nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), batch_for(mlp(1, 4)))
     assert flat.shape[-1] == () and flat.log_second_moment[0, 1] == pytest.approx(flat.log_second_moment[0, 2])
 

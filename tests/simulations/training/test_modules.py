@@ -15,7 +15,7 @@ from bntheory.networks import Sequential, leaves, mlp, resnet
 
 torch = pytest.importorskip("torch")
 modules = pytest.importorskip("simulations.training.modules")
-build = modules.build
+build, nn_functional = modules.build, torch.nn.functional
 
 NETWORKS = {
     "mlp": mlp(3, 8, bias=0.1),
@@ -200,6 +200,23 @@ def test_modules_of_our_own():
     block = modules.Residual(torch.nn.Sequential(torch.nn.ReLU()), torch.nn.Sequential())
     assert block(torch.tensor([-1.0, 2.0])).tolist() == [-1.0, 4.0]
     assert repr(modules.ZeroPad(4, 2)) == "ZeroPad(4, stride=2)"
+
+
+def test_windows_are_the_description_s():
+    """Pools against plain reshaping; a convolution against torch's function with the same options."""
+    h = torch.randn(2, 4, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    windows = h[..., :8, :8].unflatten(3, (4, 2)).unflatten(2, (4, 2))
+    for pool, expected in (
+        (Pool("average", 2), windows.mean((3, 5))),
+        (Pool("max", 2), windows.amax((3, 5))),
+        (Pool("max", 1, 4), h[..., ::4, ::4]),
+        (Pool("average"), h.mean((2, 3), keepdim=True)),
+        (Pool("max"), h.amax((2, 3), keepdim=True)),
+    ):
+        assert torch.allclose(build(Sequential((pool,), (4, 9, 9)))(h), expected), pool
+    conv = build(Sequential((Conv(6, 3, 2, padding=3, dilation=2, groups=2, bias=1.0),), (4, 9, 9)), dtype="float64")[0]
+    expected = nn_functional.conv2d(h, conv.weight, conv.bias, stride=2, padding=3, dilation=2, groups=2)
+    assert torch.equal(conv(h), expected)
 
 
 def test_a_residual_network_computes_what_its_description_says():

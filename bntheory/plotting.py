@@ -1,0 +1,242 @@
+"""Pictures: each function draws one thing into Matplotlib Axes and returns them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bntheory import arguments
+from bntheory.activations import Activation, activation
+from bntheory.networks import Leaf
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from bntheory.growth.prediction import Growth
+    from bntheory.spectra.law import SpectralLaw
+
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's colours, told apart by all eyes
+
+
+def plot_growth(
+    growth: Growth | None = None,
+    samples: Any = None,
+    measured: Any = None,
+    ax: Axes | None = None,
+    level: float = 0.9,
+    label: str | None = None,
+    color: str = BLUE,
+) -> Axes:
+    """Draw ln(mean of h²) against the layer: prediction with band, simulated quantiles, measured networks.
+
+    Parameters
+    ----------
+    growth : Growth, optional
+        Mean and band of the logarithm where there is a law, ln of the expected second moment where there is none.
+    samples : Samples, optional
+        Simulated networks: their median and the quantiles that the band should match, dashed.
+    measured : Samples, optional
+        Measured networks, one dot a network and layer.
+    ax : Axes, optional
+        None: a new figure.
+    level : float
+        Probability inside the band, in (0, 1).
+    label : str, optional
+        Name of the network in the legend.
+    color : str
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to draw, or level is not in (0, 1).
+    """
+    ax = _axes(ax)
+    label = f"{label}: " if label else ""
+    rows = next((part.rows for part in (growth, samples, measured) if part is not None), None)
+    if rows is None:
+        raise ValueError("plot_growth needs growth, samples or measured, got none of them")
+    index = layer_rows(rows)
+    layers = np.arange(len(index))
+    if growth is not None:
+        _draw_prediction(ax, growth, index, layers, level, label, color)
+    if samples is not None:
+        tails = np.quantile(_finite(samples)[:, index], [(1 - level) / 2, 0.5, (1 + level) / 2], axis=0)
+        for line, style in zip(tails, (":", "--", ":"), strict=True):
+            text = f"{label}{samples.trials} simulated: median, {level:.0%} quantiles" if style == "--" else None
+            ax.plot(layers, line, style, color="black", lw=1, label=text)
+    if measured is not None:
+        values = _finite(measured)[:, index]
+        ax.plot(layers, values.T, ".", color=ORANGE, ms=3, alpha=0.6)
+        ax.plot([], [], ".", color=ORANGE, label=f"{label}{measured.trials} measured")
+    ax.set_xlabel("layer ℓ")
+    ax.set_ylabel("ln mean square of activations, ln ⟨h²⟩")
+    ax.legend(fontsize="small")
+    return ax
+
+
+def _draw_prediction(
+    ax: Axes, growth: Growth, index: np.ndarray, layers: np.ndarray, level: float, label: str, color: str
+) -> None:
+    known = np.isfinite(growth.log_growth_mean[index])
+    if known.sum() > 1:
+        lower, upper = growth.band(level)
+        ax.fill_between(layers[known], lower[index][known], upper[index][known], color=color, alpha=0.25, lw=0)
+        text = f"{label}predicted: mean of the logarithm, {level:.0%} band"
+        ax.plot(layers[known], growth.log_growth_mean[index][known], color=color, label=text)
+    text = f"{label}predicted: logarithm of the mean"
+    ax.plot(layers, growth.log_second_moment[index], "-.", color=color, lw=1, label=text)
+
+
+def layer_rows(rows: Sequence[Leaf]) -> np.ndarray:
+    """Indices of the rows that count as layers: the input, then sums of residual blocks, else activations, else all."""
+    sums = [k for k, row in enumerate(rows) if row.operation == "sum"]
+    nonlinear = [k for k, row in enumerate(rows) if isinstance(row.layer, Activation)]
+    return np.array([0, *(sums or nonlinear or range(1, len(rows)))])
+
+
+def _finite(samples: Any) -> np.ndarray:
+    """Logarithms with dead and overflowed rows as gaps."""
+    values = samples.log_second_moment
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def plot_spectrum(
+    law: SpectralLaw | None = None,
+    log_singular_values: Any = None,
+    ax: Axes | None = None,
+    view: str = "singular",
+    bins: int = 60,
+    label: str | None = None,
+    color: str = BLUE,
+) -> Axes:
+    """Draw the density of a law over the histogram of sampled singular values.
+
+    Parameters
+    ----------
+    law : SpectralLaw, optional
+    log_singular_values : array, optional
+        Natural logarithms of singular values, any shape; −inf (exact zeros) are left out of the bars but counted.
+    ax : Axes, optional
+    view : {"singular", "x", "log"}
+        Horizontal axis: singular value s, eigenvalue x = s², or ln x.
+    bins : int
+    label, color : str
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to draw or the view is unknown.
+    """
+    ax = _axes(ax)
+    arguments.choice("view", view, ("singular", "x", "log"))
+    if law is None and log_singular_values is None:
+        raise ValueError("plot_spectrum needs a law or log_singular_values, got neither")
+    if log_singular_values is not None:
+        logs = np.ravel(log_singular_values).astype(float)
+        shown = logs[logs > -np.inf]
+        values = {"singular": np.exp(shown), "x": np.exp(2 * shown), "log": 2 * shown}[view]
+        counts, edges = np.histogram(values, bins=arguments.integer("bins", bins))
+        text = f"{label or 'sampled'}: {len(logs)} values"
+        ax.stairs(counts / (len(logs) * np.diff(edges)), edges, fill=True, color=color, alpha=0.35, label=text)
+    if law is not None:
+        _draw_law(ax, law, view, label, color)
+    symbols = {"singular": "singular value s", "x": "squared singular value x = s²", "log": "ln x = 2 ln s"}
+    ax.set_xlabel(symbols[view])
+    ax.set_ylabel({"singular": "density of s", "x": "density of x", "log": "density of ln x"}[view])
+    ax.legend(fontsize="small")
+    return ax
+
+
+def _draw_law(ax: Axes, law: SpectralLaw, view: str, label: str | None, color: str) -> None:
+    shown = {"singular": law.singular, "x": law, "log": law.log}[view]
+    continuous = law.nonzero if law.atoms else law
+    places = {"singular": continuous.singular, "x": continuous, "log": continuous.log}[view]
+    tail = np.geomspace(1e-9, 0.01, 100)
+    levels = np.concatenate([tail[50:], np.linspace(0.01, 0.99, 300), 1 - tail])
+    points = np.unique(places.ppf(levels))
+    points = points[np.isfinite(points)]
+    density = shown.pdf(points)
+    drawn = np.isfinite(density)
+    ax.plot(points[drawn], density[drawn], color=color, label=f"{label}: law" if label else "law")
+    if view != "log":  # the density may diverge at 0: show what lies beyond the first per cent
+        ax.set_ylim(0, 1.15 * density[drawn & (points > points[-1] / 60)].max())
+    for location, mass in shown.atoms:
+        if np.isfinite(location):
+            ax.annotate(f"atom {mass:.3g}", (location, 0), xytext=(6, 12), textcoords="offset points", color=color)
+            ax.plot([location], [0], "^", color=color, clip_on=False)
+
+
+def plot_phase(
+    phi: str | Activation,
+    ax: Axes | None = None,
+    weight_variance: tuple[float, float] | None = None,
+    bias_variance: tuple[float, float] = (0.0, 1.0),
+    mark: tuple[float, float] | None = None,
+) -> Axes:
+    """Draw the edge of chaos in the plane of σ_w² and σ_b², and the depth scale of correlations around it.
+
+    Parameters
+    ----------
+    phi : str or Activation
+    ax : Axes, optional
+    weight_variance, bias_variance : (low, high)
+        Ranges of σ_w² (None: from 0 to twice the edge) and σ_b².
+    mark : (σ_w², σ_b²), optional
+        An initialization to mark.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        For an unknown activation or an empty range.
+    """
+    from bntheory.growth.phase import edge_of_chaos, phase
+
+    ax, phi = _axes(ax), activation(phi)
+    low_b, high_b = (arguments.number("bias_variance", value, at_least=0) for value in bias_variance)
+    biases = np.linspace(low_b, high_b, 41)
+    edge = edge_of_chaos(phi, biases)
+    if weight_variance is None:
+        top = 2 * float(np.nanmax(edge)) if np.isfinite(edge).any() else 4.0
+        weight_variance = (0.02 * top, max(top, 1.2 * mark[0]) if mark else top)
+    low_w, high_w = (arguments.number("weight_variance", value, above=0) for value in weight_variance)
+    if not (low_w < high_w and low_b < high_b):
+        raise ValueError(f"ranges must not be empty, got σ_w² in {weight_variance}, σ_b² in {bias_variance}")
+    # Without biases the ordered side has no correlation length: the picture's lowest line lies just above.
+    weights, heights = np.linspace(low_w, high_w, 61), np.linspace(max(low_b, high_b / 80), high_b, 31)
+    depth = np.array([[phase(phi, w, b).depth_c for w in weights] for b in heights])
+    image = ax.contourf(weights, heights, np.log10(np.clip(depth, 1, 100)), np.linspace(0, 2, 21), cmap="cividis")
+    bar = ax.figure.colorbar(image, ax=ax, ticks=[0, 0.5, 1, 1.5, 2])
+    bar.ax.set_yticklabels(["≤ 1", "3", "10", "30", "≥ 100"])
+    bar.set_label("depth scale of correlations, layers")
+    if np.isfinite(edge).any():
+        ax.plot(edge, biases, color="white", lw=4)
+        ax.plot(edge, biases, color=ORANGE, lw=2, label="edge of chaos, χ = 1")
+    if mark is not None:
+        ax.plot(*mark, "o", color="white", mec="black", ms=8, label=f"σ_w² = {mark[0]:g}, σ_b² = {mark[1]:g}")
+    ax.set(xlim=(low_w, high_w), ylim=(low_b, high_b), xlabel="weight variance σ_w²", ylabel="bias variance σ_b²")
+    ax.set_title(f"{phi}: ordered left of the edge, chaotic right", fontsize="medium")
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize="small", loc="upper left")
+    return ax
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(layout="constrained")[1]

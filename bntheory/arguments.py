@@ -34,9 +34,13 @@ def number(name: str, value: object, *, above: float = -math.inf, at_least: floa
         allowed += f" and at least {at_least:g}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError(f"{name} must be a number, {allowed}, got {value!r}")
-    if not (math.isfinite(value) and value > above and value >= at_least):
-        raise ValueError(f"{name} must be {allowed}, got {value!r}")
-    return float(value)
+    try:
+        plain = float(value)
+    except OverflowError:
+        plain = math.inf
+    if not (math.isfinite(plain) and plain > above and plain >= at_least):
+        raise ValueError(f"{name} must be {allowed}, got {value!r:.60}")
+    return plain
 
 
 def choice(name: str, value: object, known: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ class Initialization:
     name : str
         What tables and errors call it.
     gain : float
-        Positive and finite; √2 for He, 1 for Xavier and LeCun, √(1/3) for torch's default.
+        Between 1e-100 and 1e100; √2 for He, 1 for Xavier and LeCun, √(1/3) for torch's default.
     mode : {"fan_in", "fan_out", "fan_avg"}
         Which fan divides; ignored by the orthogonal law.
     distribution : {"normal", "uniform", "orthogonal"}
@@ -38,7 +38,7 @@ class Initialization:
     Raises
     ------
     ValueError
-        If the gain is not a positive finite number, or mode or distribution is unknown.
+        If the gain is out of range, or mode or distribution is unknown.
 
     References
     ----------
@@ -47,7 +47,7 @@ class Initialization:
 
     Examples
     --------
-    >>> initialization("he_normal").variance(fan_in=100, fan_out=50)
+    >>> print(f"{initialization('he_normal').variance(fan_in=100, fan_out=50):.6g}")
     0.02
     """
 
@@ -58,7 +58,12 @@ class Initialization:
     bias_gain: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gain", arguments.number("gain", self.gain, above=0))
+        if not isinstance(self.name, str):
+            raise ValueError(f"name of an initialization must be a word, got {self.name!r}")
+        gain = arguments.number("gain", self.gain, above=0)
+        if not 1e-100 <= gain <= 1e100:
+            raise ValueError(f"gain must be between 1e-100 and 1e100, got {gain!r}")
+        object.__setattr__(self, "gain", gain)
         object.__setattr__(self, "bias_gain", arguments.number("bias_gain", self.bias_gain, at_least=0))
         arguments.choice("mode", self.mode, MODES)
         arguments.choice("distribution", self.distribution, DISTRIBUTIONS)

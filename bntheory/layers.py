@@ -185,7 +185,10 @@ class Pool:
         return (channels, *(_window(self, side, self.kernel, self.stride, 0) for side in sides))
 
     def __str__(self) -> str:
-        return f"Pool({self.kind}, {'whole map' if self.kernel is None else f'{self.kernel}×{self.kernel}'})"
+        if self.kernel is None:
+            return f"Pool({self.kind}, whole map)"
+        stride = "" if self.stride == self.kernel else f", stride={self.stride}"
+        return f"Pool({self.kind}, {self.kernel}×{self.kernel}{stride})"
 
 
 @dataclass(frozen=True)

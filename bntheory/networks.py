@@ -47,11 +47,15 @@ class Sequential:
     input_shape: Shape | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.layers, (tuple, list)):
+            raise ValueError(f"layers must be a tuple of layers, got {self.layers!s:.60}")
         set_fields(self, layers=tuple(self.layers))
         for layer in self.layers:
             if not isinstance(layer, (*_LAYERS.values(), Activation)):
                 raise ValueError(f"a layer must be one of {', '.join(_LAYERS)} or an Activation, got {layer!r}")
         if self.input_shape is not None:
+            if not isinstance(self.input_shape, (tuple, list)):
+                raise ValueError(f"input_shape must be (n,) or (channels, height, width), got {self.input_shape!r}")
             shape = tuple(arguments.integer("input_shape", side) for side in self.input_shape)
             if len(shape) not in (1, 3):
                 raise ValueError(f"input_shape must be (n,) or (channels, height, width), got {shape}")
@@ -91,7 +95,7 @@ class Residual:
     def __post_init__(self) -> None:
         for name in ("branch", "shortcut"):
             part = getattr(self, name)
-            part = part if isinstance(part, Sequential) else Sequential(tuple(part))
+            part = part if isinstance(part, Sequential) else Sequential(part)
             if part.input_shape is not None:
                 raise ValueError(f"a block's {name} takes the shape it is given, got input_shape={part.input_shape}")
             set_fields(self, **{name: part})
@@ -153,21 +157,23 @@ def leaves(net: Sequential) -> Iterator[Leaf]:
 
 
 def _leaves(sequence: Sequential, shape: Shape, prefix: str) -> Iterator[Leaf]:
+    if sequence.input_shape not in (None, shape):
+        raise ValueError(f"layers {prefix}*: made for input_shape={sequence.input_shape}, got {shape}")
     for index, layer in enumerate(sequence.layers):
         name = f"{prefix}{index}"
-        try:
-            output = output_shape(layer, shape)
-        except ValueError as error:
-            raise ValueError(f"layer {name}: {error}") from None
         if isinstance(layer, Residual):
             yield from _leaves(layer.branch, shape, f"{name}.branch.")
             yield from _leaves(layer.shortcut, shape, f"{name}.shortcut.")
-            yield Leaf(f"{name}.sum", "sum", output, layer)
         elif isinstance(layer, Sequential):
             yield from _leaves(layer, shape, f"{name}.")
-        else:
-            yield Leaf(name, str(layer), output, layer)
-        shape = output
+        try:
+            shape = output_shape(layer, shape)
+        except ValueError as error:
+            raise ValueError(f"layer {name}: {error}") from None
+        if isinstance(layer, Residual):
+            yield Leaf(f"{name}.sum", "sum", shape, layer)
+        elif not isinstance(layer, Sequential):
+            yield Leaf(name, str(layer), shape, layer)
 
 
 def mlp(

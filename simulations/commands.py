@@ -1,4 +1,4 @@
-"""Commands of the simulation: simulate growth, simulate spectrum, crosscheck. Thin fronts; the work is imported inside."""
+"""Commands of the simulation: simulate growth, simulate spectrum, crosscheck. Thin fronts; work is imported inside."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def simulate_spectrum(
     click.echo(f"Kolmogorov distance to {law}: {distance:.5f} (finite width adds a bias that falls with it)")
     click.echo(f"largest singular value, mean {largest:.4f}; the law's edge {edge:.4f}")
     click.echo(f"ln of the condition number, mean {spread:.4f}")
-    numbers = {"kolmogorov_distance": distance, "largest_singular_value": largest, "edge": edge, "log_condition": spread}
+    numbers = {"kolmogorov_distance": distance, "largest_singular_value": largest}
+    numbers |= {"edge": edge, "log_condition_number": spread}
     setting: dict[str, Any] = {"factors": factors, "width": width, "trials": trials, "seed": seed}
     write_json(json_file, {**setting, **numbers, "log_singular_values": logs.tolist()})
     view = "singular" if factors <= 10 else "log"

@@ -83,14 +83,15 @@ class Crosscheck:
         if self.disagreeing.any():
             row = int(np.flatnonzero(self.disagreeing)[0])
             return (
-                f"Theory and measurement DISAGREE from row {self.predicted.name[row]} ({self.predicted.operation[row]}): "
-                f"measured {self.mean[row]:.4g} ± {self.standard_error[row]:.2g}, "
+                f"Theory and measurement DISAGREE from row {self.predicted.name[row]} "
+                f"({self.predicted.operation[row]}): measured {self.mean[row]:.4g} ± {self.standard_error[row]:.2g}, "
                 f"predicted {_range(self.lower[row], self.upper[row])} ({scope})."
             )
         if not self._covered():
             return f"Theory and measurement DISAGREE: the 90% band holds {self.coverage:.1%} of the draws ({scope})."
         band = "" if math.isnan(self.coverage) else f", the 90% band holds {self.coverage:.1%}"
-        return f"Theory and measurement agree: largest |z| {np.nanmax(np.abs(self.z)):.2f}{band} ({scope})."
+        gap = np.maximum(np.maximum(self.lower - self.mean, self.mean - self.upper), 0)[self.compared]
+        return f"Theory and measurement agree within {gap.max() / math.log(10):.3f} decades{band} ({scope})."
 
     def table(self, most: int = 24) -> str:
         """Return the rows as aligned text; of a long network the first and last `most`/2."""
@@ -149,7 +150,7 @@ def crosscheck(net: Sequential, batch: Any, trials: int = 100, seed: int | np.ra
     Examples
     --------
     >>> from bntheory import mlp
-    >>> result = crosscheck(mlp(depth=3, width=16), np.ones((1, 16)) * [1, -1] * 8, trials=20)
+    >>> result = crosscheck(mlp(depth=3, width=16), np.array([[1.0, -1.0] * 8]), trials=20)
     >>> result.agrees
     True
     """

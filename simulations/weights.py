@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from bntheory.initializations import Initialization
-from bntheory.layers import Dense, Shape
+from bntheory.layers import Conv, Dense, Shape
 from simulations.signal import Signal, scaled
 
 
@@ -15,18 +15,12 @@ def dense(layer: Dense, h: Signal, shape: Shape, rng: np.random.Generator) -> Si
     """W h + b with W and b drawn from the layer's law."""
     weights = draw_weights(layer.init, layer.weight_variance(shape), (shape[0], layer.features), rng)
     z = h.values @ weights
-    bias = layer.bias_variance(shape)
-    if bias:
-        uniform = layer.bias is None  # the initialization's own bias law
-        draws = _unit_uniform(layer.features, rng) if uniform else rng.standard_normal(layer.features)
-        z = _with_bias(z, draws * math.sqrt(bias), h.log_scale)
-        return scaled(*z)
-    return scaled(z, h.log_scale)
+    if layer.bias_variance(shape) == 0:
+        return scaled(z, h.log_scale)
+    return scaled(*_with_bias(z, draw_bias(layer, shape, rng), h.log_scale))
 
 
-def draw_weights(
-    law: Initialization, variance: float, shape: tuple[int, int], rng: np.random.Generator
-) -> np.ndarray:
+def draw_weights(law: Initialization, variance: float, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Return a matrix (inputs, outputs) of independent entries, or with orthonormal rows or columns up to a factor."""
     if law.distribution == "orthogonal":
         tall = rng.standard_normal((max(shape), min(shape)))
@@ -38,6 +32,13 @@ def draw_weights(
     weights = rng.standard_normal(shape)
     weights *= math.sqrt(variance)
     return weights
+
+
+def draw_bias(layer: Dense | Conv, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """Return the biases of a layer: Gaussian if the layer states their variance, uniform if the initialization does."""
+    outputs = layer.features if isinstance(layer, Dense) else layer.channels
+    draws = _unit_uniform(outputs, rng) if layer.bias is None else rng.standard_normal(outputs)
+    return draws * math.sqrt(layer.bias_variance(shape))
 
 
 def _unit_uniform(shape: int | tuple[int, int], rng: np.random.Generator) -> np.ndarray:

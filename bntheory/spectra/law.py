@@ -166,12 +166,9 @@ class SpectralLaw(ABC):
         _, high, low = self._edges
         if not self.power:
             return (high - value) + low
-        # Below twice its size, high − value is exact; a ratio that would be subnormal goes through the logarithms.
-        gap, ratio = ((high - value) + low) / high, value / high
-        near = -np.log1p(-gap) / self.power
-        far = np.where(ratio > 1e-290, -np.log(ratio) / self.power, self._log_edge - np.log(value) / self.power)
-        depth = np.where(gap < 0.5, near, far)
-        return np.where(value < 0, np.inf, depth)
+        gap = ((high - value) + low) / high  # from high/2 on, high − value is exact
+        near, far = -np.log1p(-gap) / self.power, self._log_edge - np.log(value) / self.power
+        return np.where(value < 0, np.inf, np.where(gap < 0.5, near, far))
 
     def _from_depth(self, depth: Array) -> Array:
         _, high, low = self._edges

@@ -13,12 +13,12 @@ import numpy as np
 
 from bntheory import arguments
 from bntheory.activations import Activation
-from bntheory.initializations import Initialization
 from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool, Shape
 from bntheory.layers import ZeroPad as ZeroPadLayer
 from bntheory.networks import Layer, Sequential, leaves, output_shape
 from bntheory.networks import Residual as ResidualLayer
 from simulations import streams
+from simulations.weights import draw_bias, draw_weights
 
 try:
     import torch
@@ -71,10 +71,9 @@ def build(
     """
     next(leaves(net))  # says so if the description has no input shape
     kind = _dtype(dtype)
-    sequence = np.random.SeedSequence(streams.root(seed), spawn_key=(0, arguments.integer("draw", draw, at_least=0)))
-    # torch's CPU generator reads only the low 32 bits of its seed; SeedSequence mixes all of ours into them
-    generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
-    model = _sequential(net, net.input_shape, generator).to(kind)
+    # NumPy's stream: torch's CPU generator reads only 32 bits of its seed
+    rng = streams.stream(streams.root(seed), arguments.integer("draw", draw, at_least=0))
+    model = _sequential(net, net.input_shape, rng).to(kind)
     model.description = net
     return model
 
@@ -201,21 +200,21 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     return DTYPES[arguments.choice("dtype", name, DTYPES)]
 
 
-def _sequential(net: Sequential, shape: Shape, generator: torch.Generator) -> nn.Sequential:
+def _sequential(net: Sequential, shape: Shape, rng: np.random.Generator) -> nn.Sequential:
     modules = []
     for layer in net.layers:
-        modules.append(_module(layer, shape, generator))
+        modules.append(_module(layer, shape, rng))
         shape = output_shape(layer, shape)
     return nn.Sequential(*modules)
 
 
-def _module(layer: Layer, shape: Shape, generator: torch.Generator) -> nn.Module:
+def _module(layer: Layer, shape: Shape, rng: np.random.Generator) -> nn.Module:
     if isinstance(layer, Sequential):
-        return _sequential(layer, shape, generator)
+        return _sequential(layer, shape, rng)
     if isinstance(layer, ResidualLayer):
-        module: nn.Module = Residual(*(_sequential(part, shape, generator) for part in (layer.branch, layer.shortcut)))
+        module: nn.Module = Residual(*(_sequential(part, shape, rng) for part in (layer.branch, layer.shortcut)))
     elif isinstance(layer, (Dense, Conv)):
-        module = _linear(layer, shape, generator)
+        module = _linear(layer, shape, rng)
     elif isinstance(layer, Activation):
         module = _ACTIVATIONS[layer.name](layer) if layer.functions is None else Pointwise(layer)
     elif isinstance(layer, BatchNorm):
@@ -239,7 +238,7 @@ def _pool(layer: Pool) -> nn.Module:
     return (nn.AvgPool2d if average else nn.MaxPool2d)(layer.kernel, layer.stride)
 
 
-def _linear(layer: Dense | Conv, shape: Shape, generator: torch.Generator) -> nn.Module:
+def _linear(layer: Dense | Conv, shape: Shape, rng: np.random.Generator) -> nn.Module:
     # skip_init: torch's own initialization would draw from the global generator
     bias_variance = layer.bias_variance(shape)
     common: dict[str, Any] = {"bias": bias_variance > 0, "dtype": torch.float64}
@@ -249,36 +248,10 @@ def _linear(layer: Dense | Conv, shape: Shape, generator: torch.Generator) -> nn
         names = ("stride", "padding", "dilation", "groups")
         sizes = {name: getattr(layer, name) for name in names}
         module = nn.utils.skip_init(nn.Conv2d, shape[0], layer.channels, layer.kernel, **sizes, **common)
+    rows, *columns = module.weight.shape
+    weights = draw_weights(layer.init, layer.weight_variance(shape), (math.prod(columns), rows), rng)
     with torch.no_grad():
-        variance = layer.weight_variance(shape)
-        module.weight.copy_(_weights(tuple(module.weight.shape), layer.init, variance, generator))
+        module.weight.copy_(torch.from_numpy(weights.T.reshape(module.weight.shape)))
         if bias_variance > 0:
-            biases = tuple(module.bias.shape)
-            # a bias of its own is Gaussian; the initialization's is uniform, as torch's default
-            draw = _uniform if layer.bias is None else _normal
-            module.bias.copy_(draw(biases, generator) * math.sqrt(bias_variance))
+            module.bias.copy_(torch.from_numpy(draw_bias(layer, shape, rng)))
     return module
-
-
-def _weights(shape: Shape, law: Initialization, variance: float, generator: torch.Generator) -> torch.Tensor:
-    if law.distribution == "orthogonal":
-        return law.gain * _orthogonal(shape[0], math.prod(shape[1:]), generator).reshape(shape)
-    draw = {"normal": _normal, "uniform": _uniform}[law.distribution]
-    return draw(shape, generator) * math.sqrt(variance)
-
-
-def _normal(shape: Shape, generator: torch.Generator) -> torch.Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def _uniform(shape: Shape, generator: torch.Generator) -> torch.Tensor:
-    """Uniform with unit variance: on ±√3."""
-    return (torch.rand(shape, generator=generator, dtype=torch.float64) * 2 - 1) * math.sqrt(3)
-
-
-def _orthogonal(rows: int, columns: int, generator: torch.Generator) -> torch.Tensor:
-    """Haar: orthonormal rows, or columns where there are fewer of them; signs of R's diagonal make QR unique."""
-    gaussian = _normal((max(rows, columns), min(rows, columns)), generator)
-    q, r = torch.linalg.qr(gaussian)
-    q = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
-    return q if rows >= columns else q.T

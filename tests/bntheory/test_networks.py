@@ -191,8 +191,8 @@ MISFITS = {
         (Dense(8), Residual(Sequential((Dense(9),)))),
         (4,),
     ),
-    "layer 0: Dense.* needs a flat input": ((Sequential((RELU, Dense(2))),), (3, 4, 4)),
-    "layer 0: Pool.* reaches over 5 positions": ((Residual(Sequential((Pool("max", 5),))),), (3, 4, 4)),
+    "layer 0.1: Dense.* needs a flat input": ((Sequential((RELU, Dense(2))),), (3, 4, 4)),
+    "layer 0.branch.0: Pool.* reaches over 5 positions": ((Residual(Sequential((Pool("max", 5),))),), (3, 4, 4)),
 }
 
 
@@ -207,6 +207,14 @@ def test_wrong_parts_are_refused():
         Sequential(("relu",), (4,))
     with pytest.raises(ValueError, match=r"input_shape must be \(n,\) or \(channels, height, width\), got \(4, 4\)"):
         Sequential((), (4, 4))
+    with pytest.raises(ValueError, match=r"input_shape must be \(n,\) or \(channels, height, width\), got 4"):
+        Sequential((), 4)
+    with pytest.raises(ValueError, match=r"layers must be a tuple of layers, got Dense\(8"):
+        Sequential(Dense(8), (4,))
+    with pytest.raises(ValueError, match=r"layers 0\.\*: made for input_shape=\(3,\), got \(8,\)"):
+        Sequential((Sequential((Dense(2),), (3,)),), (8,))
+    with pytest.raises(ValueError, match=r"gain must be between 1e-100 and 1e100, got 1e\+200"):
+        Dense(3, initialization("he_normal", gain=1e200))
     with pytest.raises(ValueError, match=r"a block's branch takes the shape it is given"):
         Residual(mlp(1, 4))
     with pytest.raises(ValueError, match=r"groups must divide channels, got 3 groups and 8 channels"):
@@ -237,7 +245,7 @@ BAD_JSON = {
     "must be a Sequential, got Dense": '{"type": "Dense", "features": 3}',
     "must be a Sequential, got int": "3",
     "nested too deeply": "[" * 100_000,
-    "Sequential: .*not iterable": '{"type": "Sequential", "layers": 3}',
+    "layers must be a tuple of layers, got 3": '{"type": "Sequential", "layers": 3}',
 }
 
 

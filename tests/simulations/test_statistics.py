@@ -79,10 +79,10 @@ def test_atom_at_minus_infinity():
     assert kolmogorov_distance([-np.inf, np.inf], cdf) == pytest.approx(0.5, rel=1e-12)
 
 
-@pytest.mark.parametrize("count", [1, 10, 1000, 100_000])
+@pytest.mark.parametrize("count", [1, 10, 1000])
 def test_kolmogorov_tolerance(count):
-    exact = stats.kstwo.isf(1e-6, count)
-    assert exact * (1 - 1e-12) <= kolmogorov_tolerance(count, 1e-6) <= min(1.001 * exact, np.sqrt(np.log(2e6) / 2 / count))
+    exact, massart = stats.kstwo.isf(1e-6, count), np.sqrt(np.log(2e6) / 2 / count)
+    assert exact * (1 - 1e-12) <= kolmogorov_tolerance(count, 1e-6) <= min(1.001 * exact, massart)
 
 
 def test_kolmogorov_tolerance_alarms_as_often_as_it_says():

@@ -4,12 +4,13 @@ import math
 import pickle
 import subprocess
 import sys
+from decimal import Decimal
 
 import numpy as np
 import pytest
 
 from bntheory.spectra.fuss_catalan import FussCatalan, MarchenkoPastur
-from bntheory.spectra.law import solve_monotone
+from bntheory.spectra.law import SpectralLaw, solve_monotone
 
 LAWS = [
     FussCatalan(1),
@@ -295,6 +296,58 @@ def test_samples_follow_the_cdf(law, view):
     assert 2 * math.exp(-2 * distance**2) > 1e-6
 
 
+class UniformWithAtoms(SpectralLaw):
+    """Half the mass uniform on (0, 4), a quarter at 0, an eighth at 1 inside the support and an eighth at its top."""
+
+    atoms = ((0.0, 0.25), (1.0, 0.125), (4.0, 0.125))
+    _zero_exponent = 1.0
+
+    def _log_support(self):
+        return Decimal("-Infinity"), Decimal(4).ln()
+
+    def _continuous(self, depth):
+        return -depth, -depth, np.log(-np.expm1(-depth))
+
+    def _depth(self, below, above):
+        return np.where(below < 0.5, -np.log(below), -np.log1p(-above))
+
+
+def test_atoms_anywhere():
+    law = UniformWithAtoms()
+    x = np.array([-1, 0, 0.5, 1, 2, 4, 5])
+    cdf = np.array([0, 0.25, 0.3125, 0.5, 0.625, 1, 1])
+    np.testing.assert_allclose(law.cdf(x), cdf, rtol=1e-15)
+    np.testing.assert_allclose(law.sf(x), 1 - cdf, rtol=1e-15, atol=0)
+    np.testing.assert_allclose(law.pdf([0, 0.5, 2, 5]), [0.125, 0.125, 0.125, 0], rtol=1e-14)
+    q = np.array([0, 0.1, 0.25, 0.3125, 0.375, 0.45, 0.5, 0.625, 0.874, 0.876, 1])
+    np.testing.assert_allclose(law.ppf(q), [0, 0, 0, 0.5, 1, 1, 1, 2, 3.992, 4, 4], rtol=1e-14)
+    assert law.mean == pytest.approx(1 + 0.125 + 0.5, rel=1e-14)
+    assert law.var == pytest.approx(0.5 * 16 / 3 + 0.125 + 2 - 1.625**2, rel=1e-13)
+    kept = law.nonzero
+    np.testing.assert_allclose(kept.atoms, [[1, 1 / 6], [4, 1 / 6]], rtol=1e-15)
+    np.testing.assert_allclose(kept.cdf(x[1:]), (cdf[1:] - 0.25) / 0.75, rtol=1e-14)
+    np.testing.assert_allclose(kept.ppf((q[3:] - 0.25) / 0.75), law.ppf(q[3:]), rtol=1e-13)
+    assert kept.mean == pytest.approx(law.mean / 0.75, rel=1e-14)
+    assert [a for a, _ in law.singular.atoms] == [0, 1, 2]
+    assert [a for a, _ in law.log.atoms] == [-np.inf, 0, math.log(4)]
+    assert law.log.nonzero.mean == pytest.approx((0.5 * (math.log(4) - 1) + 0.125 * math.log(4)) / 0.75, rel=1e-13)
+    assert law.singular.pdf(0) == 0 and law.moment(-0.5) == np.inf == kept.moment(-1)
+    assert kept.moment(-0.5) == pytest.approx((0.5 + 0.125 + 0.0625) / 0.75, rel=1e-12)
+    sample = law.rvs(4000, seed=5)
+    for location, mass in law.atoms:  # three counts, five standard deviations each: false alarm 2e-6
+        assert abs(np.mean(sample == location) - mass) < 5 * math.sqrt(mass * (1 - mass) / 4000)
+
+
+def test_scales_at_the_ends_of_the_floats():
+    big, small = FussCatalan(1, 1e308), FussCatalan(5, 1e300)
+    assert big.support == (0, np.inf) and big.cdf(1.7e308) == pytest.approx(FussCatalan(1).cdf(1.7), rel=1e-12)
+    assert big.ppf(0.5) == pytest.approx(1e308 * FussCatalan(1).ppf(0.5), rel=1e-12)
+    q = np.geomspace(1e-100, 0.1, 30)
+    reached = small.ppf(q) > 1e-300
+    np.testing.assert_allclose(np.log(small.ppf(q[reached])), small.log.ppf(q[reached]), rtol=1e-13)
+    assert FussCatalan(2, 5e-324).cdf(0) == 0 and FussCatalan(2, 5e-324).cdf(1e-300) == 1
+
+
 def test_seeds():
     law = FussCatalan(3)
     np.testing.assert_array_equal(law.rvs(5, seed=1), law.rvs(5, seed=np.random.default_rng(1)))
@@ -350,6 +403,17 @@ def test_laws_and_views_compare_hash_and_pickle():
 def test_solver_brackets_where_newton_alone_diverges():
     root = solve_monotone(lambda y: (np.arctan(y), 1 / (1 + y**2)), np.array([0.0, 1.0]), np.array([9.0, -8.0]), 10.0)
     np.testing.assert_allclose(root, [0, math.tan(1)], atol=1e-14)
+
+
+def test_solver_treats_every_element_as_if_alone():
+    def cube(y):
+        return y * y * y, 3 * y * y
+
+    target, guess = np.array([8.0, 1e12, 5.0, 1e-12]), np.array([1.0, 3e4, 2.0, 1e-3])
+    together = solve_monotone(cube, target, guess, 1e6)
+    alone = [solve_monotone(cube, target[i : i + 1], guess[i : i + 1], 1e6)[0] for i in range(4)]
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_allclose(together, np.cbrt(target), rtol=1e-15)
 
 
 def test_solver_says_when_it_does_not_converge():

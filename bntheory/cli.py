@@ -36,7 +36,7 @@ def cli() -> None:
 def main() -> None:
     """Run the program; every refused argument is one line on standard error and exit status 2."""
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="bntheory", standalone_mode=False)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "bntheory"
         sys.exit(_refuse(f"{command}: {error.format_message()}"))
@@ -44,7 +44,9 @@ def main() -> None:
         sys.exit(_refuse(f"bntheory: {error.format_message()}"))
     except click.Abort:
         sys.exit(130)
-    except (ValueError, ImportError, OSError) as error:
+    except OSError as error:
+        sys.exit(_refuse(f"bntheory: {error.strerror or error}: {error.filename or ''}"))
+    except (ValueError, ImportError) as error:
         sys.exit(_refuse(f"bntheory: {error}"))
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -88,6 +88,8 @@ def save_figure(path: str | None, draw: Callable[[Any], object]) -> None:
 
 def _replace(path: str, write: Callable[[str], object]) -> None:
     target = Path(path)
+    if not target.parent.is_dir():
+        raise ValueError(f"cannot write {path!r}: there is no folder {str(target.parent)!r}")
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.suffix)
     os.close(handle)
     try:

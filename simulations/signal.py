@@ -11,6 +11,8 @@ from bntheory.activations import Activation
 from bntheory.layers import BatchNorm
 from simulations.samples import moments
 
+FAR = 150.0  # e^±150: there a non-homogeneous φ is a power of the scale, up to terms far below rounding
+
 
 class Signal(NamedTuple):
     """h = exp(log_scale) · values, with values of shape (batch, units) and largest entry of order one."""
@@ -33,29 +35,31 @@ def scaled(values: np.ndarray, log_scale: float = 0.0) -> Signal:
 
 
 def activated(phi: Activation, h: Signal) -> Signal:
-    """φ(h); a homogeneous φ leaves the scale alone, any other needs the plain values."""
+    """φ(h); the scale passes through a homogeneous φ as it is, through any other as a power once it is extreme."""
     if phi.homogeneous_slopes is not None:
         return h._replace(values=phi.phi(h.values))
-    return scaled(phi.phi(plain(h)))
+    near = min(max(h.log_scale, -FAR), FAR)
+    result = scaled(phi.phi(h.values * math.exp(near)))
+    if near == h.log_scale:
+        return result
+    nearer = scaled(phi.phi(h.values * math.exp(near / 2)))
+    power = round((result.log_scale - nearer.log_scale) / (near / 2), 9)  # 0 where φ tends to a constant, mostly else 1
+    return result._replace(log_scale=result.log_scale + power * (h.log_scale - near))
 
 
 def normalized(layer: BatchNorm, h: Signal) -> Signal:
     """Batch normalization over the batch (population variance, γ = 1, β = 0)."""
     centred = h.values - h.values.mean(axis=0)
-    variance = np.mean(centred**2, axis=0)
-    epsilon = layer.epsilon * math.exp(min(-2 * h.log_scale, 700.0))
+    half_log_epsilon = math.log(layer.epsilon) / 2 if layer.epsilon else -math.inf
+    top = max(h.log_scale, half_log_epsilon)
+    share, epsilon = math.exp(2 * (h.log_scale - top)), math.exp(2 * (half_log_epsilon - top))
+    root = np.sqrt(np.mean(centred**2, axis=0) * share + epsilon)
     with np.errstate(invalid="ignore"):  # ε = 0 and a constant unit: 0/0, which PyTorch also makes NaN
-        return scaled(centred / np.sqrt(variance + epsilon))
+        values = centred / np.where((root == 0) & (layer.epsilon > 0), 1.0, root)
+    return scaled(values, h.log_scale - top)
 
 
 def added(first: Signal, second: Signal) -> Signal:
     """first + second."""
     top = max(first.log_scale, second.log_scale)
     return scaled(sum(part.values * math.exp(part.log_scale - top) for part in (first, second)), top)
-
-
-def plain(h: Signal) -> np.ndarray:
-    """The values themselves; infinite where they leave float64."""
-    if h.log_scale > 709:
-        return np.where(h.values == 0, 0.0, np.copysign(np.inf, h.values))
-    return h.values * math.exp(h.log_scale)

@@ -76,7 +76,7 @@ def mean_std_dead(chain: Chain) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for row, (step, law) in enumerate(chain.ends):
         mean, variance, dead = before[step]
         term_mean, term_variance = fluctuations.mean_and_variance(law)
-        dead = -math.expm1(math.log1p(-dead) + fluctuations.log_alive(law)) if dead < 1 else 1.0
+        dead = 0.0 - math.expm1(math.log1p(-dead) + fluctuations.log_alive(law)) if dead < 1 else 1.0
         table[row] = mean + term_mean - math.log(law.units), math.sqrt(variance + term_variance), dead
     return table[:, 0], table[:, 1], table[:, 2]
 

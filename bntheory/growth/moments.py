@@ -36,7 +36,8 @@ class State:
 
     log_q : (B,);  log_d : (B (B − 1)/2,), pairs i < j in the order of ``np.triu_indices``;
     log_pairs : ln of the factor that turns Σ d_ij into the channel variance;
-    method : how the second moment was found;  symmetric : whether every unit's law is symmetric about zero.
+    method : how the second moment was found;  symmetric : whether every unit's law is symmetric about zero;
+    gaussian : whether units are Gaussian at infinite width, so that activations and BatchNorm have a closed rule.
     """
 
     log_q: np.ndarray
@@ -44,6 +45,7 @@ class State:
     log_pairs: float
     method: str
     symmetric: bool
+    gaussian: bool = True
 
     @property
     def log_second_moment(self) -> float:
@@ -135,21 +137,25 @@ def _dense(layer: Dense, state: State, shape: Shape) -> State:
     log_gain = math.log(shape[0]) + math.log(layer.weight_variance(shape))
     bias = layer.bias_variance(shape)
     log_q = np.logaddexp(state.log_q + log_gain, math.log(bias) if bias else -math.inf)
-    return dataclasses.replace(state, log_q=log_q, log_d=state.log_d + log_gain, symmetric=True)
+    return dataclasses.replace(state, log_q=log_q, log_d=state.log_d + log_gain, symmetric=True, gaussian=True)
 
 
-def _activation(phi: Activation, state: State) -> State:
+def _activation(phi: Activation, state: State) -> State | None:
+    if str(phi) == "linear":
+        return state
+    if not state.gaussian:  # after another activation, also through a shortcut: no rule
+        return None
     first, second = np.triu_indices(len(state.log_q), 1)
     log_d = phi.log_distance(state.log_q[first], state.log_q[second], state.log_d)
     exact = state.method == "exact" and state.symmetric and phi.homogeneous_slopes is not None
-    method = "exact" if exact or str(phi) == "linear" else "mean-field"
-    symmetric = state.symmetric and str(phi) == "linear"
-    return dataclasses.replace(
-        state, log_q=phi.log_moments(state.log_q).log_second, log_d=log_d, method=method, symmetric=symmetric
-    )
+    log_q = phi.log_moments(state.log_q).log_second
+    method = "exact" if exact else "mean-field"
+    return dataclasses.replace(state, log_q=log_q, log_d=log_d, method=method, symmetric=False, gaussian=False)
 
 
-def _batch_norm(layer: BatchNorm, state: State) -> State:
+def _batch_norm(layer: BatchNorm, state: State) -> State | None:
+    if not state.gaussian:  # a unit's variance over the batch would depend on its mean
+        return None
     if state.log_pairs == -math.inf or not len(state.log_d):
         raise ValueError("BatchNorm needs a batch of at least 2, got 1: every activation would become 0")
     log_variance = state.log_channel_variance

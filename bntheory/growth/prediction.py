@@ -133,10 +133,11 @@ class Growth:
         depth = sum(hasattr(row.layer, "weight_variance") for row in self.rows)
         total = self.log_second_moment[-1] - self.log_second_moment[0]
         lines = [_growth_sentence(total, depth, self.moment_method[-1])]
-        if math.isfinite(self.log_growth_std[-1]):
+        if self.log_growth_std[-1] > 0:
             lines.append(self._spread_sentence())
         if self.p_dead[-1] > 0.01:
-            lines.append(f"{self.p_dead[-1]:.0%} of the draws are dead: their output is exactly zero.")
+            share = "Over 99%" if self.p_dead[-1] > 0.99 else f"{self.p_dead[-1]:.0%}"
+            lines.append(f"{share} of the draws are dead: their output is exactly zero.")
         over = np.flatnonzero(self.log_second_moment / 2 > FLOAT32_MAX_LOG)
         if len(over):
             lines.append(f"Activations leave the range of float32 at row {self.rows[over[0]].name}.")
@@ -144,10 +145,10 @@ class Growth:
 
     def _spread_sentence(self) -> str:
         gap, std = self.log_second_moment[-1] - self.log_growth_mean[-1], self.log_growth_std[-1]
-        method = self.band_method[-1]
+        size = f"{_power(gap)} times smaller still" if gap > 0.05 else "as large"
         return (
-            f"A typical draw is {_power(gap)} times smaller still, and draws differ: "
-            f"standard deviation {std:.2f} of the logarithm ({method})."
+            f"A typical draw is {size}, and draws differ: "
+            f"standard deviation {std:.{2 if std > 0.1 else 4}f} of the logarithm ({self.band_method[-1]})."
         )
 
     def table(self, most: int = 24) -> str:
@@ -161,8 +162,9 @@ class Growth:
         head = ("row", "operation", "ln E h²", "mean ln", "std ln", "p dead", "moment", "band")
         lines = []
         for index, row in enumerate(self.rows):
-            numbers = (self.log_second_moment, self.log_growth_mean, self.log_growth_std, self.p_dead)
-            cells = [_cell(values[index]) for values in numbers]
+            logs = (self.log_second_moment, self.log_growth_mean, self.log_growth_std)
+            cells = [_cell(round(float(values[index]), 9)) for values in logs]  # a zero with its rounding errors is 0
+            cells.append(_cell(self.p_dead[index]))
             lines.append((row.name, row.operation, *cells, self.moment_method[index], self.band_method[index]))
         if len(lines) > most:
             half = max(1, most // 2)
@@ -250,10 +252,15 @@ def predict_growth(net: Sequential, inputs: Any = None, batch_size: int | None =
     if chain.ends:
         fluctuations[:, 1 : len(chain.ends) + 1] = log_growth.mean_std_dead(chain)
     known = len(chain.ends) * ("exact" if chain.gaussian else "first-order",)
+    second_moment, mean_square, variance = _columns(states)
     return Growth(
         rows,
-        *_columns(states),
-        *fluctuations,
+        second_moment,
+        mean_square,
+        variance,
+        log_growth_mean=fluctuations[0],
+        log_growth_std=fluctuations[1],
+        p_dead=fluctuations[2],
         moment_method=tuple("unsupported" if state is None else state.method for state in states),
         channel_method=tuple(_channel_method(row, state) for row, state in zip(rows, states, strict=True)),
         band_method=("exact", *known, *("unsupported",) * (len(rows) - 1 - len(known))),
@@ -292,20 +299,21 @@ def _channel_method(row: Leaf, state: moments.State | None) -> str:
 
 
 def _growth_sentence(total: float, depth: int, method: str) -> str:
+    layers = f"{depth} layer{'s' * (depth != 1)}"
     if abs(total) < 0.05:
-        return f"The second moment keeps its size over {depth} layers ({method})."
-    verb, rate = "grows" if total > 0 else "shrinks", math.exp(total / max(depth, 1))
-    factor = _power(abs(total))
-    return f"The second moment {verb} by a factor {factor} over {depth} layers ({rate:.3g} a layer; {method})."
+        return f"The second moment keeps its size over {layers} ({method})."
+    rate = f"{_power(total / depth, digits=3)} a layer; " if depth > 1 else ""
+    verb, factor = "grows" if total > 0 else "shrinks", _power(abs(total))
+    return f"The second moment {verb} by a factor {factor} over {layers} ({rate}{method})."
 
 
-def _power(log: float) -> str:
-    """exp(log) with two digits, at any size."""
+def _power(log: float, digits: int = 2) -> str:
+    """exp(log) at any size, with two digits or, where it needs no exponent, as many as asked for."""
     exponent = math.floor(log / math.log(10))
     if -3 < exponent < 4:
-        return f"{math.exp(log):.2g}"
+        return f"{float(f'{math.exp(log):.{digits}g}'):g}"
     return f"{math.exp(log - exponent * math.log(10)):.1f}e{exponent:+03d}"
 
 
 def _cell(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.4g}"
+    return "" if math.isnan(value) else f"{value + 0.0:.4g}"  # + 0.0: no "-0"

@@ -239,12 +239,22 @@ def test_an_own_function_has_the_moments_of_the_built_in(phi):
     np.testing.assert_allclose(theirs.log_mean[finite], ours.log_mean[finite], rtol=0, atol=1e-7)
 
 
+def test_a_constant_forgets_its_input():
+    constant = Activation.from_function("constant", np.ones_like, np.zeros_like)
+    for log_q in (-1000.0, 0.0, 1000.0):
+        assert constant.log_moments(log_q) == (1, pytest.approx(0, abs=1e-13), pytest.approx(0, abs=1e-13), -np.inf)
+        assert constant.log_distance(log_q, log_q, log_q) == constant.log_distance(log_q, log_q, log_q - 700) == -np.inf
+
+
 def test_powers_of_own_functions_are_found():
     cube = Activation.from_function("cube", lambda x: x**3, lambda x: 3 * x**2)
     moments = cube.log_moments([-5000.0, 0.0, 5000.0])
     np.testing.assert_allclose(moments.log_second, math.log(15) + 3 * np.array([-5000, 0, 5000]), rtol=1e-13)
     np.testing.assert_allclose(moments.log_derivative, math.log(27) + 2 * np.array([-5000, 0, 5000]), rtol=1e-13)
     assert np.all(moments.mean_sign == 0)
+    # u, v independent: E (u³ − v³)² = 30 q³
+    for log_q in (-300.0, -1.0, 300.0):
+        assert cube.log_distance(log_q, log_q, log_q + math.log(2)) == pytest.approx(math.log(30) + 3 * log_q, abs=1e-8)
 
 
 # --- two inputs -------------------------------------------------------------------------------------------------------

@@ -406,14 +406,14 @@ def test_solver_brackets_where_newton_alone_diverges():
 
 
 def test_solver_treats_every_element_as_if_alone():
-    def cube(y):
-        return y * y * y, 3 * y * y
+    def rounded(y):  # its own rounding keeps Newton's method moving by an ulp
+        return y * y * y - 3 * y * y + 4 * y, 3 * y * y - 6 * y + 4
 
-    target, guess = np.array([8.0, 1e12, 5.0, 1e-12]), np.array([1.0, 3e4, 2.0, 1e-3])
-    together = solve_monotone(cube, target, guess, 1e6)
-    alone = [solve_monotone(cube, target[i : i + 1], guess[i : i + 1], 1e6)[0] for i in range(4)]
+    target, guess = np.linspace(1, 50, 200), np.geomspace(1e-3, 1e3, 200)
+    together = solve_monotone(rounded, target, guess, 1e6)
+    alone = [solve_monotone(rounded, target[i : i + 1], guess[i : i + 1], 1e6)[0] for i in range(200)]
     np.testing.assert_array_equal(together, alone)
-    np.testing.assert_allclose(together, np.cbrt(target), rtol=1e-15)
+    np.testing.assert_allclose(rounded(together)[0], target, rtol=1e-14)
 
 
 def test_solver_says_when_it_does_not_converge():

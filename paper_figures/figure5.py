@@ -1,0 +1,223 @@
+"""Figure 5: channel means and standard deviations through ResNet-110 at initialization, with and without BN.
+
+With BN, x at the n-th block of a stage is a reflected random walk, x' = max(0, x + g), per channel: W_n from the stem
+(Spitzer's closed form), and V_n with V_1 = max(0, √2 g) after a batch-normalized projection. A convolution with weights
+of variance σ_w²/fan_in that reads x has outputs, before the next BN, with
+
+    std² = σ_w² (k₁ E x² − k₂ (E x)²),     ln|mean| = ln(σ_w √k₂ E x) + ln|g|,     E ln|g| = −(γ + ln 2)/2
+
+k₁ and k₂ being what zero padding leaves of the second moment and of the squared mean (1 far from borders).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paper_figures.checks import Check, at_most, between
+from paper_figures.values import paper_values
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLE = "Figure 5: channel magnitudes through ResNet-110 at initialization"
+TEXT = (
+    "Natural logarithms of the channels' standard deviation and of their mean's magnitude, averaged over channels, of the "
+    "convolution outputs before BN: with BN they grow like a random walk within each of the three stages and start anew "
+    "in the next, without BN they grow exponentially. Measured on untrained networks (Xavier normal, projection "
+    "shortcuts, BN with batch statistics) fed 128 of scikit-learn's 1797 8×8 digits, interpolated to 32×32 and copied to "
+    "three channels — not CIFAR-10, which the paper used; the law with BN depends on the images only in the first layers. "
+    "Without BN there is no law here yet: the third panel shows measured networks and the paper's one network only."
+)
+PANELS = {"log_std": "ln std of channels", "log_mean": "ln |mean| of channels"}
+LOG_ABS_GAUSSIAN = -(np.euler_gamma + math.log(2)) / 2  # E ln|g|
+
+
+def compute(
+    seed: int = 0, device: str = "cpu", depth: int = 110, size: int = 32, images: int = 128, draws: int = 12
+) -> dict[str, Any]:
+    """Measure ResNets with and without BN, and evaluate the law with BN.
+
+    Parameters
+    ----------
+    seed : int
+    device : {"cpu", "cuda"}
+    depth : int
+        6 n + 2.
+    size : int
+        Side of the images.
+    images : int
+        Of the batch.
+    draws : int
+        Networks of each kind.
+
+    Returns
+    -------
+    dict
+        "bn", "nobn": log_std, log_mean and their standard deviations over channels, (draws, depth), layer 1 first;
+        "law": layers, log_std and log_mean of layers 2 … depth − 1.
+    """
+    from bntheory import resnet
+    from simulations.training.datasets import batch_of, digits
+
+    batch = batch_of(digits(size, channels=3)[0], images, seed)
+    data: dict[str, Any] = {"depth": depth, "size": size, "images": images, "draws": draws}
+    for key, batch_norm in (("bn", True), ("nobn", False)):
+        net = resnet(depth, batch_norm=batch_norm, image=(3, size, size))
+        measured = _measured(net, batch, draws, seed, device)
+        names = ("log_std", "log_std_spread", "log_mean", "log_mean_spread")
+        data[key] = dict(zip(names, np.moveaxis(measured, -1, 0), strict=True))
+    data["law"] = law(depth, size)
+    return data
+
+
+def _measured(net: Any, batch: np.ndarray, draws: int, seed: int, device: str) -> np.ndarray:
+    """(draws, main-path layers, 4): mean and standard deviation over channels of ln std and of ln|mean|."""
+    import torch
+
+    from paper_figures.devices import one_torch_thread
+    from simulations.ensemble import run_trials
+    from simulations.training.modules import build
+
+    inputs = torch.as_tensor(batch, dtype=torch.float32, device=device)
+
+    def draw(index: int) -> np.ndarray:
+        model = build(net, seed, draw=index).to(device)
+        rows: list[list[float]] = []
+
+        def record(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
+            channels = output.transpose(0, 1).flatten(1)
+            variance, mean = torch.var_mean(channels, dim=1, correction=0)
+            logs = torch.stack([variance.log() / 2, mean.abs().log()]).double()
+            rows.append(torch.stack([logs.mean(dim=1), logs.std(dim=1, correction=0)], dim=1).flatten().tolist())
+
+        for name, module in model.named_modules():
+            if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)) and "shortcut" not in name:
+                module.register_forward_hook(record)
+        with torch.no_grad():
+            model(inputs)
+        return np.array(rows)
+
+    with one_torch_thread():
+        return np.array(run_trials(draw, draws, workers=None if device == "cpu" else 1, label="ResNets"))
+
+
+def law(depth: int = 110, size: int = 32) -> dict[str, np.ndarray]:
+    """Law of ln std and ln|mean| of convolution outputs before BN, with BN, for layers 2 … depth − 1.
+
+    Layer 1 (the stem) depends on the images, and the last (the classifier) reads means over positions: both left out.
+
+    Parameters
+    ----------
+    depth : int
+        6 n + 2.
+    size : int
+        Side of the images.
+
+    Returns
+    -------
+    dict
+        layers, log_std, log_mean: arrays (depth − 2,). Xavier's σ_w² is 2/3 where channels double, else 1.
+
+    Examples
+    --------
+    >>> at = law()["layers"] == 30
+    >>> print(law()["log_std"][at].round(2), law()["log_mean"][at].round(2))
+    [0.84] [0.26]
+    """
+    from bntheory.growth.residual import reflected_walk_moments, walk_moments
+
+    blocks = (depth - 2) // 6
+    from_stem = [moments[1:] for moments in reflected_walk_moments(blocks + 1)]  # W_1, W_2, …
+    restarted = walk_moments(blocks, first_variance=2.0)
+    half_normal = (from_stem[0][0], from_stem[1][0])  # what a block's second convolution reads: W_1
+    carried, rows = half_normal, []
+    for stage, walk in enumerate(([moments[1:] for moments in from_stem], restarted, restarted)):
+        walk_points = list(zip(*walk, strict=True))
+        side = math.ceil(size / 2**stage)
+        for block, point in enumerate([carried, *walk_points[:-1]]):
+            enters = stage > 0 and block == 0  # from the stage before, at stride 2
+            rows.append(_conv_output(*point, 2 / 3, 2 * side, 2) if enters else _conv_output(*point, 1.0, side, 1))
+            rows.append(_conv_output(*half_normal, 1.0, side, 1))
+        carried = walk_points[-1]
+    log_std, log_mean = np.array(rows).T
+    return {"layers": np.arange(2, depth), "log_std": log_std, "log_mean": log_mean}
+
+
+def _conv_output(mean: float, second: float, gain: float, side: int, stride: int) -> tuple[float, float]:
+    """(ln std, mean over channels of ln|mean|) of a padded 3×3 convolution's output."""
+    places = stride * np.arange(math.ceil(side / stride))
+    taps = np.array([np.mean((places + tap >= 0) & (places + tap < side)) for tap in (-1, 0, 1)])
+    kept_second, kept_mean = np.mean(taps) ** 2, np.mean(taps**2) ** 2  # both axes
+    variance = gain * (kept_second * second - kept_mean * mean**2)
+    return math.log(variance) / 2, math.log(gain * kept_mean) / 2 + math.log(mean) + LOG_ABS_GAUSSIAN
+
+
+def check(data: dict[str, Any]) -> list[Check]:
+    """Compare the law with the paper's points and with the measured networks."""
+    paper, checks, published = paper_values()["figure5"], [], law()
+    at = np.array(paper["layers"][:-1]) - 2  # the classifier has no law
+    for name, text, allowed in (("log_std", "ln std", 0.2), ("log_mean", "ln |mean|", 0.35)):
+        difference = np.array(paper[f"{name}_bn"][:-1]) - published[name][at]
+        text = f"with BN, {text}: largest distance between law and the paper's {len(at)} points"
+        checks.append(at_most(text, np.abs(difference).max(), allowed))
+    for name, text, systematic in (("log_std", "ln std", 0.1), ("log_mean", "ln |mean|", 0.1)):
+        worst, allowed = _largest_distance(data["bn"][name][:, 5:-1], data["law"][name][4:], systematic)
+        text = f"with BN, {text}: distance of {data['draws']} networks' mean to the law, from layer 6, in allowances"
+        checks.append(at_most(f"{text} of up to {allowed:.2f}", worst, 1.0))
+    spread = float(data["bn"]["log_mean_spread"][:, 1:-1].mean())
+    text = f"with BN, spread of ln |mean| over channels (π/√8 = {math.pi / math.sqrt(8):.2f} for Gaussian means)"
+    return [*checks, between(text, spread, 0.9, 1.2)]
+
+
+def _largest_distance(measured: np.ndarray, expected: np.ndarray, systematic: float) -> tuple[float, float]:
+    """Largest |mean − expected| in units of the allowance, and the largest allowance.
+
+    The allowance adds a systematic part (finite channels and batch) to what the mean over draws exceeds once in 10⁴
+    checks, all layers together.
+    """
+    from simulations.statistics import mean_with_error, tolerance
+
+    mean, error = mean_with_error(measured)
+    allowed = systematic + tolerance(np.median(error), 1e-4, comparisons=len(expected))
+    return float((np.abs(mean - expected) / allowed).max()), float(np.max(allowed))
+
+
+def draw(data: dict[str, Any]) -> Figure:
+    """Draw ln std and ln|mean| with BN, and both without."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 10))
+    panels = figure.subplots(3, sharex=True)
+    even = np.arange(2, data["depth"] + 1, 2)
+    for axes, (name, label) in zip(panels, PANELS.items(), strict=False):
+        mean = data["bn"][name].mean(axis=0)
+        theory = data["law"]
+        axes.plot(even, mean[even - 1], "o", color="C5", ms=4, label=f"measured, {data['draws']} networks")
+        axes.plot(even[:-1] + 1, mean[even[:-1]], "o", mfc="none", color="C5", ms=3)
+        axes.plot(theory["layers"][::2], theory[name][::2], color="C0", label="law, first convolutions")
+        axes.plot(theory["layers"][1::2], theory[name][1::2], ":", color="C0", label="law, second convolutions")
+        _draw_paper(axes, f"{name}_bn", "C1", "paper")
+        axes.set(title="with BN", ylabel=label)
+    for (name, label), color in zip(PANELS.items(), ("C2", "C3"), strict=True):
+        values = data["nobn"][name][:, even - 1]
+        panels[2].fill_between(even, values.min(axis=0), values.max(axis=0), color=color, alpha=0.25, lw=0)
+        panels[2].plot(even, np.median(values, axis=0), color=color, label=f"{label}: median, range")
+        _draw_paper(panels[2], f"{name}_nobn", color, "paper")
+    panels[2].set(title=f"without BN, {data['draws']} networks, first convolutions", ylabel="ln std, ln |mean|")
+    panels[2].set_xlabel("layer ℓ along the main path")
+    for axes in panels:
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(bottom, top + 0.45 * (top - bottom))  # room for the legend
+        axes.legend(loc="upper left", ncols=2, fontsize=9.5, columnspacing=1.0, handlelength=1.5)
+    return figure
+
+
+def _draw_paper(axes: Axes, name: str, color: str, label: str) -> None:
+    paper = paper_values()["figure5"]
+    axes.errorbar(
+        paper["layers"], paper[name], paper["tolerance"], fmt="s", ms=5, color=color, mec="black", capsize=2, label=label
+    )

@@ -1,0 +1,145 @@
+"""Figure 8: singular values of products of 1, 3, 5 Gaussian matrices, and the Fuss–Catalan law over them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paper_figures.checks import Check, at_most, near
+from paper_figures.values import paper_values
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TITLE = "Figure 8: singular values of products of Gaussian matrices"
+TEXT = (
+    "Histograms of the singular values of products of 1, 3 and 5 square Gaussian matrices, entries of variance 1/N, with "
+    "the density of the law for N → ∞ over them: the more factors, the more singular values near zero and the further "
+    "the largest. No data set is involved. The density diverges at 0 for several factors, so the highest bars are cut off."
+)
+BINS = 60
+TRACY_WIDOM_MEAN, TRACY_WIDOM_STD = -1.2065336, 1.2679816  # of the largest eigenvalue, real matrices (β = 1)
+
+
+def compute(seed: int = 0, device: str = "cpu", width: int = 1000, draws: int = 10) -> dict[str, Any]:
+    """Sample products and evaluate the law.
+
+    Parameters
+    ----------
+    seed : int
+    device : str
+        Not used: this runs on the CPU.
+    width : int
+        N.
+    draws : int
+        Products of every length.
+
+    Returns
+    -------
+    dict
+        For every number of factors M: histogram and bin edges, the law's density on a grid, the Kolmogorov distance,
+        largest singular values and the law's edge.
+    """
+    from bntheory import mlp
+    from bntheory.spectra.fuss_catalan import FussCatalan
+    from simulations.products import log_singular_values
+    from simulations.statistics import kolmogorov_distance
+
+    data: dict[str, Any] = {"width": width, "draws": draws, "products": {}}
+    for factors, count in _paper_first_bins().items():
+        net = mlp(factors, width, activation="linear", init="lecun_normal")
+        values = np.exp(log_singular_values(net, draws, seed))
+        law = FussCatalan(factors).singular
+        density, edges = np.histogram(values, bins=BINS, range=(0, 1.02 * values.max()), density=True)
+        grid = law.support[1] * np.sin(np.linspace(0.02, np.pi / 2, 400))  # denser at the edge
+        data["products"][factors] = {
+            "density": density,
+            "bin_edges": edges,
+            "grid": grid,
+            "law": law.pdf(grid),
+            "kolmogorov_distance": kolmogorov_distance(values, law.cdf),
+            "largest": values.max(axis=1),
+            "edge": law.support[1],
+            # the paper's histograms hold 10 × 1000 values: so many bins make the law's first one as high as theirs
+            "paper_bins": law.support[1] / float(law.ppf(count / 10_000)),
+        }
+    return data
+
+
+def _paper_first_bins() -> dict[int, int]:
+    paper = paper_values()["figure8"]
+    return dict(zip(paper["matrices"], paper["first_bin_counts"].values(), strict=True))
+
+
+def edge_fluctuation(factors: int, width: int) -> tuple[float, float]:
+    """Mean shift and standard deviation of the largest singular value of a product at finite N.
+
+    Near its edge x₊ the law of x = s² has density (C/π) √(x₊ − x), C = (M+1)/(M x₊) · √(2/(x₊ M (M+1))), so that the
+    largest x is x₊ + (N C)^(−2/3) TW with Tracy and Widom's variable (β = 1); s follows by ds = dx / 2√x₊.
+
+    Parameters
+    ----------
+    factors, width : int
+        M and N.
+
+    Returns
+    -------
+    shift, std : float
+
+    References
+    ----------
+    Tracy, Widom 1996, "On orthogonal and symplectic matrix ensembles"; universality at the edge of products of real
+    matrices is assumed, terms of order 1/N are left out.
+
+    Examples
+    --------
+    >>> shift, std = edge_fluctuation(1, 1000)
+    >>> print(f"{shift:.4f} {std:.4f}")
+    -0.0076 0.0080
+    """
+    log_edge = (factors + 1) * math.log(factors + 1) - factors * math.log(factors)
+    edge = math.exp(log_edge)
+    slope = (factors + 1) / (factors * edge) * math.sqrt(2 / (edge * factors * (factors + 1)))
+    scale = (width * slope) ** (-2 / 3) / (2 * math.sqrt(edge))
+    return scale * TRACY_WIDOM_MEAN, scale * TRACY_WIDOM_STD
+
+
+def check(data: dict[str, Any]) -> list[Check]:
+    """Compare the histograms with the law, the largest values with the edge at finite N, the edge with the paper's."""
+    from simulations.statistics import tolerance
+
+    checks = []
+    largest = paper_values()["figure8"]["largest_singular_value_after_scaling_entries_by_1_over_sqrt_N"]
+    paper = dict(zip(_paper_first_bins(), largest, strict=True))
+    for factors, part in data["products"].items():
+        name = f"M = {factors}"
+        # eigenvalues repel: the distance falls as 1/N, and 6/N is three to four times what is seen
+        checks.append(at_most(f"{name}: Kolmogorov distance to the law", part["kolmogorov_distance"], 6 / data["width"]))
+        checks.append(near(f"{name}: upper edge of the law, the paper's value expected", part["edge"], paper[factors], 0.006))
+        shift, std = edge_fluctuation(factors, data["width"])
+        allowed = float(tolerance(std / math.sqrt(data["draws"]), 1e-4)) + abs(shift) / 4
+        text = f"{name}: largest singular value, mean of {data['draws']}, edge with Tracy–Widom shift expected"
+        checks.append(near(text, np.mean(part["largest"]), part["edge"] + shift, allowed))
+    bins = [part["paper_bins"] for part in data["products"].values()]
+    text = "bins that the paper's first-bin counts imply: largest over smallest of the panels"
+    return [*checks, near(text, max(bins) / min(bins), 1, 0.1)]
+
+
+def draw(data: dict[str, Any]) -> Figure:
+    """Draw one panel a number of factors."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 8.4))
+    panels = figure.subplots(len(data["products"]))
+    for axes, (factors, part) in zip(panels, data["products"].items(), strict=True):
+        label = f"{data['draws']} draws of {data['width']}×{data['width']}"
+        axes.stairs(part["density"], part["bin_edges"], fill=True, color="C5", alpha=0.6, label=label)
+        axes.plot(part["grid"], part["law"], color="C1", label="Fuss–Catalan law")
+        axes.axvline(part["edge"], color="black", lw=1, ls=":", label=f"edge {part['edge']:.2f}")
+        axes.set(xlim=(0, None), ylim=(0, 1.1 * np.sort(part["density"])[-2]), ylabel="density of s")
+        axes.set_title(f"M = {factors} " + ("matrix" if factors == 1 else "matrices"))
+        axes.legend(loc="upper right")
+    panels[-1].set_xlabel("singular value s")
+    return figure

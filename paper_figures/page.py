@@ -1,0 +1,94 @@
+"""The report's page: HTML that needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from typing import Any
+
+STYLE = """
+:root { color-scheme: light; }
+body { margin: 0 auto; max-width: 46rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; color: #1a1a1a;
+  background: #fff; overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.5rem 0 .5rem; }
+img { display: block; width: 100%; max-width: 40rem; height: auto; margin: 1rem auto; }
+table { border-collapse: collapse; width: 100%; font-size: .875rem; line-height: 1.35; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid #ddd; }
+td.number { font-variant-numeric: tabular-nums; }
+.ok { color: #006b4e; } .failed { color: #a83a00; font-weight: bold; }
+footer { margin-top: 3rem; font-size: .875rem; color: #444; }
+"""
+
+
+def page(results: dict[str, Any], pictures: dict[str, bytes]) -> str:
+    """Return the page as text.
+
+    Parameters
+    ----------
+    results : dict
+        As in results.json: settings, versions, and title, text, checks, seconds of every figure.
+    pictures : dict
+        PNG of every figure.
+
+    Returns
+    -------
+    str
+        HTML with the pictures inside and nothing loaded from elsewhere.
+    """
+    checks = [check for figure in results["figures"].values() for check in figure["checks"]]
+    failed = sum(not check["passed"] for check in checks)
+    verdict = f"All {len(checks)} checks passed." if not failed else f"{failed} of {len(checks)} checks failed."
+    figures = "".join(_figure(name, figure, pictures[name]) for name, figure in results["figures"].items())
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>bntheory: theory and random networks compared</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>Theory and random networks compared</h1>
+<p>Laws of random deep networks at initialization beside simulated and real (torch) networks, and beside the points read
+by eye off the figures of Bjorck, Gomes, Selman, Weinberger, “Understanding Batch Normalization” (2018,
+arXiv:1806.02375). The images are the 1797 handwritten digits of 8×8 pixels that scikit-learn ships, not CIFAR-10.</p>
+<p class="{"failed" if failed else "ok"}">{verdict}</p>
+{figures}
+{_footer(results)}
+</body>
+</html>
+"""
+
+
+def _figure(name: str, figure: dict[str, Any], picture: bytes) -> str:
+    rows = "".join(_row(check) for check in figure["checks"])
+    data = base64.b64encode(picture).decode()
+    return f"""<section id="{escape(name)}">
+<h2>{escape(figure["title"])}</h2>
+<p>{escape(figure["text"])}</p>
+<img alt="{escape(figure["title"])}" src="data:image/png;base64,{data}">
+<table>
+<thead><tr><th>check</th><th>expected</th><th>got</th><th>verdict</th></tr></thead>
+<tbody>{rows}</tbody>
+</table>
+</section>
+"""
+
+
+def _row(check: dict[str, Any]) -> str:
+    word = "ok" if check["passed"] else "failed"
+    return (
+        f"<tr><td>{escape(check['what'])}</td><td class='number'>{escape(check['expected'])}</td>"
+        f"<td class='number'>{check['got']:.4g}</td><td class='{word}'>{word}</td></tr>\n"
+    )
+
+
+def _footer(results: dict[str, Any]) -> str:
+    versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in results["versions"].items())
+    times = ", ".join(f"{escape(name)} {figure['seconds']:.0f} s" for name, figure in results["figures"].items())
+    return f"""<footer>
+<p>Seed {results["seed"]}, scale {escape(results["scale"])}, torch on {escape(results["device"])}; written
+{escape(results["written"])}. Time: {results["seconds"]:.0f} s ({times}).</p>
+<p>{versions}.</p>
+<p>The numbers behind every figure are in results.json beside this page.</p>
+</footer>"""

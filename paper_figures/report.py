@@ -1,0 +1,196 @@
+"""The report: one folder with one page, its pictures and the numbers behind them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import math
+import platform
+import shutil
+import time
+import uuid
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bntheory import arguments
+from paper_figures.checks import Check
+from paper_figures.devices import resolve
+
+FORMAT = "bntheory report 1"
+RESULTS, PAGE = "results.json", "report.html"
+FIGURES = ("growth", "figure8", "figure5")
+SCALES: dict[str, dict[str, dict[str, int]]] = {"quick": {}}  # a scale changes arguments of the figures' `compute`
+
+
+def make_report(out: str | Path, scale: str = "quick", seed: int = 0, device: str = "auto") -> list[Check]:
+    """Make every figure and write a folder with report.html, the pictures and results.json.
+
+    Parameters
+    ----------
+    out : path
+        Folder to write. It appears whole or not at all; an earlier report there is replaced.
+    scale : {"quick"}
+        One or two minutes on two cores.
+    seed : int
+        Of all random numbers.
+    device : {"auto", "cpu", "cuda"}
+        Where torch computes; auto: a GPU if there is one.
+
+    Returns
+    -------
+    list of Check
+        All checks, in the page's order.
+
+    Raises
+    ------
+    ValueError
+        If `out` is a file or a folder that holds anything but a report, or an argument is not allowed.
+    ModuleNotFoundError
+        If PyTorch or scikit-learn is missing.
+    """
+    out = replaceable(Path(out))
+    sizes = SCALES[arguments.choice("scale", scale, SCALES)]
+    seed = arguments.integer("seed", seed, at_least=0)
+    require_training()
+    device = resolve(device)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    workplace = out.parent / f".{out.name}-{uuid.uuid4().hex}"
+    workplace.mkdir()
+    try:
+        results = _write(workplace, sizes, {"scale": scale, "seed": seed, "device": device})
+        _replace(workplace, out)
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+    return [Check(**check) for figure in results["figures"].values() for check in figure["checks"]]
+
+
+def replaceable(out: Path) -> Path:
+    """Return the folder's full path if a report may be written there; ValueError if that would destroy anything.
+
+    Only a missing or empty folder, or one with a report's files and nothing else, will do.
+    """
+    out = out.resolve()
+    if not out.exists():
+        return out
+    if not out.is_dir():
+        raise ValueError(f"out must be a folder, got the file {out}")
+    if Path.cwd().is_relative_to(out):
+        raise ValueError(f"out must not be the current folder or one above it, got {out}")
+    found = {entry.name for entry in out.iterdir()}
+    foreign = sorted(found - _report_files(out / RESULTS))
+    if foreign:
+        raise ValueError(f"out holds something other than a report ({foreign[0]}): choose another folder than {out}")
+    return out
+
+
+def _report_files(results: Path) -> set[str]:
+    """Names that an earlier report says it wrote; none if there is no such report."""
+    try:
+        content = json.loads(results.read_text(encoding="utf-8"))
+        return set(content["files"]) if content["format"] == FORMAT else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def require_training() -> None:
+    """Raise ModuleNotFoundError, naming the extra, if PyTorch or scikit-learn is missing."""
+    missing = [name for name in ("torch", "sklearn") if importlib.util.find_spec(name) is None]
+    if missing:
+        words = " and ".join({"torch": "PyTorch", "sklearn": "scikit-learn"}[name] for name in missing)
+        raise ModuleNotFoundError(f'the report needs {words}: pip install "bntheory[train]"')
+
+
+def make_figure(name: str, folder: Path, seed: int = 0, device: str = "cpu", **sizes: int) -> dict[str, Any]:
+    """Compute, check and draw one figure; save its picture in the folder and return what results.json says of it.
+
+    Parameters
+    ----------
+    name : str
+        One of `FIGURES`.
+    folder : Path
+    seed : int
+    device : {"cpu", "cuda"}
+    **sizes
+        Further arguments of the figure's `compute`.
+    """
+    from matplotlib import style
+
+    start = time.perf_counter()
+    script = importlib.import_module(f"paper_figures.{arguments.choice('figure', name, FIGURES)}")
+    data = script.compute(seed=seed, device=device, **sizes)
+    checks = script.check(data)
+    with style.context("paper_figures.style"):
+        script.draw(data).savefig(folder / f"{name}.png")
+    return {
+        "title": script.TITLE,
+        "text": script.TEXT,
+        "checks": [check._asdict() for check in checks],
+        "seconds": round(time.perf_counter() - start, 1),
+        "numbers": data,
+    }
+
+
+def _write(folder: Path, sizes: dict[str, dict[str, int]], settings: dict[str, Any]) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    from paper_figures.page import page
+
+    start, figures = time.perf_counter(), {}
+    for name in tqdm(FIGURES, desc="figures", disable=None, leave=False):
+        figures[name] = make_figure(name, folder, settings["seed"], settings["device"], **sizes.get(name, {}))
+    results = {
+        "format": FORMAT,
+        "files": [PAGE, RESULTS, *(f"{name}.png" for name in FIGURES)],
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        **settings,
+        "seconds": round(time.perf_counter() - start, 1),
+        "versions": versions(),
+        "figures": figures,
+    }
+    text = json.dumps(plain(results), allow_nan=False, ensure_ascii=False)
+    (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
+    pictures = {name: (folder / f"{name}.png").read_bytes() for name in FIGURES}
+    (folder / PAGE).write_text(page(results, pictures), encoding="utf-8")
+    return results
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages whose numbers the report shows."""
+    packages = ("bntheory", "numpy", "scipy", "matplotlib", "torch", "scikit-learn")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+
+
+def plain(value: Any) -> Any:
+    """Turn arrays and NumPy's numbers into plain data for JSON, to 7 digits; NaN and infinities become None.
+
+    >>> plain({1: (float("nan"), 0.123456789)})
+    {'1': [None, 0.1234568]}
+    """
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    return value
+
+
+def _replace(folder: Path, out: Path) -> None:
+    """Put the finished folder in the place of `out`; what is there stays if that fails."""
+    replaceable(out)  # again: minutes have passed
+    old = folder.with_name(f"{folder.name}-old")
+    if not out.exists():
+        folder.rename(out)
+        return
+    out.rename(old)
+    try:
+        folder.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old)

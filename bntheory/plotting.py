@@ -216,7 +216,7 @@ def plot_phase(
     if not (low_w < high_w and low_b < high_b):
         raise ValueError(f"ranges must not be empty, got σ_w² in {weight_variance}, σ_b² in {bias_variance}")
     # Without biases the ordered side has no correlation length: the picture's lowest line lies just above.
-    weights, heights = np.linspace(low_w, high_w, 61), np.linspace(max(low_b, high_b / 80), high_b, 31)
+    weights, heights = np.linspace(low_w, high_w, 33), np.linspace(max(low_b, high_b / 40), high_b, 17)
     depth = np.array([[phase(phi, w, b).depth_c for w in weights] for b in heights])
     image = ax.contourf(weights, heights, np.log10(np.clip(depth, 1, 100)), np.linspace(0, 2, 21), cmap="cividis")
     bar = ax.figure.colorbar(image, ax=ax, ticks=[0, 0.5, 1, 1.5, 2])

@@ -41,6 +41,8 @@ class Crosscheck:
         where theory is exact; 0.1 decades and 3 standard errors elsewhere.
     coverage : float
         Share of draws inside the 90% band at the last row that has one, for a single input; else NaN.
+    counted : int
+        Draws that are alive there.
     """
 
     predicted: Growth
@@ -52,6 +54,7 @@ class Crosscheck:
     z: np.ndarray
     allowed: np.ndarray
     coverage: float
+    counted: int
 
     @property
     def compared(self) -> np.ndarray:
@@ -72,8 +75,8 @@ class Crosscheck:
     def _covered(self) -> bool:
         if math.isnan(self.coverage):
             return True
-        hits = round(self.coverage * self.measured.trials)
-        low, high = statistics.binomial_interval(hits, self.measured.trials, 1 - FALSE_ALARM)
+        hits = round(self.coverage * self.counted)
+        low, high = statistics.binomial_interval(hits, self.counted, 1 - FALSE_ALARM)
         return low <= 0.9 <= high
 
     def verdict(self) -> str:
@@ -200,8 +203,8 @@ def compare(predicted: Growth, measured: Samples, single: bool) -> Crosscheck:
     gap = np.maximum(np.maximum(lower - mean, mean - upper), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(gap > 1e-9, gap / error, np.where(np.isfinite(lower), 0.0, np.nan)) * np.sign(mean - lower)
-    coverage = _coverage(predicted, measured, law) if single else math.nan
-    return Crosscheck(predicted, measured, lower, upper, mean, error, z, allowed, coverage)
+    coverage, counted = _coverage(predicted, measured, law) if single else (math.nan, 0)
+    return Crosscheck(predicted, measured, lower, upper, mean, error, z, allowed, coverage, counted)
 
 
 def _mean_and_error(measured: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -215,13 +218,14 @@ def _mean_and_error(measured: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return mean, np.sqrt(squares / np.maximum(count - 1, 1) / some), count
 
 
-def _coverage(predicted: Growth, measured: Samples, law: np.ndarray) -> float:
+def _coverage(predicted: Growth, measured: Samples, law: np.ndarray) -> tuple[float, int]:
+    """Share of the living draws inside the 90% band at the last row with an exact law, and how many they are."""
     last = int(np.flatnonzero(law)[-1])
-    if last == 0 or predicted.band_method[last] != "exact":
-        return math.nan
-    lower, upper = predicted.band(0.9)
     values = measured.log_second_moment[measured.alive[:, last], last]
-    return float(np.mean((values >= lower[last]) & (values <= upper[last]))) if len(values) else math.nan
+    if last == 0 or predicted.band_method[last] != "exact" or not len(values):
+        return math.nan, 0
+    lower, upper = predicted.band(0.9)
+    return float(np.mean((values >= lower[last]) & (values <= upper[last]))), len(values)
 
 
 def _range(lower: float, upper: float) -> str:

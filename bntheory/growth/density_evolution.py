@@ -191,14 +191,15 @@ def quantiles(source: Density, law: LogChi2, levels: np.ndarray) -> np.ndarray:
 def _quantile(source: Density, below: np.ndarray, factor: Kernel, level: float, x: float) -> float:
     """Solve F(x) = level by safeguarded Newton steps; only points within the kernel's reach need evaluation."""
     lower, upper = float(source.points[0]) + factor.lower, float(source.points[-1]) + factor.upper
+    x = min(max(x, lower), upper)
     for _ in range(80):
-        x = x if lower < x < upper else (lower + upper) / 2
         first, last = np.searchsorted(source.points, [x - factor.upper, x - factor.lower])
         offset, weights = x - source.points[first:last], source.weights[first:last]
         excess = below[first] + weights @ factor.cdf(offset) - level
         lower, upper = (x, upper) if excess < 0 else (lower, x)
-        step = excess / max(float(weights @ factor.pdf(offset)), 1e-300)
-        x -= step
-        if abs(step) < 1e-12 * (1 + abs(x)) or upper - lower < 1e-12 * (1 + abs(x)):
-            break
+        newton = x - excess / max(float(weights @ factor.pdf(offset)), 1e-300)
+        new = newton if lower < newton < upper else (lower + upper) / 2
+        if abs(new - x) < 1e-12 * (1 + abs(new)):
+            return new
+        x = new
     return x

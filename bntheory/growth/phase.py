@@ -255,7 +255,12 @@ def _correlation(phi: Activation, log_gain: float, log_q: float, log_slope: floa
         return log_gain + phi.log_distance(log_q, log_q, log_d) - log_d
 
     most = log_q + math.log(2)  # uncorrelated inputs: c = 0, and biases and E φ only raise it
-    log_d = most if excess(most) >= -1e-12 else float(optimize.brentq(excess, log_q - 60, most, xtol=1e-12))
+    log_d = most
+    if excess(most) < -1e-12:
+        reach = 0.5
+        while excess(most - reach) < 0 and reach < 60:
+            reach *= 2
+        log_d = float(optimize.brentq(excess, most - reach, most, xtol=1e-11))
     return -math.expm1(log_d - most), 1 + _slope(excess, log_d)
 
 

@@ -99,7 +99,7 @@ class Growth:
         >>> from bntheory import mlp, predict_growth
         >>> lower, upper = predict_growth(mlp(depth=100, width=128)).band(0.90)
         >>> print(f"{lower[-1]:.3f} {upper[-1]:.3f}")
-        -5.369 1.231
+        -5.292 1.306
         """
         level = arguments.number("level", level, above=0)
         if level >= 1:
@@ -124,7 +124,7 @@ class Growth:
         --------
         >>> from bntheory import mlp, predict_growth
         >>> print(predict_growth(mlp(depth=100, width=128, init="lecun_normal")).verdict())
-        The second moment shrinks by a factor 7.9e-31 over 100 layers (0.5 a layer; exact).
+        The second moment shrinks by a factor 1.3e+30 over 100 layers (0.5 a layer; exact).
         A typical draw is 7.2 times smaller still, and draws differ: standard deviation 2.01 of the logarithm (exact).
         """
         if self.unsupported is not None:

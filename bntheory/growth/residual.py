@@ -80,7 +80,7 @@ def walk_moments(steps: int, first_variance: float = 1.0) -> tuple[np.ndarray, n
     --------
     >>> mean, second = walk_moments(14, first_variance=2.0)
     >>> print(np.log(np.sqrt(second - mean**2)[[1, 7, 13]]).round(3))
-    [-0.002  0.57   0.833]
+    [-0.001  0.57   0.834]
     """
     steps = arguments.integer("steps", steps)
     first_variance = arguments.number("first_variance", first_variance, above=0)

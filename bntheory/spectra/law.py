@@ -317,8 +317,8 @@ class SpectralLaw(ABC):
     def moment(self, k: float) -> float:
         """E v^k, atoms included, for real k (for v = ln x: integers k ≥ 0).
 
-        It is inf where it diverges or overflows, and otherwise accurate to a relative 1e-12. A closed form is used where
-        the law has one, and else the double exponential rule in the probability, good for up to 1e6 factors.
+        It is inf where it diverges or overflows, and otherwise accurate to a relative 1e-12. A closed form is used
+        where the law has one, and else the double exponential rule in the probability, good for up to 1e6 factors.
         """
         order = number("k", k)
         with np.errstate(all="ignore"):
@@ -340,7 +340,7 @@ class SpectralLaw(ABC):
 
     @property
     def var(self) -> float:
-        """Variance of v, by quadrature of (v − mean)² where no closed form is known; NaN for ln x with an atom at −inf."""
+        """Variance of v, by quadrature where no closed form is known; NaN for ln x with an atom at −inf."""
         mean = self.mean
         with np.errstate(all="ignore"):
             return self._expectation(lambda value: (value - mean) ** 2)

@@ -98,7 +98,7 @@ def test_oracle_agrees_with_mpmath():
     np.testing.assert_allclose(exact_log_singular_values([matrix], 10), expected, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize(("size", "factors", "rate"), [(24, 50, 3.6), (20, 200, 3.5), (6, 1500, 2.4)])
+@pytest.mark.parametrize(("size", "factors", "rate"), [(24, 50, 3.6), (20, 200, 3.5), (8, 700, 2.8)])
 def test_every_value_of_given_matrices(size, factors, rate):
     matrices = gaussian(1, *[(size, size)] * factors)
     exact = exact_log_singular_values(matrices, rate)
@@ -124,7 +124,7 @@ def awkward():
     return {
         "increasing triangles": (growing, 30),
         "one matrix again and again": ([integers((8, 8)) / 8.0] * 100, 10),
-        "monomial": ([np.diag(scales())[rng.permutation(8)] for _ in range(30)], 40),
+        "monomial": ([np.diag(10.0 ** rng.uniform(-5, 5, 8))[rng.permutation(8)] for _ in range(40)], 40),
         "graded": ([scales()[:, None] * rng.standard_normal((8, 8)) for _ in range(20)], 60),
         "back and forth": ([matrix := rng.standard_normal((8, 8)), np.linalg.inv(matrix)] * 20, 10),
         "near the identity": ([np.eye(8) + rng.standard_normal((8, 8)) / 20 for _ in range(200)], 2),

@@ -1,0 +1,108 @@
+"""Crosscheck: agreement where theory holds, disagreement where the network is another one."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import bntheory as bn
+from simulations.comparison import compare, crosscheck
+from simulations.growth import simulate_growth
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.random.default_rng(5).standard_normal((1, 20))
+
+
+def test_exact_law_agrees_with_torch(image):
+    pytest.importorskip("torch")
+    result = crosscheck(bn.mlp(12, 16, input_width=20), image, trials=150, seed=3)
+    assert result.agrees and result.compared.all() and not result.disagreeing.any()
+    assert np.abs(result.z).max() < 4.5  # Student, 25 rows: false alarm below 1e-3
+    assert 0.8 < result.coverage < 0.98
+    assert "agree" in result.verdict() and "band holds" in result.verdict()
+
+
+@pytest.mark.parametrize("net", [bn.mlp(6, 64, "tanh", "lecun_normal"), bn.mlp(6, 64, "gelu", residual=True)], ids=str)
+def test_mean_field_agrees_within_a_tenth_of_a_decade(net):
+    pytest.importorskip("torch")
+    batch = np.random.default_rng(6).standard_normal((3, 64))
+    result = crosscheck(net, batch, trials=60)
+    assert result.agrees and math.isnan(result.coverage)
+
+
+def test_batch_lies_between_typical_and_mean_size():
+    """Jensen both ways: mean of ln ≤ ln of the batch's mean square, averaged ≤ ln of the expectation."""
+    net = bn.mlp(30, 12)
+    samples = simulate_growth(net, trials=2000, batch=6, seed=1, method="weights")
+    result = compare(bn.predict_growth(net), samples, single=False)
+    assert result.agrees
+    inside = (result.lower[1:] - 4 * result.standard_error[1:] < result.mean[1:]) & (
+        result.mean[1:] < result.upper[1:] + 4 * result.standard_error[1:]
+    )
+    assert inside.all()
+    assert result.upper[-1] - result.lower[-1] > 20 * result.standard_error[-1]  # an interval worth the name
+
+
+@pytest.mark.parametrize(
+    ("described", "measured"),
+    [
+        (bn.mlp(10, 16), bn.mlp(10, 16, init=bn.initialization("he_normal", gain=1.3))),
+        (bn.mlp(10, 16), bn.mlp(10, 16, bias=0.2)),
+        (bn.mlp(10, 32, "tanh", "lecun_normal"), bn.mlp(10, 32, "erf", bn.initialization("lecun_normal", gain=2))),
+    ],
+    ids=["gain", "bias", "activation"],
+)
+def test_another_network_is_found_out(described, measured):
+    samples = simulate_growth(measured, trials=300, seed=2)
+    result = compare(bn.predict_growth(described), samples, single=True)
+    assert not result.agrees and result.disagreeing.any()
+    assert "DISAGREE from row" in result.verdict() and "DISAGREES" in result.table(100)
+
+
+def test_wrong_spread_is_found_out():
+    """The right mean with half the standard deviation: only the band can tell."""
+    net = bn.mlp(10, 16)
+    samples = simulate_growth(net, trials=400, seed=2)
+    growth = bn.predict_growth(net)
+    squeezed = growth.log_growth_mean + (samples.log_second_moment - growth.log_growth_mean) / 2
+    fake = type(samples)(samples.rows, squeezed, *(2 * [samples.log_channel_variance]), samples.method)
+    result = compare(growth, fake, single=True)
+    assert not result.disagreeing.any() and not result.agrees
+    assert "the 90% band holds" in result.verdict() and "DISAGREE" in result.verdict()
+
+
+def test_overflow_and_death_are_said():
+    net = bn.mlp(5, 1)  # half of the draws die in every layer
+    samples = simulate_growth(net, trials=600, seed=4)
+    result = compare(bn.predict_growth(net), samples, single=True)
+    assert result.agrees and np.isfinite(result.mean).all()
+    gone = samples.log_second_moment.copy()
+    gone[0, 3] = np.inf
+    fake = type(samples)(samples.rows, gone, gone, gone, samples.method)
+    assert compare(bn.predict_growth(net), fake, single=True).disagreeing[3]
+
+
+def test_json_and_table(image):
+    samples = simulate_growth(bn.mlp(30, 20), trials=20, inputs=image, seed=0)
+    result = compare(bn.predict_growth(bn.mlp(30, 20), inputs=image), samples, single=True)
+    data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert data["agrees"] is result.agrees and len(data["mean"]) == 61
+    assert len(result.table().splitlines()) == 26 and len(result.table(100).splitlines()) == 62
+    ax = result.plot()
+    assert ax.get_xlabel()
+    ax.figure.clear()
+
+
+def test_nothing_to_compare_and_bad_arguments(image):
+    with pytest.raises(ValueError, match=r"nothing to compare: theory has no rule for Conv\(16.*\(row 0\)"):
+        crosscheck(bn.resnet(8), np.ones((1, 3, 32, 32)) * np.arange(32))
+    with pytest.raises(ValueError, match="trials must be at least 2, got 1"):
+        crosscheck(bn.mlp(2, 20), image, trials=1)
+    with pytest.raises(ValueError, match=r"inputs must have shape \(batch, 20\), got \(1, 3\)"):
+        crosscheck(bn.mlp(2, 20), image[:, :3])
+    samples = simulate_growth(bn.mlp(3, 4), trials=2)
+    with pytest.raises(ValueError, match="prediction has rows"):
+        compare(bn.predict_growth(bn.mlp(2, 4)), samples, single=True)

@@ -5,6 +5,7 @@ Names are loaded on first use, so that importing the package costs nothing.
 """
 
 import importlib
+from typing import Any
 
 _PUBLIC = {
     # describe
@@ -43,7 +44,7 @@ __all__ = list(_PUBLIC)
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)

@@ -161,13 +161,13 @@ def phase(
     from bntheory import critical_gain, plot_phase
     from bntheory import phase as find_phase
 
+    gain: float | None = None
     try:
-        gain: float | None = critical_gain(activation, bias_variance)
+        gain = critical_gain(activation, bias_variance)
         click.echo(f"critical gain σ_w = {gain:.6g} at σ_b² = {bias_variance:g}: use σ_w² = {gain**2:.6g}")
     except ValueError as error:
         if weight_variance is None:
             raise
-        gain = None
         click.echo(str(error))
     found = find_phase(activation, gain**2 if weight_variance is None and gain else weight_variance, bias_variance)
     click.echo(str(found))

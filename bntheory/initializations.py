@@ -145,5 +145,6 @@ def initialization(law: str | Initialization, gain: float | None = None, mode: s
         law = INITIALIZATIONS[arguments.choice("init", law, INITIALIZATIONS)]
     if not isinstance(law, Initialization):
         raise ValueError(f"init must be a name or an Initialization, got {law!r}")
-    changes = {key: value for key, value in (("gain", gain), ("mode", mode)) if value is not None}
-    return dataclasses.replace(law, **changes) if changes else law
+    return dataclasses.replace(
+        law, gain=law.gain if gain is None else gain, mode=law.mode if mode is None else mode
+    )

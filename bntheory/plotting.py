@@ -215,19 +215,21 @@ def plot_phase(
     low_w, high_w = (arguments.number("weight_variance", value, above=0) for value in weight_variance)
     if not (low_w < high_w and low_b < high_b):
         raise ValueError(f"ranges must not be empty, got σ_w² in {weight_variance}, σ_b² in {bias_variance}")
-    # Without biases the ordered side has no correlation length: the picture's lowest line lies just above.
-    weights, heights = np.linspace(low_w, high_w, 33), np.linspace(max(low_b, high_b / 40), high_b, 17)
-    depth = np.array([[phase(phi, w, b).depth_c for w in weights] for b in heights])
+    weights, heights = np.linspace(low_w, high_w, 33), np.linspace(low_b, high_b, 17)
+    # Without any bias the ordered side has no correlation length: the lowest line is drawn for a small one.
+    depth = np.array([[phase(phi, w, max(b, high_b / 80)).depth_c for w in weights] for b in heights])
     image = ax.contourf(weights, heights, np.log10(np.clip(depth, 1, 100)), np.linspace(0, 2, 21), cmap="cividis")
     bar = ax.figure.colorbar(image, ax=ax, ticks=[0, 0.5, 1, 1.5, 2])
     bar.ax.set_yticklabels(["≤ 1", "3", "10", "30", "≥ 100"])
     bar.set_label("depth scale of correlations, layers")
     if np.isfinite(edge).any():
         ax.plot(edge, biases, color="white", lw=4)
-        ax.plot(edge, biases, color=ORANGE, lw=2, label="edge of chaos, χ = 1")
+        ax.plot(edge, biases, color=ORANGE, lw=2, label=r"edge of chaos, $\chi = 1$")
     if mark is not None:
-        ax.plot(*mark, "o", color="white", mec="black", ms=8, label=f"σ_w² = {mark[0]:g}, σ_b² = {mark[1]:g}")
-    ax.set(xlim=(low_w, high_w), ylim=(low_b, high_b), xlabel="weight variance σ_w²", ylabel="bias variance σ_b²")
+        text = rf"$\sigma_w^2$ = {mark[0]:.4g}, $\sigma_b^2$ = {mark[1]:.4g}"
+        ax.plot(*mark, "o", color="white", mec="black", ms=8, label=text)
+    ax.set(xlim=(low_w, high_w), ylim=(low_b, high_b), xlabel=r"weight variance $\sigma_w^2$")
+    ax.set_ylabel(r"bias variance $\sigma_b^2$")
     ax.set_title(f"{phi}: ordered left of the edge, chaotic right", fontsize="medium")
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize="small", loc="upper left")

@@ -1,6 +1,7 @@
 """Monte Carlo of random networks, and real torch networks measured: the judges of the theory."""
 
 import importlib
+from typing import Any
 
 _PUBLIC = {
     "simulate_growth": "growth",
@@ -15,7 +16,7 @@ _PUBLIC = {
 __all__ = list(_PUBLIC)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)

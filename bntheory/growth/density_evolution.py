@@ -198,7 +198,7 @@ def _quantile(source: Density, below: np.ndarray, factor: Kernel, level: float, 
         excess = below[first] + weights @ factor.cdf(offset) - level
         lower, upper = (x, upper) if excess < 0 else (lower, x)
         newton = x - excess / max(float(weights @ factor.pdf(offset)), 1e-300)
-        new = newton if lower < newton < upper else (lower + upper) / 2
+        new = newton if lower <= newton <= upper else (lower + upper) / 2
         if abs(new - x) < 1e-12 * (1 + abs(new)):
             return new
         x = new

@@ -6,7 +6,7 @@ import math
 import mpmath
 import numpy as np
 import pytest
-from scipy import integrate, optimize, special, stats
+from scipy import integrate, optimize, stats
 
 from bntheory.growth import density_evolution, fluctuations
 from bntheory.growth.fluctuations import LogChi2, Step
@@ -31,6 +31,13 @@ def exact_moments(law):
         mean = sum(p * m for p, m, _ in terms)
         second = sum(p * (mpmath.psi(1, mpmath.mpf(k) / 2) + m**2) for p, m, k in terms)
         return float(mean), float(second - mean**2)
+
+
+def alive_binomial(n):
+    """P(K = k | K ≥ 1) for k = 0 … n."""
+    p = stats.binom.pmf(np.arange(n + 1), n, 0.5)
+    p[0] = 0
+    return p / p.sum()
 
 
 def cdf(law, x):
@@ -63,9 +70,7 @@ def test_wide_layers_approach_the_expansion_in_one_over_n(law, slopes):
         mean, variance = fluctuations.mean_and_variance(law(n))
         mean -= math.log(n / 2 if law(n).halved else n)
         errors.append((abs(mean - slopes[0] / n), abs(variance - slopes[1] / n)))
-    for mean_error, variance_error in zip(*np.array(errors).T.tolist(), strict=False):
-        assert math.isfinite(mean_error + variance_error)
-    rates = np.diff(np.log10(np.array(errors)), axis=0)[:2]
+    rates = np.diff(np.log10(np.array(errors)), axis=0)[:2]  # beyond, rounding
     assert np.all(np.abs(rates + 2) < 0.05)
     assert errors[-1][0] < 2e-11 and errors[-1][1] < 2e-11
 
@@ -120,7 +125,7 @@ def test_quantiles_of_one_term_equal_the_inverse_of_the_exact_distribution(law):
     quantiles = fluctuations.sum_quantiles([], [(0, law)], LEVELS)[0]
     for level, quantile in zip(LEVELS, quantiles, strict=True):
         expected = optimize.brentq(lambda x, p=level: cdf(law, x) - p, -80, 30, xtol=1e-13)
-        assert quantile + mean == pytest.approx(expected, abs=2e-11 / min(1, 1e5 * pdf(law, expected)))
+        assert quantile + mean == pytest.approx(expected, abs=1e-12 + 1e-14 / pdf(law, expected))
 
 
 @pytest.mark.parametrize("first", [RELU(1), RELU(2), LINEAR(3)], ids=str)
@@ -155,7 +160,8 @@ def test_the_two_routes_to_quantiles_agree(laws):
     source, last = list(density_evolution.evolve(0.0, [Step(0.0, -math.inf, law) for law in laws]))[-1]
     carried = density_evolution.quantiles(source, laws[-1], levels)
     scale = math.sqrt(sum(fluctuations.mean_and_variance(law)[1] for law in laws))
-    np.testing.assert_allclose(carried, inverted, rtol=0, atol=1e-11 * max(1, scale))
+    density = np.minimum(levels, 1 - levels) / scale  # about; both distribution functions are right to 1e-13
+    assert np.all(np.abs(carried - inverted) < 1e-11 * max(1, scale) + 1e-13 / density)
     assert last.mean == pytest.approx(centre, abs=1e-11 * max(1, abs(centre)))
     assert last.variance == pytest.approx(scale**2, rel=1e-10)
     assert 1 - last.dead == pytest.approx(math.prod(1 - 2.0**-law.units for law in laws if law.halved), rel=1e-13)
@@ -169,7 +175,7 @@ def test_quantiles_against_sampling(laws):
     for law in laws:
         k = np.full(draws, law.units)
         if law.halved:
-            k = stats.binom.ppf(rng.uniform(0.5**law.units, 1, draws), law.units, 0.5)
+            k = rng.choice(np.arange(law.units + 1), draws, p=alive_binomial(law.units))
         total += np.log(2 * rng.standard_gamma(k / 2))
     centre = sum(fluctuations.mean_and_variance(law)[0] for law in laws)
     quantiles = fluctuations.sum_quantiles(laws[:-1], [(len(laws) - 1, laws[-1])], levels)[0] + centre
@@ -204,4 +210,3 @@ def test_log_gamma_of_the_mean_growth_is_consistent():
         assert alive * density.weights @ np.exp(density.points) == pytest.approx(n / 2, rel=1e-11)
         second = n / 2 * (n + 5) / 2  # E K(K + 2) = n(n + 1)/4 + n
         assert alive * density.weights @ np.exp(2 * density.points) == pytest.approx(second, rel=1e-10)
-    assert special.digamma(0.5) == pytest.approx(-np.euler_gamma - 2 * math.log(2))

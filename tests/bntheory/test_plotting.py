@@ -1,0 +1,111 @@
+"""Pictures hold the numbers that they claim to show, with labelled axes."""
+
+import matplotlib
+import numpy as np
+import pytest
+
+import bntheory as bn
+from bntheory.plotting import layer_rows
+from simulations.growth import simulate_growth
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture
+def ax():
+    from matplotlib.figure import Figure
+
+    return Figure().add_subplot()
+
+
+def _line(ax, word):
+    return next(line for line in ax.lines if word in str(line.get_label()))
+
+
+def test_growth_shows_prediction_band_and_samples(ax):
+    growth = bn.predict_growth(bn.mlp(20, 32))
+    samples = simulate_growth(bn.mlp(20, 32), trials=30)
+    assert bn.plot_growth(growth, samples, samples, ax=ax, level=0.8, label="He") is ax
+    rows = layer_rows(growth.rows)
+    assert rows.tolist() == [0, *range(2, 41, 2)]
+    assert _line(ax, "mean of the logarithm").get_ydata() == pytest.approx(growth.log_growth_mean[rows])
+    assert _line(ax, "median").get_ydata() == pytest.approx(np.median(samples.log_second_moment[:, rows], axis=0))
+    band = ax.collections[0].get_paths()[0].vertices
+    lower, upper = growth.band(0.8)
+    assert band[:, 1].min() == pytest.approx(lower.min()) and band[:, 1].max() == pytest.approx(upper[rows].max())
+    assert ax.get_xlabel() and ax.get_ylabel() and len(ax.get_legend().get_texts()) == 4
+
+
+def test_growth_without_a_law_shows_the_mean_field(ax):
+    growth = bn.predict_growth(bn.mlp(5, 32, "tanh"))
+    bn.plot_growth(growth, ax=ax)
+    assert not ax.collections
+    expected = growth.log_second_moment[layer_rows(growth.rows)]
+    assert _line(ax, "logarithm of the mean").get_ydata() == pytest.approx(expected)
+
+
+def test_dead_draws_leave_gaps(ax):
+    samples = simulate_growth(bn.mlp(6, 1), trials=20)
+    assert not samples.alive.all()
+    bn.plot_growth(measured=samples, ax=ax)
+    drawn = np.array([line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 7])
+    assert np.isfinite(drawn).sum() == samples.alive[:, layer_rows(samples.rows)].sum()
+
+
+def test_layers_of_a_residual_network_are_its_sums():
+    rows = tuple(bn.leaves(bn.mlp(3, 8, residual=True)))
+    assert [rows[k].operation for k in layer_rows(rows)] == ["input", "sum", "sum", "sum"]
+    linear = tuple(bn.leaves(bn.Sequential((bn.Dense(3), bn.Dense(3)), (3,))))
+    assert layer_rows(linear).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("view", ["singular", "x", "log"])
+def test_spectrum_histogram_and_law_have_the_same_area(ax, view):
+    law = bn.FussCatalan(2)
+    logs = law.log.rvs(40_000, seed=1) / 2
+    bn.plot_spectrum(law, logs, ax=ax, view=view)
+    heights, edges = ax.patches[0].get_data()[:2]
+    assert (heights * np.diff(edges)).sum() == pytest.approx(1)
+    x, density = _line(ax, "law").get_data()
+    assert density == pytest.approx({"singular": law.singular, "x": law, "log": law.log}[view].pdf(x))
+    middle = (edges[1:] + edges[:-1]) / 2
+    top = heights.max() if view == "log" else np.median(heights)
+    at = np.interp(middle[20:], x, density)
+    assert np.abs(heights[20:] - at).max() < 0.25 * top
+
+
+def test_spectrum_marks_atoms_and_counts_zeros(ax):
+    logs = np.concatenate([np.full(300, -np.inf), bn.MarchenkoPastur(2.0).nonzero.log.rvs(300, seed=2) / 2])
+    bn.plot_spectrum(bn.MarchenkoPastur(2.0), logs, ax=ax)
+    heights, edges = ax.patches[0].get_data()[:2]
+    assert (heights * np.diff(edges)).sum() == pytest.approx(0.5)
+    assert [text.get_text() for text in ax.texts] == ["atom 0.5"]
+
+
+def test_phase_shows_the_edge(ax):
+    bn.plot_phase("erf", ax=ax, bias_variance=(0.0, 0.4), mark=(1.5, 0.1))
+    edge, biases = _line(ax, "edge of chaos").get_data()
+    assert edge == pytest.approx(bn.edge_of_chaos("erf", biases))
+    assert _line(ax, "sigma_w").get_xdata() == [1.5]
+    assert "ordered left" in ax.get_title() and ax.get_xlabel() and ax.get_ylabel()
+
+
+def test_a_result_draws_itself():
+    from matplotlib import pyplot
+
+    axes = bn.predict_growth(bn.mlp(3, 4)).plot()
+    assert axes.lines
+    pyplot.close(axes.figure)
+
+
+def test_bad_arguments(ax):
+    with pytest.raises(ValueError, match="plot_growth needs growth, samples or measured, got none of them"):
+        bn.plot_growth(ax=ax)
+    with pytest.raises(ValueError, match="plot_spectrum needs a law or log_singular_values, got neither"):
+        bn.plot_spectrum(ax=ax)
+    with pytest.raises(ValueError, match=r"view must be one of singular, x, log; got 'logs' \(did you mean log\?\)"):
+        bn.plot_spectrum(bn.FussCatalan(1), ax=ax, view="logs")
+    with pytest.raises(ValueError, match="ranges must not be empty"):
+        bn.plot_phase("tanh", ax=ax, weight_variance=(2, 1))
+    with pytest.raises(ValueError, match=r"level must be in \(0, 1\), got 1"):
+        bn.plot_growth(bn.predict_growth(bn.mlp(2, 4)), ax=ax, level=1)

@@ -92,9 +92,12 @@ class Crosscheck:
             )
         if not self._covered():
             return f"Theory and measurement DISAGREE: the 90% band holds {self.coverage:.1%} of the draws ({scope})."
-        band = "" if math.isnan(self.coverage) else f", the 90% band holds {self.coverage:.1%}"
-        gap = np.maximum(np.maximum(self.lower - self.mean, self.mean - self.upper), 0)[self.compared]
-        return f"Theory and measurement agree within {gap.max() / math.log(10):.3f} decades{band} ({scope})."
+        if math.isnan(self.coverage):
+            gap = np.maximum(np.maximum(self.lower - self.mean, self.mean - self.upper), 0)[self.compared]
+            return f"Theory and measurement agree within {gap.max() / math.log(10):.3f} decades ({scope})."
+        exact = [method == "exact" for method in self.predicted.band_method]
+        largest, held = np.abs(self.z[exact]).max(), f"the 90% band holds {self.coverage:.1%} of them"
+        return f"Theory and measurement agree: largest |z| {largest:.2f} ({scope}); {held}."
 
     def table(self, most: int = 24) -> str:
         """Return the rows as aligned text; of a long network the first and last `most`/2."""

@@ -26,7 +26,7 @@ def run(monkeypatch, capsys, tmp_path):
 def test_simulate_growth(run, tmp_path):
     words = ("--depth", "10", "--width", "64", "--trials", "50", "--json", "g.json", "--plot", "g.png")
     status, out, _ = run("simulate", "growth", *words)
-    assert status == 0 and "method 'conditional', seed 0" in out and "agree within" in out
+    assert status == 0 and "method 'conditional', seed 0" in out and "agree: largest |z|" in out
     data = json.loads((tmp_path / "g.json").read_text())
     assert data["trials"] == 50 and len(data["mean"]) == 21
     assert (tmp_path / "g.png").read_bytes()[:4] == b"\x89PNG"

@@ -22,7 +22,7 @@ def test_exact_law_agrees_with_torch(image):
     assert result.agrees and result.compared.all() and not result.disagreeing.any()
     assert np.abs(result.z).max() < 4.5  # Student, 25 rows: false alarm below 1e-3
     assert 0.8 < result.coverage < 0.98
-    assert "agree" in result.verdict() and "band holds" in result.verdict()
+    assert "agree: largest |z|" in result.verdict() and "band holds" in result.verdict()
 
 
 @pytest.mark.parametrize("net", [bn.mlp(6, 64, "tanh", "lecun_normal"), bn.mlp(6, 64, "gelu", residual=True)], ids=str)

@@ -36,7 +36,6 @@ def main(names: tuple[str, ...], out: str, seed: int, device: str) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main.main(standalone_mode=False))
-    except click.ClickException as error:
-        sys.exit(error.show() or 2)
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit(click.echo(f"paper_figures: {error}", err=True) or 2)
+    except (click.ClickException, ValueError, ImportError, OSError) as error:
+        click.echo(f"paper_figures: {error}", err=True)
+        sys.exit(2)

@@ -9,7 +9,7 @@ import click
 @click.option("--out", metavar="DIR", default="report", show_default=True, help="Folder to write.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all random numbers.")
 @click.option("--scale", type=click.Choice(["quick"]), default="quick", show_default=True, help="How much to compute.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Of torch.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="For torch. [default: auto]")
 def report(out: str, seed: int, scale: str, device: str) -> int:
     """Compare theory, simulation and torch networks on one page with figures (about two minutes)."""
     from pathlib import Path

@@ -13,7 +13,7 @@ def paper_values() -> dict[str, Any]:
     Returns
     -------
     dict
-        "source", "figure1" … "figure8", "table1", "text_claims". Each but the first has "where" (which figure, of what),
+        "source", "figure1" … "figure8", "table1", "text_claims". Each but the first has "where" (what it shows),
         "provenance" (how the numbers were obtained) and "tolerance" (reading error, None where none was estimated).
 
     References

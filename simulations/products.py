@@ -78,10 +78,10 @@ def log_singular_values(
     Notes
     -----
     Measured against exact arithmetic, errors of every logarithm, the smallest included: 3e-12 for products of 200
-    Gaussian 20×20 matrices (e^400 between largest and smallest), 1e-11 for 1000 of 24×24 (e^2100). In general about
-    ε times the sum of the matrices' condition numbers after scaling of rows. Given matrices: what is lost to working
-    precision (a direction in which X_k Q_{k−1} is below 8 max(shape) ε of its terms) counts as an exact zero; entries
-    of one matrix should not spread over more than 300 decades.
+    Gaussian 20×20 matrices (e^400 between largest and smallest), 1e-11 for 1000 of 24×24 (e^2200). In general about
+    ε times the sum of the matrices' condition numbers; less where these come from the scales of rows. Given matrices:
+    what is lost to working precision (a direction in which X_k Q_{k−1} is below 8 max(shape) ε of its terms) counts
+    as an exact zero; entries of one matrix should not spread over more than 300 decades.
 
     References
     ----------
@@ -252,7 +252,7 @@ def _graded(exponents: Integers, rows: Floats, sweeps: int = 0) -> Floats:
     """Log singular values of diag(2^exponents) rows, descending, every one to high relative accuracy.
 
     A QR sweep takes T to the R of Tᵀ, which has the same singular values; B's QR does it, since scaling of columns
-    commutes with QR. Sweeps decouple rows of different scales, like (σ_j/σ_i) a sweep. Where nothing above 2^−60 of a
+    commutes with QR. Each sweep weakens the coupling of rows i < j by about σ_j/σ_i. Where nothing above 2^−60 of a
     row couples it across a cut, the parts are independent; those that fit into float64 go to LAPACK.
     """
     order = np.argsort(-exponents, kind="stable")

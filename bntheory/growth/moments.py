@@ -17,6 +17,7 @@ Poole et al. 2016, equations 3 to 5; Schoenholz et al. 2017; for BatchNorm, Yang
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -115,8 +116,11 @@ def check_inputs(inputs: Any, shape: Shape) -> np.ndarray:
     bad = np.count_nonzero(~np.isfinite(batch))
     if bad:
         raise ValueError(f"inputs must be finite, got {bad} of {batch.size} values that are NaN or infinite")
-    if not batch.any():
-        raise ValueError("inputs must not all be zero: nothing would reach the first layer")
+    silent = np.flatnonzero(~batch.reshape(len(batch), -1).any(axis=1))
+    if len(silent):
+        raise ValueError(f"inputs must not be all zero, got a zero example at index {silent[0]} of {len(batch)}")
+    if batch.size > 1 and batch.min() == batch.max():
+        raise ValueError(f"inputs must not be constant, got {batch.flat[0]:g} everywhere: standardise the data")
     return batch
 
 
@@ -145,12 +149,22 @@ def _activation(phi: Activation, state: State) -> State | None:
         return state
     if not state.gaussian:  # after another activation, also through a shortcut: no rule
         return None
-    first, second = np.triu_indices(len(state.log_q), 1)
-    log_d = phi.log_distance(state.log_q[first], state.log_q[second], state.log_d)
+    mapped = _mapped if len(state.log_q) <= 64 else _mapped.__wrapped__
+    log_q, log_d = mapped(phi, state.log_q.tobytes(), state.log_d.tobytes())
     exact = state.method == "exact" and state.symmetric and phi.homogeneous_slopes is not None
-    log_q = phi.log_moments(state.log_q).log_second
     method = "exact" if exact else "mean-field"
     return dataclasses.replace(state, log_q=log_q, log_d=log_d, method=method, symmetric=False, gaussian=False)
+
+
+@functools.lru_cache(maxsize=256)
+def _mapped(phi: Activation, log_q: bytes, log_d: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """ln E φ² and ln E (φ(u) − φ(v))²; remembered, because deep networks come to rest at a fixed point."""
+    before = np.frombuffer(log_q)
+    first, second = np.triu_indices(len(before), 1)
+    after = phi.log_moments(before).log_second, phi.log_distance(before[first], before[second], np.frombuffer(log_d))
+    for array in after:
+        array.flags.writeable = False
+    return after
 
 
 def _batch_norm(layer: BatchNorm, state: State) -> State | None:

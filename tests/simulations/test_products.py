@@ -116,15 +116,17 @@ def test_every_value_of_a_thousand_given_matrices():
 
 
 def awkward():
-    """Products whose triangles come in the wrong order, or whose rows and columns have very different sizes."""
+    """Products whose triangles come in the wrong order or whose rows differ vastly in size; the oracle's options."""
     rng = np.random.default_rng(2)
     integers = functools.partial(rng.integers, -9, 10)
     scales = functools.partial(rng.permutation, 2.0 ** np.arange(-20, 20, 5))
+    monomial = [np.diag(10.0 ** rng.uniform(-20, 20, 8))[rng.permutation(8)] for _ in range(2)]
     growing = [np.triu(rng.standard_normal((8, 8)), 1) + np.diag(np.arange(1.0, 9)) for _ in range(40)]
     return {
         "increasing triangles": (growing, 30),
         "one matrix again and again": ([integers((8, 8)) / 8.0] * 100, 10),
-        "monomial": ([np.diag(10.0 ** rng.uniform(-5, 5, 8))[rng.permutation(8)] for _ in range(40)], 40),
+        "monomial": (monomial * 5, 300, 300),
+        "scales on both sides": ([monomial[0], rng.standard_normal((8, 8)), monomial[1]], 300, 300),
         "graded": ([scales()[:, None] * rng.standard_normal((8, 8)) for _ in range(20)], 60),
         "back and forth": ([matrix := rng.standard_normal((8, 8)), np.linalg.inv(matrix)] * 20, 10),
         "near the identity": ([np.eye(8) + rng.standard_normal((8, 8)) / 20 for _ in range(200)], 2),
@@ -134,8 +136,8 @@ def awkward():
 
 @pytest.mark.parametrize("name", awkward())
 def test_awkward_matrices(name):
-    matrices, rate = awkward()[name]
-    exact = exact_log_singular_values(matrices, rate)
+    matrices, *precision = awkward()[name]
+    exact = exact_log_singular_values(matrices, *precision)
     np.testing.assert_allclose(log_singular_values(matrices), exact, rtol=0, atol=1e-10)
 
 
@@ -203,7 +205,7 @@ def triangles(width, depth, seed):
     return [_triangle(rng, width, width) for _ in range(depth)]
 
 
-@pytest.mark.parametrize(("width", "depth", "rate"), [(16, 60, 3.5), (6, 3000, 2.2)])
+@pytest.mark.parametrize(("width", "depth", "rate"), [(16, 60, 3.5), (12, 500, 3.2), (6, 3000, 2.2)])
 def test_every_value_of_a_network(width, depth, rate):
     exact = exact_log_singular_values(triangles(width, depth, 9), rate)
     found = log_singular_values(linear(depth, width), trials=1, seed=9)[0]
@@ -327,7 +329,8 @@ def test_lyapunov_exponents_at_ten_thousand_layers():
     k = np.arange(width, 0, -1)
     exponents, variances = (psi(k / 2) + np.log(2 / width)) / 2, polygamma(1, k / 2) / 4 / depth
     allowed = tolerance(np.sqrt(variances / trials), FALSE_ALARM, comparisons=width)
-    assert np.isfinite(logs).all() and (np.abs(logs.mean(axis=0) - exponents) < allowed + 3 / depth).all()
+    constant = 3 / depth  # ln σ_i = M · exponent + O(1)
+    assert np.isfinite(logs).all() and (np.abs(logs.mean(axis=0) - exponents) < allowed + constant).all()
     total = tolerance(np.sqrt(variances.sum() / trials), FALSE_ALARM)
     assert abs(logs.sum(axis=1).mean() - exponents.sum()) < total
     assert (logs * depth).min() < -14_000

@@ -3,6 +3,11 @@
 u' = ln(v e^u + v_b) + X with X = ln χ²_K independent of u (`fluctuations`). The density of u' is a mixture of shifted
 densities of X, which are analytic, so that the trapezoid rule on a uniform grid of u converges faster than any power of
 its spacing. A dead layer (K = 0) is an atom at u = −∞, from which a bias revives the next one.
+
+Biases that are not Gaussian change the fourth moment of a pre-activation, and with it the spread of X, at first order
+in 1/n (weights that are not Gaussian only at second): with r the biases' share of the variance and κ their excess
+kurtosis, Var X shrinks by the factor s² = 1 + κ r²/2 (linear) or 1 + 2 κ r²/5 (ReLU). X is then narrowed to
+E X + (1 − s²) Var X / 2 + s (X − E X), which keeps the mean of e^X to that order.
 """
 
 from __future__ import annotations
@@ -122,16 +127,17 @@ class Transition:
 
     def __init__(self, step: Step, spacing: float) -> None:
         self.step, self.spacing = step, spacing
-        self.kernel, self.mean = kernel(step.law), fluctuations.mean_and_variance(step.law)[0]
+        self.kernel = kernel(step.law)
         self.reach = np.arange(math.ceil((self.kernel.upper - self.kernel.lower) / spacing) + 1)
         self.start, self.targets, self.values = 0, np.empty(0, int), np.empty((0, len(self.reach)))
 
     def _rows(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First target of every source point, and the kernel on the targets from there on."""
-        first = np.ceil((points + self.mean + self.kernel.lower) / self.spacing).astype(int)
-        offset = (first[:, None] + self.reach) * self.spacing - (points + self.mean)[:, None]
-        values = self.kernel.pdf(np.minimum(offset, self.kernel.upper))
-        return first, np.where(offset <= self.kernel.upper, np.maximum(values, 0.0), 0.0) * self.spacing
+        center, scale = _narrowed(points, self.step, self.step.law)
+        first = np.ceil((center + self.kernel.lower * scale) / self.spacing).astype(int)
+        offset = ((first[:, None] + self.reach) * self.spacing - center[:, None]) / scale[:, None]
+        values = self.kernel.pdf(np.minimum(offset, self.kernel.upper)) * (self.spacing / scale[:, None])
+        return first, np.where(offset <= self.kernel.upper, np.maximum(values, 0.0), 0.0)
 
     def mix(self, points: np.ndarray, weights: np.ndarray) -> tuple[int, np.ndarray]:
         """First lattice index and weights after the step, from arbitrary points ln(v‖h‖² + v_b)."""
@@ -179,25 +185,49 @@ def _trimmed(first: int, weights: np.ndarray) -> tuple[int, np.ndarray]:
     return first + int(begin), kept / kept.sum()
 
 
-def quantiles(source: Density, law: LogChi2, levels: np.ndarray) -> np.ndarray:
-    """Quantiles of Y + X, with Y of the given law (points increasing) and X = ln χ²_K given K ≥ 1."""
-    factor, (mean, variance) = kernel(law), fluctuations.mean_and_variance(law)
-    below = np.concatenate([[0.0], np.cumsum(source.weights)])
-    center, scale = source.mean, math.sqrt(source.variance + variance)
-    guesses = center + scale * special.ndtri(levels)
-    return mean + np.array([_quantile(source, below, factor, *pair) for pair in zip(levels, guesses, strict=True)])
+def _narrowed(points: np.ndarray, step: Step, law: LogChi2) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of u' and scale of X − E X for every point ln(v‖h‖² + v_b)."""
+    mean, variance = fluctuations.mean_and_variance(law)
+    share = np.exp(np.minimum(step.log_bias_variance - points, 0.0))
+    narrowing = step.bias_excess * share**2 * (0.4 if law.halved else 0.5)
+    return points + mean - narrowing * variance / 2, np.sqrt(1 + narrowing)
 
 
-def _quantile(source: Density, below: np.ndarray, factor: Kernel, level: float, x: float) -> float:
+def mean_and_variance(source: Density, step: Step, law: LogChi2) -> tuple[float, float]:
+    """Mean and variance of Y + X, with Y of the given law and X = ln χ²_K given K ≥ 1."""
+    center, scale = _narrowed(source.points, step, law)
+    mean = float(source.weights @ center)
+    own = fluctuations.mean_and_variance(law)[1] * scale**2
+    return mean, float(source.weights @ ((center - mean) ** 2 + own))
+
+
+def quantiles(source: Density, step: Step, law: LogChi2, levels: np.ndarray) -> np.ndarray:
+    """Quantiles of Y + X, with Y of the given law and X = ln χ²_K given K ≥ 1."""
+    center, scale = _narrowed(source.points, step, law)
+    order = np.argsort(center)
+    mixture = Density(center[order], source.weights[order], source.dead)
+    mean, variance = mean_and_variance(source, step, law)
+    guesses = mean + math.sqrt(variance) * special.ndtri(levels)
+    below = np.concatenate([[0.0], np.cumsum(mixture.weights)])
+    pairs = zip(levels, guesses, strict=True)
+    return np.array([_quantile(mixture, scale[order], below, kernel(law), *pair) for pair in pairs])
+
+
+def _quantile(
+    mixture: Density, scale: np.ndarray, below: np.ndarray, factor: Kernel, level: float, x: float
+) -> float:
     """Solve F(x) = level by safeguarded Newton steps; only points within the kernel's reach need evaluation."""
-    lower, upper = float(source.points[0]) + factor.lower, float(source.points[-1]) + factor.upper
+    points, weights = mixture.points, mixture.weights
+    lower, upper = float(points[0]) + factor.lower, float(points[-1]) + factor.upper
     x = min(max(x, lower), upper)
     for _ in range(80):
-        first, last = np.searchsorted(source.points, [x - factor.upper, x - factor.lower])
-        offset, weights = x - source.points[first:last], source.weights[first:last]
-        excess = below[first] + weights @ factor.cdf(offset) - level
+        first, last = np.searchsorted(points, [x - factor.upper, x - factor.lower])
+        near = slice(first, last)
+        offset = np.clip((x - points[near]) / scale[near], factor.lower, factor.upper)
+        excess = below[first] + weights[near] @ factor.cdf(offset) - level
         lower, upper = (x, upper) if excess < 0 else (lower, x)
-        newton = x - excess / max(float(weights @ factor.pdf(offset)), 1e-300)
+        slope = float(weights[near] @ (factor.pdf(offset) / scale[near]))
+        newton = x - excess / max(slope, 1e-300)
         new = newton if lower <= newton <= upper else (lower + upper) / 2
         if abs(new - x) < 1e-12 * (1 + abs(new)):
             return new

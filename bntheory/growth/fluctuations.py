@@ -31,11 +31,15 @@ class LogChi2(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One dense layer and its activation: variances of a weight and of a bias, and the law of ln χ²_K."""
+    """One dense layer and its activation: variances of a weight and of a bias, and the law of ln χ²_K.
+
+    `bias_excess` is the excess kurtosis of the biases: 0 if Gaussian, −6/5 if uniform.
+    """
 
     log_weight_variance: float
     log_bias_variance: float
     law: LogChi2
+    bias_excess: float = 0.0
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,11 @@ class Chain:
     steps: tuple[Step, ...]
     ends: tuple[tuple[int, LogChi2], ...]
     gaussian: bool
+
+    @property
+    def log_norm(self) -> float:
+        """ln‖h_0‖² of the input."""
+        return self.start + math.log(self.width)
 
     @property
     def biased(self) -> bool:
@@ -54,8 +59,10 @@ def chain(rows: Sequence[Leaf], start: float) -> Chain:
         if isinstance(layer, Dense) and layer.init.distribution != "orthogonal":
             bias = layer.bias_variance(shape)
             law = LogChi2(layer.features, halved=False)
-            steps.append(Step(math.log(layer.weight_variance(shape)), math.log(bias) if bias else -math.inf, law))
-            gaussian = gaussian and layer.init.distribution == "normal" and (layer.bias is not None or not bias)
+            uniform = bias > 0 and layer.bias is None  # the initialization's own biases
+            log_variances = math.log(layer.weight_variance(shape)), math.log(bias) if bias else -math.inf
+            steps.append(Step(*log_variances, law, -1.2 if uniform else 0.0))
+            gaussian = gaussian and layer.init.distribution == "normal" and not uniform
         elif isinstance(layer, Activation) and steps and layer.name == "relu":
             steps[-1] = steps[-1]._replace(law=LogChi2(row.shape[0], halved=True))
         elif not (isinstance(layer, Activation) and steps and layer.name == "linear"):
@@ -71,42 +78,54 @@ def mean_std_dead(chain: Chain) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Without biases the terms are independent: means and variances add, and a layer is alive with probability
     Π (1 − 2^−n). With biases the density is carried along (`density_evolution`).
     """
-    before = list(_before(chain))
-    table = np.empty((len(chain.ends), 3))
-    for row, (step, law) in enumerate(chain.ends):
-        mean, variance, dead = before[step]
-        term_mean, term_variance = fluctuations.mean_and_variance(law)
-        dead = 0.0 - math.expm1(math.log1p(-dead) + fluctuations.log_alive(law)) if dead < 1 else 1.0
-        table[row] = mean + term_mean - math.log(law.units), math.sqrt(variance + term_variance), dead
-    return table[:, 0], table[:, 1], table[:, 2]
+    table = np.array(list(_with_biases(chain) if chain.biased else _without_biases(chain)))
+    units = np.log([law.units for _, law in chain.ends])
+    return table[:, 0] - units, np.sqrt(table[:, 1]), table[:, 2]
 
 
-def _before(chain: Chain) -> list[tuple[float, float, float]]:
-    """Mean, variance and dead probability of ln(v‖h‖² + v_b), for every step."""
-    log_norm = chain.start + math.log(chain.width)
-    if chain.biased:
-        evolution = density_evolution.evolve(log_norm, chain.steps)
-        return [(source.mean, source.variance, source.dead) for source, _ in evolution]
+def _with_biases(chain: Chain) -> Iterator[tuple[float, float, float]]:
+    """Mean and variance of ln‖h‖² and the dead probability, for every end."""
+    for step, laws, source in _sources(chain):
+        for law in laws:
+            yield *density_evolution.mean_and_variance(source, step, law), _dead(source.dead, law)
+
+
+def _without_biases(chain: Chain) -> Iterator[tuple[float, float, float]]:
+    """The same, where all terms are independent."""
     terms = np.array([fluctuations.mean_and_variance(step.law) for step in chain.steps])
     log_weights = np.cumsum([step.log_weight_variance for step in chain.steps])
     log_alive = np.cumsum([0.0, *(fluctuations.log_alive(step.law) for step in chain.steps[:-1])])
-    mean = log_norm + log_weights + np.concatenate([[0.0], np.cumsum(terms[:-1, 0])])
+    mean = chain.log_norm + log_weights + np.concatenate([[0.0], np.cumsum(terms[:-1, 0])])
     variance = np.concatenate([[0.0], np.cumsum(terms[:-1, 1])])
-    return list(zip(mean.tolist(), variance.tolist(), (-np.expm1(log_alive)).tolist(), strict=True))
+    for step, law in chain.ends:
+        own_mean, own_variance = fluctuations.mean_and_variance(law)
+        dead = _dead(-math.expm1(log_alive[step]), law)
+        yield mean[step] + own_mean, variance[step] + own_variance, dead
+
+
+def _dead(before: float, law: LogChi2) -> float:
+    return 0.0 - math.expm1(math.log1p(-before) + fluctuations.log_alive(law)) if before < 1 else 1.0
+
+
+def _sources(chain: Chain) -> Iterator[tuple[Step, list[LogChi2], density_evolution.Density]]:
+    """For every step, the laws of its ends and that of ln(v‖h‖² + v_b) before them."""
+    laws: list[list[LogChi2]] = [[] for _ in chain.steps]
+    for index, law in chain.ends:
+        laws[index].append(law)
+    evolution = density_evolution.evolve(chain.log_norm, chain.steps)
+    for step, own, (source, _) in zip(chain.steps, laws, evolution, strict=True):
+        yield step, own, source
 
 
 def quantiles(chain: Chain, levels: np.ndarray) -> np.ndarray:
     """Quantiles of ln mean square given alive, for every end: array (rows, levels)."""
-    units = np.log([[law.units] for _, law in chain.ends])
     if not chain.biased:
         means, _, _ = mean_std_dead(chain)
         centred = fluctuations.sum_quantiles([step.law for step in chain.steps], chain.ends, levels)
         return centred + means[:, None]
-    rows: list[np.ndarray] = []
-    ends = iter([*chain.ends, (len(chain.steps), chain.ends[-1][1])])
-    end = next(ends)
-    for step, (source, _) in enumerate(density_evolution.evolve(chain.start + math.log(chain.width), chain.steps)):
-        while end[0] == step:
-            rows.append(density_evolution.quantiles(source, end[1], levels))
-            end = next(ends)
-    return np.array(rows) - units
+    rows = [
+        density_evolution.quantiles(source, step, law, levels)
+        for step, laws, source in _sources(chain)
+        for law in laws
+    ]
+    return np.array(rows) - np.log([[law.units] for _, law in chain.ends])

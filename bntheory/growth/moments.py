@@ -30,6 +30,8 @@ from bntheory.activations import Activation
 from bntheory.layers import BatchNorm, Dense, Flatten, Shape
 from bntheory.networks import Residual, Sequential
 
+RESOLUTION = 1e-11  # a mean square below this share of the second moment is what rounding leaves of zero
+
 
 @dataclass(frozen=True)
 class State:
@@ -64,7 +66,7 @@ class State:
         if self.log_second_moment == -math.inf:
             return -math.inf
         share = math.exp(min(0.0, self.log_channel_variance - self.log_second_moment))
-        return self.log_second_moment + math.log1p(-share) if share < 1 else -math.inf
+        return self.log_second_moment + math.log1p(-share) if share < 1 - RESOLUTION else -math.inf
 
 
 def start(inputs: np.ndarray | None, shape: Shape, batch_size: int | None) -> State:
@@ -105,7 +107,10 @@ def start(inputs: np.ndarray | None, shape: Shape, batch_size: int | None) -> St
 
 def check_inputs(inputs: Any, shape: Shape) -> np.ndarray:
     """Return the batch as float64; ValueError in one line if a network of that input shape cannot take it."""
-    batch = np.asarray(inputs)
+    try:
+        batch = np.asarray(inputs)
+    except ValueError:
+        raise ValueError("inputs must be an array of real numbers, got a ragged sequence") from None
     if batch.dtype.kind not in "fiu":
         raise ValueError(f"inputs must be an array of real numbers, got dtype {batch.dtype}")
     if batch.shape[1:] != shape or batch.ndim == 0:

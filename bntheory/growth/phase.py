@@ -261,7 +261,7 @@ def _correlation(phi: Activation, log_gain: float, log_q: float, log_slope: floa
         while excess(most - reach) < 0 and reach < 60:
             reach *= 2
         log_d = float(optimize.brentq(excess, most - reach, most, xtol=1e-11))
-    return -math.expm1(log_d - most), 1 + _slope(excess, log_d)
+    return 0.0 - math.expm1(log_d - most), 1 + _slope(excess, log_d)
 
 
 def _depth_scale(slope: float) -> float:

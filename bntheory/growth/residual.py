@@ -48,7 +48,7 @@ def reflected_walk_moments(steps: int) -> tuple[np.ndarray, np.ndarray]:
     k = np.arange(1, steps + 1)
     root = 1 / np.sqrt(k)
     mean = np.concatenate([[0.0], np.cumsum(root) / math.sqrt(2 * math.pi)])
-    pairs = np.convolve(root, root)[: max(steps - 1, 0)]  # Σ_{j+k=m} for m = 2 … steps
+    pairs = np.convolve(root, root)[: steps - 1] if steps else root  # Σ_{j+k=m} for m = 2 … steps
     double_sum = np.concatenate([[0.0, 0.0], np.cumsum(pairs)])[: steps + 1]
     return mean, np.arange(steps + 1) / 2 + double_sum / (2 * math.pi)
 

@@ -153,7 +153,7 @@ def test_the_two_routes_to_quantiles_agree(laws):
     centre = sum(fluctuations.mean_and_variance(law)[0] for law in laws)
     inverted = fluctuations.sum_quantiles(laws[:-1], [(len(laws) - 1, laws[-1])], levels)[0] + centre
     source, last = list(density_evolution.evolve(0.0, [Step(0.0, -math.inf, law) for law in laws]))[-1]
-    carried = density_evolution.quantiles(source, laws[-1], levels)
+    carried = density_evolution.quantiles(source, Step(0.0, -math.inf, laws[-1]), laws[-1], levels)
     scale = math.sqrt(sum(fluctuations.mean_and_variance(law)[1] for law in laws))
     density = np.minimum(levels, 1 - levels) / scale  # about; both distribution functions are right to 1e-13
     assert np.all(np.abs(carried - inverted) < 1e-11 * max(1, scale) + 1e-13 / density)

@@ -126,30 +126,28 @@ def law(depth: int = 110, size: int = 32) -> dict[str, np.ndarray]:
     --------
     >>> at = law()["layers"] == 30
     >>> print(law()["log_std"][at].round(2), law()["log_mean"][at].round(2))
-    [0.84] [0.26]
+    [0.85] [0.26]
     """
     from bntheory.growth.residual import reflected_walk_moments, walk_moments
 
     blocks = (depth - 2) // 6
-    from_stem = [moments[1:] for moments in reflected_walk_moments(blocks + 1)]  # W_1, W_2, …
-    restarted = walk_moments(blocks, first_variance=2.0)
-    half_normal = (from_stem[0][0], from_stem[1][0])  # what a block's second convolution reads: W_1
-    carried, rows = half_normal, []
-    for stage, walk in enumerate(([moments[1:] for moments in from_stem], restarted, restarted)):
-        walk_points = list(zip(*walk, strict=True))
-        side = math.ceil(size / 2**stage)
-        for block, point in enumerate([carried, *walk_points[:-1]]):
-            enters = stage > 0 and block == 0  # from the stage before, at stride 2
-            rows.append(_conv_output(*point, 2 / 3, 2 * side, 2) if enters else _conv_output(*point, 1.0, side, 1))
-            rows.append(_conv_output(*half_normal, 1.0, side, 1))
-        carried = walk_points[-1]
+    half_normal, *after_stem = list(zip(*reflected_walk_moments(blocks + 1), strict=True))[1:]  # W_1; W_2, W_3, …
+    restarted = list(zip(*walk_moments(blocks, first_variance=2.0), strict=True))  # V_1, V_2, …
+    carried, side, rows = half_normal, size, []
+    for stage, walk in enumerate((after_stem, restarted, restarted)):
+        for block, (mean, second) in enumerate([carried, *walk[:-1]]):
+            stride, gain = (2, 2 / 3) if stage > 0 and block == 0 else (1, 1.0)
+            rows.append(_conv_output(mean, second, gain, side, stride))
+            side = math.ceil(side / stride)
+            rows.append(_conv_output(*half_normal, 1.0, side, 1))  # reads ReLU(BN(…)), distributed as W_1
+        carried = walk[-1]
     log_std, log_mean = np.array(rows).T
     return {"layers": np.arange(2, depth), "log_std": log_std, "log_mean": log_mean}
 
 
 def _conv_output(mean: float, second: float, gain: float, side: int, stride: int) -> tuple[float, float]:
     """(ln std, mean over channels of ln|mean|) of a padded 3×3 convolution's output."""
-    places = stride * np.arange(math.ceil(side / stride))
+    places = stride * np.arange(math.ceil(side / stride))  # the kernel's centres
     taps = np.array([np.mean((places + tap >= 0) & (places + tap < side)) for tap in (-1, 0, 1)])
     kept_second, kept_mean = np.mean(taps) ** 2, np.mean(taps**2) ** 2  # both axes
     variance = gain * (kept_second * second - kept_mean * mean**2)
@@ -182,7 +180,7 @@ def _against_law(text: str, difference: np.ndarray) -> list[Check]:
 
     average, error = mean_with_error(difference.mean(axis=1))
     allowed = 0.05 + float(tolerance(error, 1e-4, degrees_of_freedom=len(difference) - 1))
-    overall = near(f"{text}, average over layers", average, 0, allowed)
+    overall = near(f"{text}, average over layers", float(average), 0, allowed)
     mean, error = mean_with_error(difference)
     allowed = 0.1 + float(tolerance(np.median(error), 1e-4, comparisons=len(mean)))
     return [overall, at_most(f"{text}, largest magnitude at a layer", np.abs(mean).max(), allowed)]
@@ -199,24 +197,27 @@ def draw(data: dict[str, Any]) -> Figure:
     for axes, (name, label) in zip(panels, PANELS.items(), strict=False):
         mean, theory = data["bn"][name].mean(axis=0), data["law"]
         axes.plot(first, mean[first - 1], "o", color="C5", ms=4, label=f"mean of {data['draws']} networks")
-        axes.plot(second, mean[second - 1], "o", mfc="none", color="C5", ms=3, label="… second convolutions")
         axes.plot(theory["layers"][::2], theory[name][::2], color="C0", label="law")
-        axes.plot(theory["layers"][1::2], theory[name][1::2], ":", color="C0", label="… second convolutions")
         _draw_paper(axes, f"{name}_bn", "s", "C1", "paper")
+        axes.plot(second, mean[second - 1], "o", mfc="none", color="C5", ms=3, label="… second convolutions")
+        axes.plot(theory["layers"][1::2], theory[name][1::2], ":", color="C0", label="… second convolutions")
         axes.set(title=f"with BN: {label}", ylabel=label)
     for (name, label), marker, color in zip(PANELS.items(), "sD", ("C2", "C3"), strict=True):
         values = data["nobn"][name][:, first - 1]
         panels[2].fill_between(first, values.min(axis=0), values.max(axis=0), color=color, alpha=0.25, lw=0)
         panels[2].plot(first, np.median(values, axis=0), color=color, label=f"{label}: median, range")
         _draw_paper(panels[2], f"{name}_nobn", marker, color, f"paper: {label}")
-    panels[2].set(title=f"without BN: both, {data['draws']} networks", ylabel="ln std, ln |mean|")
+    panels[2].set(title=f"without BN: {data['draws']} networks, first convolutions", ylabel="ln std, ln |mean|")
     panels[2].set_xlabel("layer ℓ along the main path")
     panels[2].legend(loc="upper left", fontsize=9.5)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    handles, labels = panels[0].get_legend_handles_labels()
+    order = [labels.index(label) for label in (labels[0], "law", "paper")]  # error bars come last of themselves
+    order += [index for index in range(len(labels)) if index not in order]
+    figure.legend([handles[k] for k in order], [labels[k] for k in order], loc="outside upper center", ncols=2)
     return figure
 
 
 def _draw_paper(axes: Axes, name: str, marker: str, color: str, label: str) -> None:
     paper = paper_values()["figure5"]
-    style = {"color": color, "mec": "black", "capsize": 2, "ms": 5}
-    axes.errorbar(paper["layers"], paper[name], paper["tolerance"], fmt=marker, label=label, **style)
+    values, error = paper[name], paper["tolerance"]
+    axes.errorbar(paper["layers"], values, error, fmt=marker, ms=5, color=color, mec="black", capsize=2, label=label)

@@ -14,7 +14,7 @@ h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; line-height
 img { display: block; width: 100%; max-width: 40rem; height: auto; margin: 1rem auto; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; line-height: 1.35; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid #ddd; }
-td.number { font-variant-numeric: tabular-nums; }
+td.number, td.ok, td.failed { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .ok { color: #006b4e; } .failed { color: #a83a00; font-weight: bold; }
 footer { margin-top: 3rem; font-size: .875rem; color: #444; }
 """

@@ -1,0 +1,206 @@
+import base64
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from bntheory import cli
+from paper_figures import figure8, report
+
+pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+TINY = {
+    "growth": {"depth": 4, "width": 16, "networks": 60, "modules": 4},
+    "figure8": {"width": 60, "draws": 3},
+    "figure5": {"depth": 8, "size": 16, "images": 16, "draws": 3},
+}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(report.SCALES, "quick", TINY)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(report.SCALES, "quick", TINY)
+        out = tmp_path_factory.mktemp("reports") / "nested" / "report"
+        report.make_report(out, seed=1, device="cpu")
+    return out
+
+
+class Page(HTMLParser):
+    """Sources, links and open tags of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.sources, self.links, self.open, self.titles = [], [], [], 0
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.sources += [attributes["src"]] if "src" in attributes else []
+        self.links += [attributes["href"]] if "href" in attributes else []
+        self.titles += tag == "h2"
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_folder_holds_page_pictures_and_numbers_only(folder):
+    files = {"report.html", "results.json", "growth.png", "figure8.png", "figure5.png"}
+    assert {entry.name for entry in folder.iterdir()} == files
+    assert [entry.name for entry in folder.parent.iterdir()] == ["report"]  # no temporary folder stays
+
+
+def test_page_needs_nothing_but_itself(folder):
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert page.open == [] and page.links == [] and page.titles == 3
+    assert len(page.sources) == 3
+    for source in page.sources:
+        assert base64.b64decode(source.removeprefix("data:image/png;base64,"), validate=True).startswith(PNG)
+    assert not re.search(r"https?://|url\(|@import|<script", re.sub(r"data:image/png;base64,[^\"]*", "", text))
+    assert 'name="viewport"' in text and "not CIFAR-10" in text
+
+
+def test_results_are_strict_json_with_checks_and_settings(folder):
+    def refuse(word):
+        raise AssertionError(f"{word} in JSON")
+
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert (results["seed"], results["scale"], results["device"]) == (1, "quick", "cpu")
+    assert {"python", "torch", "numpy"} <= set(results["versions"])
+    for figure in results["figures"].values():
+        assert figure["numbers"] and figure["seconds"] >= 0
+        assert {"what", "expected", "got", "passed"} == set(figure["checks"][0])
+
+
+def test_the_same_seed_gives_the_same_numbers(folder, tmp_path):
+    first = json.loads((folder / "results.json").read_text(encoding="utf-8"))["figures"]["figure8"]["numbers"]
+    second = report.make_figure("figure8", tmp_path, seed=1, **TINY["figure8"])["numbers"]
+    assert json.loads(json.dumps(report.plain(second))) == first
+
+
+def light(monkeypatch):
+    """Only the fastest figure."""
+    monkeypatch.setattr(report, "FIGURES", ("figure8",))
+
+
+def test_an_earlier_report_is_replaced_whole(tmp_path, monkeypatch):
+    light(monkeypatch)
+    out = tmp_path / "report"
+    report.make_report(out, seed=1)
+    report.make_report(out, seed=2)
+    assert json.loads((out / "results.json").read_text(encoding="utf-8"))["seed"] == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
+
+
+def test_an_empty_folder_will_do(tmp_path, monkeypatch):
+    light(monkeypatch)
+    report.make_report(tmp_path)
+    assert (tmp_path / "report.html").exists()
+
+
+def test_nothing_foreign_is_destroyed(tmp_path, monkeypatch):
+    light(monkeypatch)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="must be a folder"):
+        report.make_report(tmp_path / "file")
+    with pytest.raises(ValueError, match="something other than a report \\(file\\)"):
+        report.make_report(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "results.json").write_text('{"accuracy": 0.9}')
+    with pytest.raises(ValueError, match=r"results\.json"):
+        report.make_report(other)
+    mixed = tmp_path / "mixed"
+    report.make_report(mixed)
+    (mixed / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"notes\.txt"):
+        report.make_report(mixed)
+    assert (mixed / "notes.txt").read_text() == "mine"
+    monkeypatch.chdir(other)
+    (other / "results.json").unlink()
+    with pytest.raises(ValueError, match="current folder"):
+        report.make_report(".")
+
+
+def test_a_failure_leaves_the_old_report(tmp_path, monkeypatch):
+    light(monkeypatch)
+    out = tmp_path / "report"
+    report.make_report(out, seed=1)
+
+    def broken(**sizes):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(figure8, "compute", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        report.make_report(out, seed=2)
+    assert json.loads((out / "results.json").read_text(encoding="utf-8"))["seed"] == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
+
+
+def run(monkeypatch, capsys, *arguments):
+    """Exit status, standard output and error of `bntheory report`."""
+    monkeypatch.setattr(sys, "argv", ["bntheory", "report", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    return exit_.value.code, *capsys.readouterr()
+
+
+def test_command_reports_and_exits(tmp_path, monkeypatch, capsys):
+    light(monkeypatch)
+    out = str(tmp_path / "report")
+    status, output, _ = run(monkeypatch, capsys, "--out", out, "--seed", "1", "--device", "cpu")
+    assert status == 0 and "10 of 10 checks passed" in output
+    monkeypatch.setattr(figure8, "TRACY_WIDOM_MEAN", -9.0)
+    status, output, _ = run(monkeypatch, capsys, "--out", out, "--device", "cpu")
+    assert status == 1 and "failed: M = 1: largest value" in output
+    assert "3 of 10 checks failed" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("module", ["torch", "sklearn"])
+def test_without_the_extra_one_line_names_it(tmp_path, monkeypatch, capsys, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    status, _, error = run(monkeypatch, capsys, "--out", str(tmp_path / "report"))
+    assert status == 2 and 'pip install "bntheory[train]"' in error
+    assert error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_cuda_without_a_gpu_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    status, _, error = run(monkeypatch, capsys, "--out", str(tmp_path / "report"), "--device", "cuda")
+    assert status == 2 and "'cuda' is not available" in error and error.count("\n") == 1
+
+
+def test_single_figures_are_listed_and_refused(tmp_path):
+    command = [sys.executable, "-m", "paper_figures"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == list(report.FIGURES)
+    refused = subprocess.run([*command, "figure9", "--out", tmp_path], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "figure must be one of growth, figure8, figure5" in refused.stderr
+
+
+def loaded(modules, *heavy):
+    """Which of the heavy packages an import loads in a fresh interpreter."""
+    code = f"import sys, {modules}; print(*({set(heavy)} & set(sys.modules)))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_importing_the_commands_loads_nothing_heavy():
+    assert loaded("paper_figures.commands", "numpy", "scipy", "matplotlib", "torch", "sklearn") == []
+
+
+def test_importing_the_figures_loads_neither_torch_nor_matplotlib():
+    scripts = ", ".join(f"paper_figures.{name}" for name in ("report", *report.FIGURES))
+    assert loaded(scripts, "matplotlib", "torch", "sklearn") == []

@@ -68,7 +68,7 @@ def _figure(name: str, figure: dict[str, Any], picture: bytes) -> str:
 <p>{escape(figure["text"])}</p>
 <img alt="{escape(figure["title"])}" src="data:image/png;base64,{data}">
 <table>
-<thead><tr><th>check</th><th>expected</th><th>got</th><th>verdict</th></tr></thead>
+<thead><tr><th>check</th><th>expected</th><th>got</th><th aria-label="verdict"></th></tr></thead>
 <tbody>{rows}</tbody>
 </table>
 </section>

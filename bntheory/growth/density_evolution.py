@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import interpolate, special
+from scipy import interpolate, signal, special
 
 from bntheory.growth import fluctuations
 from bntheory.growth.fluctuations import LogChi2, Step
@@ -151,12 +151,17 @@ class Transition:
     def from_lattice(self, first: int, weights: np.ndarray) -> tuple[int, np.ndarray]:
         """First lattice index and weights after the step, from weights on the lattice."""
         log_weight, log_bias = self.step.log_weight_variance, self.step.log_bias_variance
-        if log_bias - (first * self.spacing + log_weight) < -40:  # the bias is below rounding: a convolution
-            targets, values = self._rows(np.array([first * self.spacing + log_weight]))
-            return int(targets[0]), np.convolve(weights, values[0])
-        self._extend(first, first + len(weights))
-        rows = slice(first - self.start, first - self.start + len(weights))
-        return self._spread(self.targets[rows], self.values[rows], weights)
+        free = math.ceil((log_bias + 40 - log_weight) / self.spacing) if log_bias > -math.inf else first
+        cut = min(max(free - first, 0), len(weights))  # from here on the bias is below rounding: a convolution
+        parts = []
+        if cut:
+            self._extend(first, first + cut)
+            rows = slice(first - self.start, first - self.start + cut)
+            parts.append(self._spread(self.targets[rows], self.values[rows], weights[:cut]))
+        if cut < len(weights):
+            targets, values = self._rows(np.array([(first + cut) * self.spacing + log_weight]))
+            parts.append((int(targets[0]), _convolved(weights[cut:], values[0])))
+        return parts[0] if len(parts) == 1 else _added(*parts[0], *parts[1])
 
     def _extend(self, first: int, end: int) -> None:
         known_end = self.start + len(self.targets)
@@ -167,6 +172,13 @@ class Transition:
         lattice = np.arange(self.start, end) * self.spacing
         points = np.logaddexp(lattice + self.step.log_weight_variance, self.step.log_bias_variance)
         self.targets, self.values = self._rows(points)
+
+
+def _convolved(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Convolution; by blocks of Fourier transforms, right to rounding of the largest weight, if it is long."""
+    if len(weights) < 20 * len(values):
+        return np.convolve(weights, values)
+    return np.maximum(signal.oaconvolve(weights, values), 0.0)
 
 
 def _added(first: int, weights: np.ndarray, other: int, more: np.ndarray) -> tuple[int, np.ndarray]:

@@ -8,8 +8,8 @@ import numbers
 from collections.abc import Iterable
 
 
-def integer(name: str, value: object, at_least: int = 1) -> int:
-    """Return `value` as an int of at least `at_least`.
+def integer(name: str, value: object, at_least: int = 1, at_most: int | None = None) -> int:
+    """Return `value` as an int of at least `at_least` and at most `at_most`.
 
     >>> integer("depth", 3)
     3
@@ -18,6 +18,8 @@ def integer(name: str, value: object, at_least: int = 1) -> int:
         raise ValueError(f"{name} must be an integer of at least {at_least}, got {value!r}")
     if value < at_least:
         raise ValueError(f"{name} must be at least {at_least}, got {value}")
+    if at_most is not None and value > at_most:
+        raise ValueError(f"{name} must be at most {at_most:,}, got {value!r:.40}")
     return int(value)
 
 
@@ -41,6 +43,17 @@ def number(name: str, value: object, *, above: float = -math.inf, at_least: floa
     if not (math.isfinite(plain) and plain > above and plain >= at_least):
         raise ValueError(f"{name} must be {allowed}, got {value!r:.60}")
     return plain
+
+
+def flag(name: str, value: object) -> bool:
+    """Return `value` if it is True or False.
+
+    >>> flag("batch_norm", True)
+    True
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return value
 
 
 def choice(name: str, value: object, known: Iterable[str]) -> str:

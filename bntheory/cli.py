@@ -48,6 +48,8 @@ def main() -> None:
         sys.exit(_refuse(f"bntheory: {error.strerror or error}: {error.filename or ''}"))
     except (ValueError, ImportError) as error:
         sys.exit(_refuse(f"bntheory: {error}"))
+    except MemoryError as error:
+        sys.exit(_refuse(f"bntheory: too large for this machine's memory: {error or 'choose smaller sizes'}"))
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -15,6 +15,8 @@ import click
 if TYPE_CHECKING:
     from bntheory.networks import Sequential
 
+PICTURES = (".png", ".pdf", ".svg")
+
 
 def network_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that describe a network; the command receives it as `net`."""
@@ -62,8 +64,23 @@ def network_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def output_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add --json FILE and --plot FILE."""
-    command = click.option("--plot", "plot_file", metavar="FILE", help="Draw to FILE (png, pdf, svg).")(command)
-    return click.option("--json", "json_file", metavar="FILE", help="Write the numbers to FILE.")(command)
+    plot = click.option("--plot", "plot_file", metavar="FILE", callback=_writable, help="Draw to FILE (png, pdf, svg).")
+    numbers = click.option("--json", "json_file", metavar="FILE", callback=_writable, help="Write the numbers to FILE.")
+    return numbers(plot(command))
+
+
+def _writable(ctx: click.Context, option: click.Parameter, path: str | None) -> str | None:
+    """Refuse a path that cannot be written before any work is done."""
+    if path is None:
+        return None
+    target = Path(path)
+    if not path or target.is_dir():
+        raise click.BadParameter(f"{path!r} must be the name of a file", ctx, option)
+    if not target.parent.is_dir():
+        raise click.BadParameter(f"cannot write {path!r}: there is no folder {str(target.parent)!r}", ctx, option)
+    if option.name == "plot_file" and target.suffix not in PICTURES:
+        raise click.BadParameter(f"{path!r} must end in {', '.join(PICTURES)}", ctx, option)
+    return path
 
 
 def write_json(path: str | None, data: Any) -> None:
@@ -79,17 +96,12 @@ def save_figure(path: str | None, draw: Callable[[Any], object]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    known = figure.canvas.get_supported_filetypes()
-    if Path(path).suffix[1:] not in known:
-        raise ValueError(f"--plot must end in .png, .pdf or .svg, got {path!r}")
     draw(figure.add_subplot())
     _replace(path, lambda name: figure.savefig(name, dpi=150))
 
 
 def _replace(path: str, write: Callable[[str], object]) -> None:
     target = Path(path)
-    if not target.parent.is_dir():
-        raise ValueError(f"cannot write {path!r}: there is no folder {str(target.parent)!r}")
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.suffix)
     os.close(handle)
     try:
@@ -164,13 +176,16 @@ def phase(
     gain: float | None = None
     try:
         gain = critical_gain(activation, bias_variance)
-        click.echo(f"critical gain σ_w = {gain:.6g} at σ_b² = {bias_variance:g}: use σ_w² = {gain**2:.6g}")
+        click.echo(f"critical gain σ_w = {gain:.6g}: σ_w² = {gain**2:.6g} at σ_b² = {bias_variance:g}")
     except ValueError as error:
         if weight_variance is None:
             raise
         click.echo(str(error))
     found = find_phase(activation, gain**2 if weight_variance is None and gain else weight_variance, bias_variance)
     click.echo(str(found))
+    if weight_variance is None and found.regime != "critical":
+        fate = "diverges" if found.q > 1 else "moves elsewhere"
+        click.echo(f"The critical fixed point is not reached from variance 1, which {fate}: choose σ_w² below this value.")
     write_json(json_file, {"critical_gain": gain, **found.to_dict()})
     mark = (found.weight_variance, found.bias_variance)
     save_figure(plot_file, lambda ax: plot_phase(activation, ax=ax, mark=mark))

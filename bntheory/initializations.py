@@ -145,6 +145,6 @@ def initialization(law: str | Initialization, gain: float | None = None, mode: s
         law = INITIALIZATIONS[arguments.choice("init", law, INITIALIZATIONS)]
     if not isinstance(law, Initialization):
         raise ValueError(f"init must be a name or an Initialization, got {law!r}")
-    return dataclasses.replace(
-        law, gain=law.gain if gain is None else gain, mode=law.mode if mode is None else mode
-    )
+    if gain is not None:
+        law = dataclasses.replace(law, gain=gain)
+    return law if mode is None else dataclasses.replace(law, mode=mode)

@@ -13,6 +13,7 @@ from bntheory import arguments
 from bntheory.initializations import INITIALIZATIONS, Initialization, initialization
 
 Shape = tuple[int, ...]
+MOST_UNITS = 10**9  # of one layer: beyond, use the limit of infinite width
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Dense:
     bias: float | None = None
 
     def __post_init__(self) -> None:
-        set_fields(self, features=arguments.integer("features", self.features), init=initialization(self.init))
+        set_fields(self, features=arguments.integer("features", self.features, at_most=MOST_UNITS), init=initialization(self.init))
         set_fields(self, bias=_bias(self.bias))
 
     def output_shape(self, shape: Shape) -> Shape:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from bntheory import activations, arguments
 from bntheory.activations import Activation
 from bntheory.initializations import Initialization, initialization
-from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool, Shape, ZeroPad, set_fields
+from bntheory.layers import MOST_UNITS, BatchNorm, Conv, Dense, Flatten, Pool, Shape, ZeroPad, set_fields
 
 
 @dataclass(frozen=True)
@@ -222,8 +222,11 @@ def mlp(
     >>> print(mlp(depth=50, width=256))
     input 256; 50 × [Dense(256, he_normal), relu]
     """
-    depth, width = arguments.integer("depth", depth), arguments.integer("width", width)
-    input_width = width if input_width is None else arguments.integer("input_width", input_width)
+    depth = arguments.integer("depth", depth, at_most=1_000_000)
+    width = arguments.integer("width", width, at_most=MOST_UNITS)
+    input_width = width if input_width is None else arguments.integer("input_width", input_width, at_most=MOST_UNITS)
+    arguments.flag("batch_norm", batch_norm)
+    arguments.flag("residual", residual)
     dense, phi = Dense(width, initialization(init), bias), activations.activation(activation)
     norm: tuple[Layer, ...] = (BatchNorm(),) if batch_norm else ()
     layers: tuple[Layer, ...] = (dense, *norm, phi) * depth
@@ -285,6 +288,9 @@ def resnet(
         nearest = max(8, 6 * round((depth - 2) / 6) + 2)
         raise ValueError(f"depth of a CIFAR ResNet must be 6 n + 2, got {depth}; the nearest is {nearest}")
     arguments.choice("shortcut", shortcut, ("projection", "zero-pad"))
+    arguments.flag("batch_norm", batch_norm)
+    if not isinstance(image, (tuple, list)) or len(image) != 3:
+        raise ValueError(f"image must be (channels, height, width), got {image!r}")
     law, phi = initialization(init), activations.activation(activation)
     norm: tuple[Layer, ...] = (BatchNorm(),) if batch_norm else ()
 
@@ -327,6 +333,8 @@ def from_json(text: str) -> Sequential:
     >>> from_json(mlp(2, 8).to_json()) == mlp(2, 8)
     True
     """
+    if not isinstance(text, str):
+        raise ValueError(f"a network description must be JSON text, got {type(text).__name__}")
     try:
         net = _from_data(json.loads(text))
     except json.JSONDecodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from bntheory import arguments, predict_growth
 from bntheory.growth.prediction import Growth
+from bntheory.layers import Dense
 from bntheory.networks import Sequential
 from simulations import statistics
 from simulations.samples import Samples
@@ -17,11 +19,12 @@ from simulations.samples import Samples
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FALSE_ALARM = 1e-3  # of the whole comparison, where theory is exact
-TENTH_OF_A_DECADE = 0.1 * math.log(10)  # granted to mean-field predictions, whose error falls as depth/width
+FALSE_ALARM = 1e-3  # of the whole comparison, where theory is exact: a third each for means, dead rows and the band
+FEWEST = 5  # living draws from which a mean is judged
+TENTH_OF_A_DECADE = 0.1 * math.log(10)  # granted to mean-field predictions, with Σ 1/width over the layers before
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Crosscheck:
     """Predicted beside measured ln mean squares.
 
@@ -30,17 +33,23 @@ class Crosscheck:
     predicted : Growth
     measured : Samples
     lower, upper : array (rows,)
-        The mean of ln(mean of h²) over draws must lie between: both are the predicted mean for a single input where its
-        law is known; for a batch, that mean and ln of the expectation (Jensen's inequality, both ways).
-    mean, standard_error : array (rows,)
-        Measured over the draws that are alive.
+        The estimate must lie between. A single input with a known law: both are the predicted mean of ln(mean of h²). A
+        batch: that mean and ln of the expectation (Jensen's inequality, both ways). No law: both are the latter.
+    estimate, standard_error : array (rows,)
+        Measured mean of the logarithm over the draws that are alive; where there is no law, plus half its variance,
+        which makes it ln of the expectation if the logarithm is Gaussian.
+    compared : array (rows,)
+        Whether theory speaks about the row and enough draws are alive to judge it.
     z : array (rows,)
-        Distance of the mean from the interval, in standard errors; NaN without prediction.
+        Distance of the estimate from the interval, in standard errors; NaN where nothing is judged.
     allowed : array (rows,)
-        Distance at which a row disagrees: the Student quantile at a false-alarm rate of 0.001 for all rows together
-        where theory is exact; 0.1 decades and 3 standard errors elsewhere.
+        Distance at which a row disagrees. Exact law: such that all means together raise a false alarm with probability
+        0.001/3 (the standard error is the law's or the sample's, whichever is larger). Elsewhere: 0.1 decades, plus
+        Σ 1/width over the layers before (the order of what infinite width leaves out), plus 3 standard errors.
+    strange_deaths : array (rows,)
+        Whether the number of dead draws contradicts the predicted probability, false alarms 0.001/3 in all.
     coverage : float
-        Share of draws inside the 90% band at the last row that has one, for a single input; else NaN.
+        Share of living draws inside the 90% band at the last row that has one, for a single input; else NaN.
     counted : int
         Draws that are alive there.
     """
@@ -49,23 +58,20 @@ class Crosscheck:
     measured: Samples
     lower: np.ndarray
     upper: np.ndarray
-    mean: np.ndarray
+    estimate: np.ndarray
     standard_error: np.ndarray
+    compared: np.ndarray
     z: np.ndarray
     allowed: np.ndarray
+    strange_deaths: np.ndarray
     coverage: float
     counted: int
 
     @property
-    def compared(self) -> np.ndarray:
-        """(rows,): whether theory speaks about the row."""
-        return np.isfinite(self.lower)
-
-    @property
     def disagreeing(self) -> np.ndarray:
-        """(rows,): whether the measured mean lies further out than allowed, or is not finite where theory is."""
-        gap = np.maximum(self.lower - self.mean, self.mean - self.upper)
-        return self.compared & ~(gap <= self.allowed)
+        """(rows,): whether the estimate lies further out than allowed, or too many or too few draws are dead."""
+        gap = np.maximum(self.lower - self.estimate, self.estimate - self.upper)
+        return (self.compared & ~(gap <= self.allowed)) | self.strange_deaths
 
     @property
     def agrees(self) -> bool:
@@ -76,34 +82,37 @@ class Crosscheck:
         if math.isnan(self.coverage):
             return True
         hits = round(self.coverage * self.counted)
-        low, high = statistics.binomial_interval(hits, self.counted, 1 - FALSE_ALARM)
+        low, high = statistics.binomial_interval(hits, self.counted, 1 - FALSE_ALARM / 3)
         return low <= 0.9 <= high
 
     def verdict(self) -> str:
         """One sentence: agreement or the first row that disagrees."""
-        count, trials = int(self.compared.sum()), self.measured.trials
-        scope = f"{count} of {len(self.compared)} rows, {trials} networks"
+        scope = f"{self.compared.sum()} of {len(self.compared)} rows, {self.measured.trials} networks"
         if self.disagreeing.any():
-            row = int(np.flatnonzero(self.disagreeing)[0])
-            return (
-                f"Theory and measurement DISAGREE from row {self.predicted.name[row]} "
-                f"({self.predicted.operation[row]}): measured {self.mean[row]:.4g} ± {self.standard_error[row]:.2g}, "
-                f"predicted {_range(self.lower[row], self.upper[row])} ({scope})."
-            )
+            return f"Theory and measurement DISAGREE from row {self._first_disagreement()} ({scope})."
         if not self._covered():
             return f"Theory and measurement DISAGREE: the 90% band holds {self.coverage:.1%} of the draws ({scope})."
         if math.isnan(self.coverage):
-            gap = np.maximum(np.maximum(self.lower - self.mean, self.mean - self.upper), 0)[self.compared]
+            gap = np.maximum(np.maximum(self.lower - self.estimate, self.estimate - self.upper), 0)[self.compared]
             return f"Theory and measurement agree within {gap.max() / math.log(10):.3f} decades ({scope})."
-        exact = [method == "exact" for method in self.predicted.band_method]
-        largest, held = np.abs(self.z[exact]).max(), f"the 90% band holds {self.coverage:.1%} of them"
+        exact = np.array(self.predicted.band_method) == "exact"
+        largest, held = np.nanmax(np.abs(self.z[exact])), f"the 90% band holds {self.coverage:.1%} of them"
         return f"Theory and measurement agree: largest |z| {largest:.2f} ({scope}); {held}."
+
+    def _first_disagreement(self) -> str:
+        row = int(np.flatnonzero(self.disagreeing)[0])
+        name = f"{self.predicted.name[row]} ({self.predicted.operation[row]})"
+        if self.strange_deaths[row]:
+            dead = self.measured.trials - int(self.measured.alive[:, row].sum())
+            return f"{name}: {dead} dead draws, predicted probability {self.predicted.p_dead[row]:.3g}"
+        measured = f"{self.estimate[row]:.4g} ± {self.standard_error[row]:.2g}"
+        return f"{name}: measured {measured}, predicted {_range(self.lower[row], self.upper[row])}"
 
     def table(self, most: int = 24) -> str:
         """Return the rows as aligned text; of a long network the first and last `most`/2."""
         lines = []
-        for row in range(len(self.mean)):
-            measured = f"{self.mean[row]:9.4f} ± {self.standard_error[row]:.4f}"
+        for row in range(len(self.estimate)):
+            measured = f"{self.estimate[row]:9.4f} ± {self.standard_error[row]:.4f}"
             predicted = _range(self.lower[row], self.upper[row])
             flag = "DISAGREES" if self.disagreeing[row] else ""
             z = "" if math.isnan(self.z[row]) else f"{self.z[row]:.2f}"
@@ -116,7 +125,7 @@ class Crosscheck:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain lists, ready for JSON: NaN and infinities become None."""
-        names = ("lower", "upper", "mean", "standard_error", "z", "allowed")
+        names = ("lower", "upper", "estimate", "standard_error", "z", "allowed")
         arrays = {name: [_plain(value) for value in getattr(self, name)] for name in names}
         rows = {"name": list(self.predicted.name), "operation": list(self.predicted.operation)}
         outcome = {"coverage": _plain(self.coverage), "agrees": self.agrees, "verdict": self.verdict()}
@@ -167,7 +176,15 @@ def crosscheck(net: Sequential, batch: Any, trials: int = 100, seed: int | np.ra
         raise ValueError(f"nothing to compare: theory has no rule for {first.operation} (row {first.name})")
     from simulations.training.probes.channel_moments import measure_draws
 
-    measured = measure_draws(net, np.asarray(batch, dtype=float), trials, seed, dtype="float64")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of overflow, which is refused below
+        measured = measure_draws(net, np.asarray(batch, dtype=float), trials, seed, dtype="float64")
+    if measured.overflowed.any():
+        row = int(np.flatnonzero(measured.overflowed.any(axis=0))[0])
+        raise ValueError(
+            f"activations leave float64 in PyTorch at row {measured.name[row]} ({measured.operation[row]}): "
+            "simulate_growth, which works in logarithms, can follow them"
+        )
     return compare(predicted, measured, single=len(np.asarray(batch)) == 1)
 
 
@@ -193,32 +210,48 @@ def compare(predicted: Growth, measured: Samples, single: bool) -> Crosscheck:
     if predicted.name != measured.name:
         raise ValueError(f"prediction has rows {predicted.name[:3]} …, measurement {measured.name[:3]} …")
     law = np.isfinite(predicted.log_growth_mean)
+    exact = np.array([method == "exact" for method in predicted.band_method]) & law & single
     lower = np.where(law, predicted.log_growth_mean, predicted.log_second_moment)
     upper = np.where(law & single, predicted.log_growth_mean, predicted.log_second_moment)
-    mean, error, count = _mean_and_error(measured)
-    exact = np.array([method == "exact" for method in predicted.band_method]) & single
+    estimate, error, count = _estimate(measured, law)
     comparisons = max(1, int(exact.sum()))
-    allowed = np.where(exact, 0.0, TENTH_OF_A_DECADE + 3 * error)
-    for row in np.flatnonzero(exact):
-        rounding = 1e-9 * (1 + abs(lower[row]))
-        freedom = max(1, count[row] - 1)
-        allowed[row] = rounding + statistics.tolerance(error[row], FALSE_ALARM, comparisons, freedom)
-    gap = np.maximum(np.maximum(lower - mean, mean - upper), 0.0)
+    with np.errstate(invalid="ignore"):
+        scale = np.maximum(error, predicted.log_growth_std / np.sqrt(np.maximum(count, 1)))
+    narrow = statistics.tolerance(scale, FALSE_ALARM / 3, comparisons) + 1e-9 * (1 + np.abs(lower))
+    allowed = np.where(exact, narrow, TENTH_OF_A_DECADE + _inverse_widths(predicted) + 3 * error)
+    judged = np.isfinite(lower) & np.isfinite(upper) & (count >= min(FEWEST, measured.trials))
+    gap = np.maximum(np.maximum(lower - estimate, estimate - upper), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(gap > 1e-9, gap / error, np.where(np.isfinite(lower), 0.0, np.nan)) * np.sign(mean - lower)
+        z = np.where(gap > 1e-9, gap / np.where(exact, scale, error) * np.sign(estimate - lower), 0.0)
+    strange = [
+        bool(exact[row]) and _strange(measured.trials - count[row], measured.trials, predicted.p_dead[row], comparisons)
+        for row in range(len(exact))
+    ]
     coverage, counted = _coverage(predicted, measured, law) if single else (math.nan, 0)
-    return Crosscheck(predicted, measured, lower, upper, mean, error, z, allowed, coverage, counted)
+    verdicts = judged, np.where(judged, z, np.nan), allowed, np.array(strange)
+    return Crosscheck(predicted, measured, lower, upper, estimate, error, *verdicts, coverage, counted)
 
 
-def _mean_and_error(measured: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and standard error of the logarithm over the draws that are alive, and how many are."""
-    alive = np.where(measured.alive, measured.log_second_moment, 0.0)
+def _estimate(measured: Samples, law: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Estimate, its standard error and the number of living draws, for every row."""
     count = measured.alive.sum(axis=0)
-    some = np.maximum(count, 1)
+    some, freedom = np.maximum(count, 1), np.maximum(count - 1, 1)
     with np.errstate(invalid="ignore"):  # a row that overflowed has mean +inf and no error
-        mean = np.where(count > 0, alive.sum(axis=0) / some, -np.inf)
-        squares = np.where(measured.alive, (measured.log_second_moment - mean) ** 2, 0.0).sum(axis=0)
-    return mean, np.sqrt(squares / np.maximum(count - 1, 1) / some), count
+        logs = np.where(measured.alive, measured.log_second_moment, 0.0)
+        mean = np.where(count > 0, logs.sum(axis=0) / some, -np.inf)
+        variance = np.where(measured.alive, (measured.log_second_moment - mean) ** 2, 0.0).sum(axis=0) / freedom
+        log_normal = np.where(law, 0.0, variance)
+        return mean + log_normal / 2, np.sqrt(variance / some + log_normal**2 / (2 * freedom)), count
+
+
+def _inverse_widths(predicted: Growth) -> np.ndarray:
+    """Σ 1/width over the Dense layers up to every row."""
+    return np.cumsum([1 / row.layer.features if isinstance(row.layer, Dense) else 0.0 for row in predicted.rows])
+
+
+def _strange(dead: int, trials: int, probability: float, comparisons: int) -> bool:
+    low, high = statistics.binomial_interval(int(dead), trials, 1 - FALSE_ALARM / 3 / comparisons)
+    return not low <= probability <= high
 
 
 def _coverage(predicted: Growth, measured: Samples, law: np.ndarray) -> tuple[float, int]:

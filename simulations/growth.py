@@ -113,7 +113,7 @@ def _method(rows: tuple[Leaf, ...], batch: int, method: str | None) -> str:
         if isinstance(layer, Dense):
             narrowest = min(narrowest, layer.features)
             own_bias = layer.bias is None and layer.bias_variance(shape) > 0
-            if layer.init.distribution != "normal" or own_bias:
+            if obstacle is None and (layer.init.distribution != "normal" or own_bias):
                 obstacle = f"row {row.name}: method 'conditional' needs Gaussian weights and biases, got {layer}"
         shape = row.shape
     if method is None:

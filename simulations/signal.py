@@ -27,17 +27,18 @@ class Signal(NamedTuple):
 
 
 def scaled(values: np.ndarray, log_scale: float = 0.0) -> Signal:
-    """Move the size of the largest entry into the scale."""
+    """Move the size of the largest entry into the scale; zeros get the scale 0, so that a bias can revive them."""
     largest = float(np.abs(values).max())
     if largest == 0 or not math.isfinite(largest):
-        return Signal(values, log_scale)
+        return Signal(values, log_scale if largest else 0.0)
     return Signal(values / largest, log_scale + math.log(largest))
 
 
 def activated(phi: Activation, h: Signal) -> Signal:
     """φ(h); the scale passes through a homogeneous φ as it is, through any other as a power once it is extreme."""
     if phi.homogeneous_slopes is not None:
-        return h._replace(values=phi.phi(h.values))
+        values = phi.phi(h.values)
+        return h._replace(values=values) if values.any() else scaled(values)
     near = min(max(h.log_scale, -FAR), FAR)
     result = scaled(phi.phi(h.values * math.exp(near)))
     if near == h.log_scale:
@@ -61,5 +62,8 @@ def normalized(layer: BatchNorm, h: Signal) -> Signal:
 
 def added(first: Signal, second: Signal) -> Signal:
     """first + second."""
-    top = max(first.log_scale, second.log_scale)
-    return scaled(sum(part.values * math.exp(part.log_scale - top) for part in (first, second)), top)
+    parts = [part for part in (first, second) if part.values.any()]  # the scale of zeros says nothing
+    if not parts:
+        return first
+    top = max(part.log_scale for part in parts)
+    return scaled(sum(part.values * math.exp(part.log_scale - top) for part in parts), top)

@@ -63,9 +63,11 @@ def chain(rows: Sequence[Leaf], start: float) -> Chain:
             log_variances = math.log(layer.weight_variance(shape)), math.log(bias) if bias else -math.inf
             steps.append(Step(*log_variances, law, -1.2 if uniform else 0.0))
             gaussian = gaussian and layer.init.distribution == "normal" and not uniform
-        elif isinstance(layer, Activation) and steps and layer.name == "relu":
+        elif isinstance(layer, Activation) and steps and layer.homogeneous_slopes == (1, 0):
+            if steps[-1].law.halved:  # ReLU of ReLU: as for the moments, no rule after another activation
+                break
             steps[-1] = steps[-1]._replace(law=LogChi2(row.shape[0], halved=True))
-        elif not (isinstance(layer, Activation) and steps and layer.name == "linear"):
+        elif not (isinstance(layer, Activation) and steps and layer.homogeneous_slopes == (1, 1)):
             break
         ends.append((len(steps) - 1, steps[-1].law))
         shape = row.shape

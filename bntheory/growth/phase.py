@@ -35,7 +35,8 @@ class Phase:
     weight_variance, bias_variance : float
         σ_w² (fan_in times the variance of a weight) and σ_b².
     q : float
-        Fixed point q* that the variance reaches from 1; 0 or inf if it vanishes or diverges; 1 if every q is fixed.
+        Fixed point q* that the variance reaches from 1, between e^−60 and e^60; 0 or inf if it leaves that range;
+        1 if every q is fixed.
     c : float
         Stable fixed point c* of the correlation of two inputs.
     chi : float
@@ -171,10 +172,14 @@ def critical_gain(activation: str | Activation, bias_variance: float = 0.0) -> f
         moments = phi.log_moments(log_q)
         return np.logaddexp(moments.log_second - moments.log_derivative, log_bias) - log_q
 
+    if not np.isfinite(phi.log_moments(LOG_Q).log_derivative).all():
+        raise ValueError(f"{phi} has no critical gain: its derivative vanishes")
     values = excess(LOG_Q)
     significant = np.flatnonzero(np.abs(values) > ROUNDING)
     if phi.homogeneous_slopes is not None or not len(significant) or values[significant[0]] < 0:
         log_q = LOG_Q[0]
+        if abs(_slope(lambda log_q: phi.log_moments(log_q).log_derivative, log_q)) > 0.1:
+            raise ValueError(f"{phi} has no critical gain without biases: its slope at 0 is 0 or infinite")
     else:
         falling = [k for k in significant[significant > 0] if values[k] < 0]
         if not falling:

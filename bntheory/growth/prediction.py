@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FLOAT32_MAX_LOG = 88.72  # ln of the largest float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Growth:
     """Predicted sizes of a network's rows, as natural logarithms; one entry a row, NaN where there is no rule.
 

@@ -59,9 +59,11 @@ def test_spectrum_prints_edge_and_quantiles(run, tmp_path):
 
 def test_phase_names_the_critical_gain(run, tmp_path):
     status, out, _ = run("phase", "--activation", "tanh", "--json", "p.json", "--plot", "p.png")
-    assert status == 0 and "critical gain σ_w = 1 at σ_b² = 0" in out
+    assert status == 0 and "critical gain σ_w = 1: σ_w² = 1 at σ_b² = 0" in out
     data = json.loads((tmp_path / "p.json").read_text())
     assert data["critical_gain"] == pytest.approx(1.0) and data["regime"] == "critical"
+    status, out, _ = run("phase", "--activation", "gelu")
+    assert status == 0 and "not reached from variance 1, which diverges" in out
     status, out, _ = run("phase", "--activation", "softplus", "--weight-variance", "1")
     assert status == 0 and "softplus has no critical gain" in out and "ordered" in out
 
@@ -77,7 +79,7 @@ REFUSED = {
     "did you mean he_normal?": ("growth", "--init", "he_norml"),
     "level must be in (0, 1), got 1.5": ("growth", "--level", "1.5"),
     "No such file or directory: missing.json": ("growth", "--net", "missing.json"),
-    "--plot must end in .png, .pdf or .svg, got 'g.xyz'": ("growth", "--plot", "g.xyz"),
+    "'g.xyz' must end in .png, .pdf, .svg": ("growth", "--plot", "g.xyz"),
     "cannot write 'no/such/folder.json': there is no folder 'no/such'": ("growth", "--json", "no/such/folder.json"),
     "factors must be at least 1, got 0": ("spectrum", "--factors", "0"),
     "scale": ("spectrum", "--scale", "nan"),
@@ -86,6 +88,10 @@ REFUSED = {
     "weight_variance must be finite and above 0, got 0.0": ("phase", "--weight-variance", "0"),
     "bias_variance must be finite and at least 0, got -1.0": ("phase", "--bias-variance", "-1"),
     "softplus has no critical gain": ("phase", "--activation", "softplus"),
+    "'' must be the name of a file": ("growth", "--json", ""),
+    "'.' must be the name of a file": ("growth", "--plot", "."),
+    "width must be at most 1,000,000,000, got 1000000000000": ("growth", "--width", "1000000000000"),
+    "depth must be at most 1,000,000, got 100000000": ("growth", "--depth", "100000000"),
     "No such command 'grow'": ("grow",),
     "No such option '--dept'": ("growth", "--dept", "3"),
 }

@@ -12,7 +12,7 @@ def test_simulate_growth(run, tmp_path):
     status, out, _ = run("simulate", "growth", *words)
     assert status == 0 and "method 'conditional', seed 0" in out and "agree: largest |z|" in out
     data = json.loads((tmp_path / "g.json").read_text())
-    assert data["trials"] == 50 and len(data["mean"]) == 21
+    assert data["trials"] == 50 and len(data["estimate"]) == 21
     assert (tmp_path / "g.png").read_bytes()[:4] == b"\x89PNG"
     status, out, _ = run("simulate", "growth", "--depth", "2", "--width", "8", "--batch", "3", "--trials", "20")
     assert status == 0 and "method 'weights'" in out

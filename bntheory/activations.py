@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
+from bntheory import arguments
 from bntheory.gaussian import (
     NODES,
     SAMPLE,
@@ -139,7 +140,8 @@ class Activation:
         if self.functions is not None:
             _check_functions(self.name, self.functions)
         if self.name == "leaky_relu":
-            object.__setattr__(self, "slope", _finite_slope(0.01 if self.slope is None else self.slope))
+            slope = arguments.number("slope of leaky_relu", 0.01 if self.slope is None else self.slope)
+            object.__setattr__(self, "slope", slope)
         elif self.slope is not None:
             raise ValueError(f"only leaky_relu takes a slope, got slope={self.slope!r} for {self.name}")
 
@@ -310,7 +312,7 @@ def activation(spec: str | Activation) -> Activation:
     if isinstance(spec, Activation):
         return spec
     if isinstance(spec, str) and (match := re.fullmatch(r"leaky_relu\((.*)\)", spec)):
-        return Activation("leaky_relu", _finite_slope(match[1]))
+        return Activation("leaky_relu", _parsed(match[1]))
     return Activation(spec)
 
 
@@ -320,14 +322,11 @@ def _unknown(name: object) -> str:
     return f"unknown activation {name!r}: {hint}known are {', '.join(KNOWN)}"
 
 
-def _finite_slope(slope: object) -> float:
+def _parsed(slope: str) -> float:
     try:
-        value = float(slope)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"slope of leaky_relu must be a finite number, got {slope!r}")
-    return value
+        return float(slope)
+    except ValueError:
+        raise ValueError(f"slope of leaky_relu must be a number, got {slope!r}") from None
 
 
 def _check_functions(name: object, functions: object) -> None:

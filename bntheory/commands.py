@@ -185,7 +185,7 @@ def phase(
     click.echo(str(found))
     if weight_variance is None and found.regime != "critical":
         fate = "diverges" if found.q > 1 else "moves elsewhere"
-        click.echo(f"The critical fixed point is not reached from variance 1, which {fate}: choose σ_w² below this value.")
+        click.echo(f"The critical fixed point is not reached from variance 1, which {fate}: choose a smaller σ_w².")
     write_json(json_file, {"critical_gain": gain, **found.to_dict()})
     mark = (found.weight_variance, found.bias_variance)
     save_figure(plot_file, lambda ax: plot_phase(activation, ax=ax, mark=mark))

@@ -40,8 +40,8 @@ class Dense:
     bias: float | None = None
 
     def __post_init__(self) -> None:
-        set_fields(self, features=arguments.integer("features", self.features, at_most=MOST_UNITS), init=initialization(self.init))
-        set_fields(self, bias=_bias(self.bias))
+        set_fields(self, features=arguments.integer("features", self.features, at_most=MOST_UNITS))
+        set_fields(self, init=initialization(self.init), bias=_bias(self.bias))
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape of the output; ValueError unless the input is flat."""

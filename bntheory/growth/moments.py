@@ -11,6 +11,7 @@ State, per input i of the batch and pair i < j, all in logarithms:
 
 Over a batch of B, the mean over units of the variance is s = Σ_{i<j} d_ij / B²; that of the squared mean is the rest
 of the second moment. Distances instead of covariances: nothing cancels when all inputs come to look the same.
+Given inputs are carried as they are until the first random layer.
 Poole et al. 2016, equations 3 to 5; Schoenholz et al. 2017; for BatchNorm, Yang et al. 2019 at large batch.
 """
 
@@ -31,6 +32,8 @@ from bntheory.layers import BatchNorm, Dense, Flatten, Shape
 from bntheory.networks import Residual, Sequential
 
 RESOLUTION = 1e-11  # a mean square below this share of the second moment is what rounding leaves of zero
+ALONE = "BatchNorm needs a batch of at least 2, got 1: every activation would become 0"
+SMALL_BATCH = 16  # below, BatchNorm's outputs over a batch lie on a sphere too small to be taken for Gaussian
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,30 @@ class State:
     """Moments of one row.
 
     log_q : (B,);  log_d : (B (B − 1)/2,), pairs i < j in the order of ``np.triu_indices``;
-    log_pairs : ln of the factor that turns Σ d_ij into the channel variance;
+    batch : number of inputs that channel moments and BatchNorm refer to, may be infinite;
+    stand_ins : whether the two inputs of the arrays stand for a batch in which all pairs are alike;
     method : how the second moment was found;  symmetric : whether every unit's law is symmetric about zero;
-    gaussian : whether units are Gaussian at infinite width, so that activations and BatchNorm have a closed rule.
+    gaussian : whether units are Gaussian at infinite width, so that activations and BatchNorm have a closed rule;
+    sphere : whether they come from a BatchNorm over a small batch, so that only a homogeneous activation has one;
+    values : the batch itself, (B, *shape), as long as no layer was random.
     """
 
     log_q: np.ndarray
     log_d: np.ndarray
-    log_pairs: float
+    batch: float
+    stand_ins: bool
     method: str
     symmetric: bool
     gaussian: bool = True
+    sphere: bool = False
+    values: np.ndarray | None = None
+
+    @property
+    def log_pairs(self) -> float:
+        """ln of the factor that turns Σ d_ij into the channel variance."""
+        if not self.stand_ins:
+            return -2 * math.log(self.batch)
+        return math.log((1 - 1 / self.batch) / 2) if self.batch > 1 else -math.inf
 
     @property
     def log_second_moment(self) -> float:
@@ -57,12 +73,14 @@ class State:
 
     @property
     def log_channel_variance(self) -> float:
-        """ln of the mean over units of the variance over the batch."""
+        """ln of the mean over channels of the variance over batch and positions."""
+        if self.values is not None:
+            return _log_channel_variance(self.values)
         return float(np.logaddexp.reduce(self.log_d) + self.log_pairs) if len(self.log_d) else -math.inf
 
     @property
     def log_channel_mean_square(self) -> float:
-        """ln of the mean over units of the squared mean over the batch."""
+        """ln of the mean over channels of the squared mean over batch and positions."""
         if self.log_second_moment == -math.inf:
             return -math.inf
         share = math.exp(min(0.0, self.log_channel_variance - self.log_second_moment))
@@ -90,19 +108,29 @@ def start(inputs: np.ndarray | None, shape: Shape, batch_size: int | None) -> St
     """
     if inputs is None:
         size = math.inf if batch_size is None else arguments.integer("batch_size", batch_size)
-        share = (1 - 1 / size) / 2  # two representatives of a batch in which all pairs are alike
-        log_pairs = math.log(share) if share > 0 else -math.inf
-        return State(np.zeros(2), np.array([math.log(2)]), log_pairs, "exact", False)
+        return State(np.zeros(2), np.array([math.log(2)]), size, True, "exact", False)
     batch = check_inputs(inputs, shape)
     if batch_size is not None and batch_size != len(batch):
         raise ValueError(f"batch_size must be left out or equal the number of inputs, {len(batch)}; got {batch_size}")
-    flat = batch.reshape(len(batch), -1)
-    scale = np.abs(flat).max()
+    return _of_values(batch)
+
+
+def _of_values(values: np.ndarray) -> State:
+    """Moments of a batch that is known, (B, *shape)."""
+    flat = values.reshape(len(values), -1)
+    scale = float(np.abs(flat).max()) or 1.0
     flat = flat / scale
     with np.errstate(divide="ignore"):  # a zero input, or two that are equal
         log_q, log_d = np.log(np.mean(flat**2, axis=1)), np.log(distance.pdist(flat, "sqeuclidean") / flat.shape[1])
     shift = 2 * math.log(scale)
-    return State(log_q + shift, log_d + shift, -2 * math.log(len(flat)), "exact", False)
+    return State(log_q + shift, log_d + shift, len(flat), False, "exact", False, values=values)
+
+
+def _log_channel_variance(values: np.ndarray) -> float:
+    scale = float(np.abs(values).max()) or 1.0
+    rest = tuple(axis for axis in range(values.ndim) if axis != 1)
+    with np.errstate(divide="ignore"):
+        return float(np.log(np.mean(np.var(values / scale, axis=rest))) + 2 * math.log(scale))
 
 
 def check_inputs(inputs: Any, shape: Shape) -> np.ndarray:
@@ -133,6 +161,8 @@ def through(layer: Any, state: State, shape: Shape) -> State | None:
     """Moments after a leaf, given those before it and its input shape; None if there is no rule."""
     if isinstance(layer, Dense):
         return _dense(layer, state, shape)
+    if state.values is not None:
+        return _known(layer, state.values)
     if isinstance(layer, Activation):
         return _activation(layer, state)
     if isinstance(layer, BatchNorm) and len(shape) == 1:
@@ -142,17 +172,36 @@ def through(layer: Any, state: State, shape: Shape) -> State | None:
     return None
 
 
+def _known(layer: Any, values: np.ndarray) -> State | None:
+    """Apply a layer without random weights to the given inputs themselves."""
+    if isinstance(layer, Activation):
+        return _of_values(np.asarray(layer.phi(values)))
+    if isinstance(layer, Flatten):
+        return _of_values(values.reshape(len(values), -1))
+    if isinstance(layer, BatchNorm):
+        if values.ndim == 2 and len(values) == 1:
+            raise ValueError(ALONE)
+        rest = tuple(axis for axis in range(values.ndim) if axis != 1)
+        variance = values.var(axis=rest, keepdims=True)
+        if np.any(variance + layer.epsilon == 0):
+            raise ValueError("BatchNorm with epsilon=0 divides by zero: a channel of the inputs is constant")
+        return _of_values((values - values.mean(axis=rest, keepdims=True)) / np.sqrt(variance + layer.epsilon))
+    return None
+
+
 def _dense(layer: Dense, state: State, shape: Shape) -> State:
     log_gain = math.log(shape[0]) + math.log(layer.weight_variance(shape))
     bias = layer.bias_variance(shape)
     log_q = np.logaddexp(state.log_q + log_gain, math.log(bias) if bias else -math.inf)
-    return dataclasses.replace(state, log_q=log_q, log_d=state.log_d + log_gain, symmetric=True, gaussian=True)
+    return State(log_q, state.log_d + log_gain, state.batch, state.stand_ins, state.method, symmetric=True)
 
 
 def _activation(phi: Activation, state: State) -> State | None:
     if str(phi) == "linear":
         return state
     if not state.gaussian:  # after another activation, also through a shortcut: no rule
+        return None
+    if state.sphere and phi.homogeneous_slopes is None:
         return None
     mapped = _mapped if len(state.log_q) <= 64 else _mapped.__wrapped__
     log_q, log_d = mapped(phi, state.log_q.tobytes(), state.log_d.tobytes())
@@ -175,8 +224,8 @@ def _mapped(phi: Activation, log_q: bytes, log_d: bytes) -> tuple[np.ndarray, np
 def _batch_norm(layer: BatchNorm, state: State) -> State | None:
     if not state.gaussian:  # a unit's variance over the batch would depend on its mean
         return None
-    if state.log_pairs == -math.inf or not len(state.log_d):
-        raise ValueError("BatchNorm needs a batch of at least 2, got 1: every activation would become 0")
+    if state.batch == 1:
+        raise ValueError(ALONE)
     log_variance = state.log_channel_variance
     log_scale = np.logaddexp(log_variance, math.log(layer.epsilon) if layer.epsilon else -math.inf)
     if log_scale == -math.inf:
@@ -184,13 +233,14 @@ def _batch_norm(layer: BatchNorm, state: State) -> State | None:
     size = len(state.log_q)
     first, second = np.triu_indices(size, 1)
     with np.errstate(divide="ignore"):
-        if state.log_pairs == -2 * math.log(size):  # given inputs: |h_i − mean|² = mean_j d_ij − Σ_{j<k} d_jk / B²
+        if not state.stand_ins:  # |h_i − mean|² = mean_j d_ij − Σ_{j<k} d_jk / B²
             share = np.exp(state.log_d - log_variance) if log_variance > -math.inf else np.zeros(len(state.log_d))
             total = np.bincount(first, share, size) + np.bincount(second, share, size)
             log_q = np.log(np.maximum(total / size - 1, 0)) + log_variance - log_scale
         else:
             log_q = np.full(size, log_variance - log_scale)
-    return dataclasses.replace(state, log_q=log_q, log_d=state.log_d - log_scale, method="mean-field")
+    log_d, sphere = state.log_d - log_scale, state.batch < SMALL_BATCH
+    return dataclasses.replace(state, log_q=log_q, log_d=log_d, method="mean-field", sphere=sphere)
 
 
 def added(block: Residual, shortcut: State, branch: State) -> State | None:
@@ -204,6 +254,8 @@ def added(block: Residual, shortcut: State, branch: State) -> State | None:
         log_d=np.logaddexp(shortcut.log_d, branch.log_d),
         method="exact" if exact else "mean-field",
         symmetric=False,
+        sphere=False,
+        values=None,  # given inputs on an identity shortcut count as Gaussian from here on
     )
 
 

@@ -16,11 +16,12 @@ def integer(name: str, value: object, at_least: int = 1, at_most: int | None = N
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ValueError(f"{name} must be an integer of at least {at_least}, got {value!r}")
-    if value < at_least:
+    plain = int(value)
+    if plain < at_least:
         raise ValueError(f"{name} must be at least {at_least}, got {value}")
-    if at_most is not None and value > at_most:
+    if at_most is not None and plain > at_most:
         raise ValueError(f"{name} must be at most {at_most:,}, got {value!r:.40}")
-    return int(value)
+    return plain
 
 
 def number(name: str, value: object, *, above: float = -math.inf, at_least: float = -math.inf) -> float:

@@ -225,9 +225,7 @@ def quantiles(source: Density, step: Step, law: LogChi2, levels: np.ndarray) -> 
     return np.array([_quantile(mixture, scale[order], below, kernel(law), *pair) for pair in pairs])
 
 
-def _quantile(
-    mixture: Density, scale: np.ndarray, below: np.ndarray, factor: Kernel, level: float, x: float
-) -> float:
+def _quantile(mixture: Density, scale: np.ndarray, below: np.ndarray, factor: Kernel, level: float, x: float) -> float:
     """Solve F(x) = level by safeguarded Newton steps; only points within the kernel's reach need evaluation."""
     points, weights = mixture.points, mixture.weights
     lower, upper = float(points[0]) + factor.lower, float(points[-1]) + factor.upper

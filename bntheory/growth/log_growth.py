@@ -126,8 +126,6 @@ def quantiles(chain: Chain, levels: np.ndarray) -> np.ndarray:
         centred = fluctuations.sum_quantiles([step.law for step in chain.steps], chain.ends, levels)
         return centred + means[:, None]
     rows = [
-        density_evolution.quantiles(source, step, law, levels)
-        for step, laws, source in _sources(chain)
-        for law in laws
+        density_evolution.quantiles(source, step, law, levels) for step, laws, source in _sources(chain) for law in laws
     ]
     return np.array(rows) - np.log([[law.units] for _, law in chain.ends])

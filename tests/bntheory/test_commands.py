@@ -11,9 +11,7 @@ import bntheory as bn
 
 
 def test_growth_prints_what_the_library_predicts(run, tmp_path):
-    status, out, err = run(
-        "growth", "--depth", "100", "--width", "128", "--json", "g.json", "--plot", "g.png"
-    )
+    status, out, err = run("growth", "--depth", "100", "--width", "128", "--json", "g.json", "--plot", "g.png")
     assert (status, err) == (0, "")
     growth = bn.predict_growth(bn.mlp(100, 128))
     assert growth.table() in out and growth.verdict() in out

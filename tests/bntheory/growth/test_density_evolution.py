@@ -12,13 +12,13 @@ from bntheory.growth.fluctuations import LogChi2, Step
 from simulations.statistics import binomial_interval, mean_with_error, tolerance
 
 RELU, LINEAR = (lambda n: LogChi2(n, True)), (lambda n: LogChi2(n, False))
-WIDTHS = (1, 1000, 3, 50, 2)
+WIDTHS = (1, 300, 3, 50, 2)
 CHAINS = {
     "width 1": [(2.0, 0.1, RELU(1))] * 8,
     "width 2, tiny bias": [(1.0, 1e-12, RELU(2))] * 12,
     "width 3, large bias": [(2 / 3, 30.0, RELU(3))] * 12,
     "linear": [(0.25, 0.2, LINEAR(4))] * 10,
-    "widths 1, 1000, 3, 50, 2": [(2 / n, 0.05, RELU(m)) for n, m in itertools.pairwise((7, *WIDTHS))],
+    "widths 1, 300, 3, 50, 2": [(2 / n, 0.05, RELU(m)) for n, m in itertools.pairwise((7, *WIDTHS))],
     "first layer alone has a bias": [(0.5, 0.3, RELU(4)), *[(0.5, 0.0, RELU(4))] * 5],
     "last layer alone has a bias": [*[(0.5, 0.0, RELU(2))] * 5, (0.5, 0.3, RELU(2))],
     "width 30, depth 60": [(2 / 30, 0.01, RELU(30))] * 60,
@@ -169,7 +169,7 @@ def test_uniform_biases_narrow_the_law_to_first_order(activation):
         u = np.log(np.concatenate(norms)[np.concatenate(norms) > 0])
         law = LogChi2(n, activation == "relu")
         step = Step(math.log(1 / 6), math.log(5 / 6), law, -1.2)
-        (source, density), = density_evolution.evolve(0.0, [step])
+        ((source, density),) = density_evolution.evolve(0.0, [step])
         mean, variance = density_evolution.mean_and_variance(source, step, law)
         assert (mean, variance) == pytest.approx((density.mean, density.variance), rel=1e-7)
         gaussian = math.sqrt(fluctuations.mean_and_variance(law)[1])

@@ -78,7 +78,7 @@ def test_wide_layers_approach_the_expansion_in_one_over_n(law, slopes):
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 52, 60, 5000])
 def test_survival(n):
     with mpmath.workdps(50):
-        expected = mpmath.log1p(-mpmath.mpf(2) ** -n)
+        expected = mpmath.log1p(-(mpmath.mpf(2) ** -n))
         assert fluctuations.log_alive(RELU(n)) == pytest.approx(float(expected), rel=1e-15, abs=1e-320)
     assert fluctuations.log_alive(LINEAR(n)) == 0
 
@@ -131,7 +131,11 @@ def test_quantiles_of_two_terms_equal_a_convolution(first, second):
     levels = np.array([0.025, 0.5, 0.95])
     for level, quantile in zip(levels, fluctuations.sum_quantiles([first], [(1, second)], levels)[0], strict=True):
         total, _ = integrate.quad(
-            lambda x, q=quantile: pdf(first, x) * cdf(second, q + centre - x), -60, 8, points=[-10, -3, 0], limit=300,
+            lambda x, q=quantile: pdf(first, x) * cdf(second, q + centre - x),
+            -60,
+            8,
+            points=[-10, -3, 0],
+            limit=300,
             epsabs=1e-12,
         )
         assert total == pytest.approx(level, abs=1e-10)

@@ -227,8 +227,9 @@ def predict_growth(net: Sequential, inputs: Any = None, batch_size: int | None =
     -----
     Second moments: infinite width (Poole et al. 2016), exact at any width for linear, ReLU and leaky ReLU layers with
     symmetric weights. Fluctuations: exact for linear and ReLU MLPs with Gaussian weights and biases at any width
-    (Hanin and Nica 2018); with uniform ones right to first order in 1/width. Layers without a rule give "unsupported"
-    and NaN in their row and all rows that follow.
+    (Hanin and Nica 2018); with uniform ones right to first order in 1/width, unless the input is concentrated on few
+    units. BatchNorm: large batch, with an error of order 1/batch; below 16 inputs only homogeneous activations have a
+    rule after it. Layers without a rule give "unsupported" and NaN in their row and all rows that follow.
 
     Examples
     --------
@@ -295,7 +296,7 @@ def _columns(states: list[moments.State | None]) -> list[np.ndarray]:
 def _channel_method(row: Leaf, state: moments.State | None) -> str:
     if state is None:
         return "unsupported"
-    return "exact" if row.layer is None else "mean-field"
+    return "exact" if row.layer is None or state.values is not None else "mean-field"
 
 
 def _growth_sentence(total: float, depth: int, method: str) -> str:

@@ -127,6 +127,27 @@ class Leaf(NamedTuple):
     layer: Layer | None  # None for the input
 
 
+class PerRow:
+    """What has one entry a row: the columns that describe the rows."""
+
+    rows: tuple[Leaf, ...]
+
+    @property
+    def name(self) -> tuple[str, ...]:
+        """Names of the rows."""
+        return tuple(row.name for row in self.rows)
+
+    @property
+    def operation(self) -> tuple[str, ...]:
+        """What each row does."""
+        return tuple(row.operation for row in self.rows)
+
+    @property
+    def shape(self) -> tuple[Shape, ...]:
+        """Output shape of each row, without the batch."""
+        return tuple(row.shape for row in self.rows)
+
+
 def leaves(net: Sequential) -> Iterator[Leaf]:
     """Yield the rows of a network in execution order: the input, every leaf, and `sum` after branch and shortcut.
 

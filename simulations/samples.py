@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bntheory.networks import Leaf
+from bntheory.networks import Leaf, PerRow
 
 QUANTITIES = ("log_second_moment", "log_channel_mean_square", "log_channel_variance")
 _BLOCK = 2**16  # numbers reduced at a time: a block of channels that stays in the processor's cache
@@ -79,7 +79,7 @@ def _sums(h: np.ndarray, scale: float) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
+class Samples(PerRow):
     """Logarithms of a network's mean squares, row by row, over trials.
 
     Parameters
@@ -121,21 +121,6 @@ class Samples:
             if np.isnan(values).any():
                 raise ValueError(f"{quantity} must not be NaN, got {np.isnan(values).sum()} of {values.size}")
             object.__setattr__(self, quantity, values)
-
-    @property
-    def name(self) -> tuple[str, ...]:
-        """Names of the rows."""
-        return tuple(row.name for row in self.rows)
-
-    @property
-    def operation(self) -> tuple[str, ...]:
-        """What each row does."""
-        return tuple(row.operation for row in self.rows)
-
-    @property
-    def shape(self) -> tuple[tuple[int, ...], ...]:
-        """Output shape of each row, without the batch."""
-        return tuple(row.shape for row in self.rows)
 
     @property
     def trials(self) -> int:

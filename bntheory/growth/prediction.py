@@ -12,7 +12,7 @@ import numpy as np
 from bntheory import arguments
 from bntheory.growth import log_growth, moments
 from bntheory.layers import Shape
-from bntheory.networks import Leaf, Residual, Sequential, leaves, output_shape
+from bntheory.networks import Leaf, PerRow, Residual, Sequential, leaves, output_shape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ FLOAT32_MAX_LOG = 88.72  # ln of the largest float32
 
 
 @dataclass(frozen=True, eq=False)
-class Growth:
+class Growth(PerRow):
     """Predicted sizes of a network's rows, as natural logarithms; one entry a row, NaN where there is no rule.
 
     Attributes
@@ -54,21 +54,6 @@ class Growth:
     channel_method: tuple[str, ...]
     band_method: tuple[str, ...]
     _chain: log_growth.Chain = field(repr=False)
-
-    @property
-    def name(self) -> tuple[str, ...]:
-        """Names of the rows."""
-        return tuple(row.name for row in self.rows)
-
-    @property
-    def operation(self) -> tuple[str, ...]:
-        """What each row does."""
-        return tuple(row.operation for row in self.rows)
-
-    @property
-    def shape(self) -> tuple[Shape, ...]:
-        """Output shape of each row, without the batch."""
-        return tuple(row.shape for row in self.rows)
 
     @property
     def second_moment(self) -> np.ndarray:

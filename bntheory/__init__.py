@@ -14,7 +14,7 @@ _PUBLIC = {
     "Sequential": "networks",
     "Residual": "networks",
     "leaves": "networks",
-    "from_json": "networks",
+    "from_json": "serialization",
     "Dense": "layers",
     "Conv": "layers",
     "BatchNorm": "layers",

@@ -39,6 +39,7 @@ class Sequential:
     >>> net = Sequential((Dense(8), activations.activation("relu")), input_shape=(4,))
     >>> net.output_shape((4,))
     (8,)
+    >>> from bntheory import from_json
     >>> from_json(net.to_json()) == net
     True
     """
@@ -51,8 +52,8 @@ class Sequential:
             raise ValueError(f"layers must be a tuple of layers, got {self.layers!s:.60}")
         set_fields(self, layers=tuple(self.layers))
         for layer in self.layers:
-            if not isinstance(layer, (*_LAYERS.values(), Activation)):
-                raise ValueError(f"a layer must be one of {', '.join(_LAYERS)} or an Activation, got {layer!r}")
+            if not isinstance(layer, (*LAYERS.values(), Activation)):
+                raise ValueError(f"a layer must be one of {', '.join(LAYERS)} or an Activation, got {layer!r}")
         if self.input_shape is not None:
             if not isinstance(self.input_shape, (tuple, list)):
                 raise ValueError(f"input_shape must be (n,) or (channels, height, width), got {self.input_shape!r}")
@@ -71,7 +72,9 @@ class Sequential:
 
     def to_json(self) -> str:
         """Return the description as JSON text; ValueError for a user's own activation."""
-        return json.dumps(_to_data(self))
+        from bntheory import serialization  # which imports this file
+
+        return json.dumps(serialization.to_data(self))
 
     def __str__(self) -> str:
         body = _grouped([str(layer) for layer in self.layers])
@@ -113,7 +116,7 @@ class Residual:
 
 
 Layer = Dense | Conv | BatchNorm | Pool | Flatten | ZeroPad | Sequential | Residual | Activation
-_LAYERS: dict[str, Any] = {
+LAYERS: dict[str, Any] = {
     kind.__name__: kind for kind in (Dense, Conv, BatchNorm, Pool, Flatten, ZeroPad, Sequential, Residual)
 }
 
@@ -331,66 +334,6 @@ def resnet(
             layers += [Residual(branch, Sequential(matching)), phi]
     layers += [Pool("average"), Flatten(), Dense(classes, law)]
     return Sequential(tuple(layers), image)
-
-
-def from_json(text: str) -> Sequential:
-    """Rebuild a description from `Sequential.to_json`.
-
-    Parameters
-    ----------
-    text : str
-
-    Returns
-    -------
-    Sequential
-
-    Raises
-    ------
-    ValueError
-        If the text is not JSON, or names an unknown layer, field or value; the offender is named.
-
-    Examples
-    --------
-    >>> from_json(mlp(2, 8).to_json()) == mlp(2, 8)
-    True
-    """
-    if not isinstance(text, str):
-        raise ValueError(f"a network description must be JSON text, got {type(text).__name__}")
-    try:
-        net = _from_data(json.loads(text))
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise ValueError(f"not a network description: invalid JSON at {place}") from None
-    except RecursionError:
-        raise ValueError("not a network description: nested too deeply") from None
-    if not isinstance(net, Sequential):
-        raise ValueError(f"a network description must be a Sequential, got {type(net).__name__}")
-    return net
-
-
-def _to_data(value: Any) -> Any:
-    if isinstance(value, (Activation, Initialization)):
-        return {"type": type(value).__name__, **value.to_dict()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: _to_data(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
-    return [_to_data(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _from_data(data: Any) -> Any:
-    if isinstance(data, list):
-        return tuple(_from_data(item) for item in data)
-    if not isinstance(data, dict):
-        return data
-    kinds = {**_LAYERS, "Activation": Activation, "Initialization": Initialization}
-    kind = kinds[arguments.choice("type", data.get("type"), kinds)]
-    fields = {key: _from_data(value) for key, value in data.items() if key != "type"}
-    for key in fields:
-        arguments.choice(f"a field of {kind.__name__}", key, [field.name for field in dataclasses.fields(kind)])
-    try:
-        return kind.from_dict(fields) if kind in (Activation, Initialization) else kind(**fields)
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__}: {error}") from None
 
 
 def output_shape(layer: Layer, shape: Shape) -> Shape:

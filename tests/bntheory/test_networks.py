@@ -9,7 +9,8 @@ import pytest
 from bntheory.activations import Activation, activation
 from bntheory.initializations import Initialization, initialization
 from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool, ZeroPad
-from bntheory.networks import Residual, Sequential, from_json, leaves, mlp, resnet
+from bntheory.networks import Residual, Sequential, leaves, mlp, resnet
+from bntheory.serialization import from_json
 
 RELU = activation("relu")
 EVERYTHING = Sequential(

@@ -37,6 +37,9 @@ def main() -> None:
     """Run the program; every refused argument is one line on standard error and exit status 2."""
     try:
         status = cli.main(prog_name="bntheory", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "bntheory"
         sys.exit(_refuse(f"{command}: {error.format_message()}"))

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 PICTURES = (".png", ".pdf", ".svg")
 
 
-def network_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that describe a network; the command receives it as `net`."""
+def network_options(
+    command: Callable[..., None] | None = None, *, input_width: int | None = None
+) -> Callable[..., Any]:
+    """Add the options that describe a network, with a default input width; the command receives it as `net`."""
+    if command is None:
+        return functools.partial(network_options, input_width=input_width)
 
     @functools.wraps(command)
     def described(
@@ -54,7 +58,12 @@ def network_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--bias", type=float, help="Variance of Gaussian biases. [default: the initialization's own]"),
             click.option("--batch-norm", is_flag=True, help="BatchNorm before every activation."),
             click.option("--residual", is_flag=True, help="Pre-activation residual blocks."),
-            click.option("--input-width", type=int, help="Units of the input. [default: width]"),
+            click.option(
+                "--input-width",
+                type=int,
+                default=input_width,
+                help=f"Units of the input. [default: {input_width or 'width'}]",
+            ),
             click.option("--net", metavar="FILE", help="A description written by to_json, instead of the above."),
         )
     ):

@@ -56,6 +56,8 @@ def plot_growth(
     ValueError
         If there is nothing to draw, or level is not in (0, 1).
     """
+    from matplotlib.ticker import MaxNLocator
+
     ax = _axes(ax)
     label = f"{label}: " if label else ""
     rows = next((part.rows for part in (growth, samples, measured) if part is not None), None)
@@ -75,6 +77,7 @@ def plot_growth(
         ax.plot(layers, values.T, ".", color=ORANGE, ms=3, alpha=0.6)
         ax.plot([], [], ".", color=ORANGE, label=f"{label}{measured.trials} measured")
     ax.set_xlabel("layer ℓ")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylabel("ln mean square of activations, ln ⟨h²⟩")
     ax.legend(fontsize="small")
     return ax
@@ -207,7 +210,7 @@ def plot_phase(
 
     ax, phi = _axes(ax), activation(phi)
     low_b, high_b = (arguments.number("bias_variance", value, at_least=0) for value in bias_variance)
-    biases = np.linspace(low_b, high_b, 41)
+    biases = low_b + (high_b - low_b) * np.linspace(0, 1, 61) ** 3  # the edge bends where biases are small
     edge = edge_of_chaos(phi, biases)
     if weight_variance is None:
         top = 2 * float(np.nanmax(edge)) if np.isfinite(edge).any() else 4.0
@@ -230,7 +233,7 @@ def plot_phase(
         ax.plot(*mark, "o", color="white", mec="black", ms=8, label=text)
     ax.set(xlim=(low_w, high_w), ylim=(low_b, high_b), xlabel=r"weight variance $\sigma_w^2$")
     ax.set_ylabel(r"bias variance $\sigma_b^2$")
-    ax.set_title(f"{phi}: ordered left of the edge, chaotic right", fontsize="medium")
+    ax.set_title(f"{phi}: depth scale of correlations", fontsize="medium")
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize="small", loc="upper left")
     return ax

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 TITLE = "Figure 5: channel magnitudes through ResNet-110 at initialization"
 TEXT = (
     "Natural logarithms of the channels' standard deviation and of the magnitude of their mean, averaged over "
-    "channels, of convolution outputs before BN: with BN they follow a reflected random walk that starts anew in "
-    "every stage, without BN they grow exponentially (no law here yet: measured networks and the paper's points "
-    "only). Measured on untrained networks (Xavier normal, projection shortcuts, BN with batch statistics) for 128 "
-    "of scikit-learn's 1797 digits of 8×8 pixels, interpolated to 32×32 in three equal channels; the paper used "
-    "CIFAR-10."
+    "channels, of convolution outputs before BN. With BN those of the blocks' first convolutions follow a reflected "
+    "random walk that starts anew in every stage, and those of the second stay level; without BN all grow "
+    "exponentially (no law here yet: measured networks, and the paper's one network, which lies in their lower part "
+    "and in places below). The last point is the classifier, which has no law. Measured on untrained networks (Xavier "
+    "normal, projection shortcuts, BN with batch statistics) for 128 of scikit-learn's 1797 digits of 8×8 pixels, "
+    "interpolated to 32×32 in three equal channels; the paper used CIFAR-10."
 )
 PANELS = {"log_std": "ln std", "log_mean": "ln |mean|"}
 LOG_ABS_GAUSSIAN = -(np.euler_gamma + math.log(2)) / 2  # E ln|g|
@@ -167,14 +168,25 @@ def check(data: dict[str, Any]) -> list[Check]:
         checks += _against_law(text, data["bn"][name][:, 5:-1] - data["law"][name][4:])
     spread = float(data["bn"]["log_mean_spread"][:, 1:-1].mean())
     text = f"with BN, spread of ln |mean| over channels (Gaussian means: π/√8 = {math.pi / math.sqrt(8):.2f})"
-    return [*checks, between(text, spread, 0.9, 1.2)]
+    checks.append(between(text, spread, 0.9, 1.2))
+    # a block's second moment grows by λ = 1.34 (Xavier), which is ½ ln λ in ln std over two layers: 0.07 a layer;
+    # a stage's first blocks and zero padding on small maps lower it
+    return [*checks, between("without BN, rise of ln std a layer within stages", _rise(data), 0.02, 0.14)]
+
+
+def _rise(data: dict[str, Any]) -> float:
+    """Rise of ln std a layer without BN, second to last block of a stage; mean over stages and networks."""
+    blocks = (data["depth"] - 2) // 6
+    starts = 3 + 2 * blocks * np.arange(3)  # columns of the second blocks' first convolutions
+    ends = starts + 2 * (blocks - 2)
+    return float(np.mean(data["nobn"]["log_std"][:, ends] - data["nobn"]["log_std"][:, starts]) / (2 * (blocks - 2)))
 
 
 def _against_law(text: str, difference: np.ndarray) -> list[Check]:
     """Check the mean over draws of (measured − law), (draws, layers from 6 on), averaged over layers and at the worst.
 
-    Allowed: what chance exceeds once in 10⁴ checks, and a systematic part for finite channels and batches, which make
-    the pictures of the law (Gaussian, independent channels) approximate.
+    Allowed: about what chance exceeds once in 10⁴ checks, with the largest error of any layer, and 0.05 (average) or
+    0.1 (a layer) for finite channels and batches: the law takes channels for Gaussian and independent.
     """
     from simulations.statistics import mean_with_error, tolerance
 
@@ -182,7 +194,7 @@ def _against_law(text: str, difference: np.ndarray) -> list[Check]:
     allowed = 0.05 + float(tolerance(error, 1e-4, degrees_of_freedom=len(difference) - 1))
     overall = near(f"{text}, average over layers", float(average), 0, allowed)
     mean, error = mean_with_error(difference)
-    allowed = 0.1 + float(tolerance(np.median(error), 1e-4, comparisons=len(mean)))
+    allowed = 0.1 + float(tolerance(np.max(error), 1e-4, comparisons=len(mean)))
     return [overall, at_most(f"{text}, largest magnitude at a layer", np.abs(mean).max(), allowed)]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TITLE = "Size of activations in deep ReLU networks"
 TEXT = (
     "Mean square ⟨h²⟩ of the activations of single networks for one image: He's initialization keeps its "
-    "expectation, yet typical networks shrink and differ from draw to draw; Xavier's halves it at every layer; "
+    "expectation, yet typical networks shrink and differ from draw to draw; Xavier's halves it at every square layer; "
     "torch's default falls to a level that its biases hold (its law is of first order in 1/width, the others are "
     "exact). The image is one of scikit-learn's 1797 digits of 8×8 pixels (not CIFAR-10), the same for law, "
     "simulation and torch: the band is over draws of the weights for this input, and no mean over a batch is taken."

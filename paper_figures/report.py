@@ -57,6 +57,7 @@ def make_report(out: str | Path, scale: str = "quick", seed: int = 0, device: st
     require_training()
     device = resolve(device)
     out.parent.mkdir(parents=True, exist_ok=True)
+    _recover(out)
     workplace = out.parent / f".{out.name}-{uuid.uuid4().hex}"
     workplace.mkdir()
     try:
@@ -180,10 +181,21 @@ def plain(value: Any) -> Any:
     return value
 
 
+def _aside(out: Path) -> Path:
+    """Where the earlier report waits while the new one takes its place."""
+    return out.with_name(f".{out.name}-earlier")
+
+
+def _recover(out: Path) -> None:
+    """Put back the earlier report if a killed run left it aside."""
+    if _aside(out).exists() and not out.exists():
+        _aside(out).rename(out)
+
+
 def _replace(folder: Path, out: Path) -> None:
     """Put the finished folder in the place of `out`; what is there stays if that fails."""
     replaceable(out)  # again: minutes have passed
-    old = folder.with_name(f"{folder.name}-old")
+    old = _aside(out)
     if not out.exists():
         folder.rename(out)
         return

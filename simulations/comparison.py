@@ -36,10 +36,11 @@ class Crosscheck:
         The estimate must lie between. A single input with a known law: both are the predicted mean of ln(mean of h²). A
         batch: that mean and ln of the expectation (Jensen's inequality, both ways). No law: both are the latter.
     estimate, standard_error : array (rows,)
-        Measured mean of the logarithm over the draws that are alive; where there is no law, plus half its variance,
-        which makes it ln of the expectation if the logarithm is Gaussian.
+        Measured mean of the logarithm over the draws that are alive; where there is no law, the logarithm of the mean
+        over all draws.
     compared : array (rows,)
-        Whether theory speaks about the row and enough draws are alive to judge it.
+        Whether theory speaks about the row and the draws can judge it: at least 5 are alive, and where only the
+        expectation is predicted, the variance of the logarithm is at most 1 (a mean of wilder draws says little).
     z : array (rows,)
         Distance of the estimate from the interval, in standard errors; NaN where nothing is judged.
     allowed : array (rows,)
@@ -88,6 +89,8 @@ class Crosscheck:
     def verdict(self) -> str:
         """One sentence: agreement or the first row that disagrees."""
         scope = f"{self.compared.sum()} of {len(self.compared)} rows, {self.measured.trials} networks"
+        if self.predicted.unsupported is not None:
+            scope += f", no rule from row {self.predicted.unsupported.name} on"
         if self.disagreeing.any():
             return f"Theory and measurement DISAGREE from row {self._first_disagreement()} ({scope})."
         if not self._covered():
@@ -213,13 +216,15 @@ def compare(predicted: Growth, measured: Samples, single: bool) -> Crosscheck:
     exact = np.array([method == "exact" for method in predicted.band_method]) & law & single
     lower = np.where(law, predicted.log_growth_mean, predicted.log_second_moment)
     upper = np.where(law & single, predicted.log_growth_mean, predicted.log_second_moment)
-    estimate, error, count = _estimate(measured, law)
+    estimate, error, count = _mean_log(measured)
+    log_mean, log_mean_error, tame = _log_mean(measured)
+    estimate, error = np.where(law, estimate, log_mean), np.where(law, error, log_mean_error)
     comparisons = max(1, int(exact.sum()))
     with np.errstate(invalid="ignore"):
         scale = np.maximum(error, predicted.log_growth_std / np.sqrt(np.maximum(count, 1)))
     narrow = statistics.tolerance(scale, FALSE_ALARM / 3, comparisons) + 1e-9 * (1 + np.abs(lower))
     allowed = np.where(exact, narrow, TENTH_OF_A_DECADE + _inverse_widths(predicted) + 3 * error)
-    judged = np.isfinite(lower) & np.isfinite(upper) & (count >= min(FEWEST, measured.trials))
+    judged = np.isfinite(lower) & np.isfinite(upper) & (count >= min(FEWEST, measured.trials)) & (law | tame)
     gap = np.maximum(np.maximum(lower - estimate, estimate - upper), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(gap > 1e-9, gap / np.where(exact, scale, error) * np.sign(estimate - lower), 0.0)
@@ -232,16 +237,27 @@ def compare(predicted: Growth, measured: Samples, single: bool) -> Crosscheck:
     return Crosscheck(predicted, measured, lower, upper, estimate, error, *verdicts, coverage, counted)
 
 
-def _estimate(measured: Samples, law: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Estimate, its standard error and the number of living draws, for every row."""
+def _mean_log(measured: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean of the logarithm over the living draws, its standard error, and how many they are."""
     count = measured.alive.sum(axis=0)
     some, freedom = np.maximum(count, 1), np.maximum(count - 1, 1)
     with np.errstate(invalid="ignore"):  # a row that overflowed has mean +inf and no error
         logs = np.where(measured.alive, measured.log_second_moment, 0.0)
         mean = np.where(count > 0, logs.sum(axis=0) / some, -np.inf)
         variance = np.where(measured.alive, (measured.log_second_moment - mean) ** 2, 0.0).sum(axis=0) / freedom
-        log_normal = np.where(law, 0.0, variance)
-        return mean + log_normal / 2, np.sqrt(variance / some + log_normal**2 / (2 * freedom)), count
+    return mean, np.sqrt(variance / some), count
+
+
+def _log_mean(measured: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ln of the mean of h² over all draws, its standard error, and whether the draws are tame enough to trust it."""
+    logs, trials = measured.log_second_moment, measured.trials
+    top = np.where(np.isfinite(logs.max(axis=0)), logs.max(axis=0), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # all dead, or overflowed
+        shares = np.exp(logs - top)
+        mean = shares.mean(axis=0)
+        error = shares.std(axis=0) / mean / math.sqrt(max(1, trials - 1))
+        spread = _mean_log(measured)[1] ** 2 * measured.alive.sum(axis=0)
+        return np.log(mean) + top, error, ~(spread > 1)
 
 
 def _inverse_widths(predicted: Growth) -> np.ndarray:

@@ -86,13 +86,26 @@ def simulate_growth(
 
 
 def _batch(shape: Shape, inputs: Any, batch: int | None, root: int) -> np.ndarray:
-    if inputs is not None:
-        if batch is not None:
-            raise ValueError(f"give inputs or batch, not both; got batch={batch}")
-        return check_inputs(inputs, shape).reshape(len(inputs), *shape)
-    size = arguments.integer("batch", 1 if batch is None else batch)
+    if inputs is None:
+        return uncorrelated_inputs(shape, 1 if batch is None else batch, root)
+    if batch is not None:
+        raise ValueError(f"give inputs or batch, not both; got batch={batch}")
+    return check_inputs(inputs, shape).reshape(len(inputs), *shape)
+
+
+def uncorrelated_inputs(shape: Shape, batch: int, root_seed: int) -> np.ndarray:
+    """Return the (batch, *shape) inputs that `simulate_growth` feeds by itself: orthogonal, of second moment 1.
+
+    Examples
+    --------
+    >>> h = uncorrelated_inputs((8,), 2, root_seed=0)
+    >>> (h @ h.T / 8).round(12)
+    array([[1., 0.],
+           [0., 1.]])
+    """
+    size = arguments.integer("batch", batch)
     units = int(np.prod(shape))
-    gaussian = streams.input_stream(root).standard_normal((units, size))
+    gaussian = streams.input_stream(root_seed).standard_normal((units, size))
     if size <= units:
         gaussian = np.linalg.qr(gaussian)[0]
     return (gaussian / np.sqrt(np.mean(gaussian**2, axis=0))).T.reshape(size, *shape)

@@ -113,3 +113,9 @@ def test_the_installed_program_refuses_without_a_traceback():
     code = "from bntheory.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code, "growth", "--depth", "0"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "bntheory: depth must be at least 1, got 0\n")
+
+
+@pytest.mark.parametrize("words", [(), ("simulate",)])
+def test_without_a_command_the_help_is_shown_as_it_is(run, words):
+    status, out, _ = run(*words)
+    assert status == 2 and out.startswith("Usage: bntheory") and "\n  growth " in out

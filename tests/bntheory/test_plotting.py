@@ -87,7 +87,7 @@ def test_phase_shows_the_edge(ax):
     edge, biases = _line(ax, "edge of chaos").get_data()
     assert edge == pytest.approx(bn.edge_of_chaos("erf", biases))
     assert _line(ax, "sigma_w").get_xdata() == [1.5]
-    assert "ordered left" in ax.get_title() and ax.get_xlabel() and ax.get_ylabel()
+    assert "erf" in ax.get_title() and ax.get_xlabel() and ax.get_ylabel()
 
 
 def test_a_result_draws_itself():

@@ -78,3 +78,11 @@ def test_measuring_leaves_torch_as_it_was(data):
 
 def test_draws_three_panels(data):
     assert len(figure5.draw(data).axes) == 3
+
+
+def test_networks_without_bn_must_grow(data):
+    level = np.zeros_like(data["nobn"]["log_std"])
+    for spoiled in (level, level + np.nan):
+        assert failures({**data, "nobn": {**data["nobn"], "log_std": spoiled}}) == [
+            "without BN, rise of ln std a layer within stages"
+        ]

@@ -37,12 +37,26 @@ def test_crosscheck_on_real_images(run, tmp_path):
     assert status == 0 and "on 4 noise inputs" in out
 
 
+def test_crosscheck_runs_without_options(run):
+    pytest.importorskip("torch")
+    status, out, _ = run("crosscheck", "--trials", "2")
+    assert status == 0 and out.startswith("input 64; 100 × [Dense(512")
+
+
+def test_simulate_exits_1_when_theory_is_wrong(run, monkeypatch):
+    predict = bn.predict_growth
+    monkeypatch.setattr(bn, "predict_growth", lambda net, inputs: predict(bn.mlp(5, 32, "linear"), inputs))
+    status, out, _ = run("simulate", "growth", "--depth", "5", "--width", "32", "--trials", "40")
+    assert status == 1 and "DISAGREE" in out
+
+
 def test_crosscheck_exits_1_when_theory_is_wrong(run, monkeypatch):
     pytest.importorskip("torch")
     from simulations import comparison
 
     predict = comparison.predict_growth
-    monkeypatch.setattr(comparison, "predict_growth", lambda net, inputs: predict(bn.mlp(5, 32, "linear"), inputs))
+    other = bn.mlp(5, 32, "linear", input_width=64)
+    monkeypatch.setattr(comparison, "predict_growth", lambda net, inputs: predict(other, inputs))
     status, out, _ = run("crosscheck", "--depth", "5", "--width", "32", "--data", "noise", "--trials", "40")
     assert status == 1 and "DISAGREE" in out
 
@@ -60,7 +74,7 @@ REFUSED = {
     "width must be at least 1, got 0": ("simulate", "spectrum", "--width", "0"),
     "No such command 'grwth'": ("simulate", "grwth"),
     "data must be one of digits, noise": ("crosscheck", "--data", "cifar"),
-    "digits are square": ("crosscheck", "--width", "65", "--depth", "2"),
+    "digits are square": ("crosscheck", "--input-width", "65", "--depth", "2"),
 }
 
 

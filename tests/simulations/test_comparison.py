@@ -8,7 +8,7 @@ import pytest
 
 import bntheory as bn
 from simulations.comparison import compare, crosscheck
-from simulations.growth import simulate_growth
+from simulations.growth import simulate_growth, uncorrelated_inputs
 from simulations.samples import QUANTITIES
 
 
@@ -151,3 +151,23 @@ def test_nothing_to_compare_and_bad_arguments(image):
     samples = simulate_growth(bn.mlp(3, 4), trials=2)
     with pytest.raises(ValueError, match="prediction has rows"):
         compare(bn.predict_growth(bn.mlp(2, 4)), samples, single=True)
+
+
+def test_heavy_tails_without_a_law_are_left_unjudged():
+    """The mean of a few hundred wild draws is far below its expectation: no verdict on such rows, and no alarm."""
+    for net in (
+        bn.mlp(50, 64, "gelu"),
+        bn.mlp(4, 3, residual=True),
+        bn.mlp(30, 32, "silu", "xavier_normal", residual=True),
+    ):
+        one = uncorrelated_inputs(net.input_shape, 1, 0)
+        result = compare(bn.predict_growth(net, one), simulate_growth(net, 200, inputs=one), single=True)
+        assert result.agrees, result.verdict()
+    wild = compare(bn.predict_growth(bn.mlp(50, 64, "gelu")), simulate_growth(bn.mlp(50, 64, "gelu"), 50), single=True)
+    assert wild.compared[1] and not wild.compared[-1]
+
+
+def test_the_first_row_without_a_rule_is_named():
+    net = bn.Sequential((bn.Dense(8), bn.activation("relu"), bn.activation("tanh"), bn.Dense(8)), (8,))
+    result = compare(bn.predict_growth(net), simulate_growth(net, trials=50), single=True)
+    assert result.agrees and "no rule from row 2 on" in result.verdict()

@@ -230,7 +230,7 @@ def plot_phase(
         ax.plot(edge, biases, color=ORANGE, lw=2, label=r"edge of chaos, $\chi = 1$")
     if mark is not None:
         text = rf"$\sigma_w^2$ = {mark[0]:.4g}, $\sigma_b^2$ = {mark[1]:.4g}"
-        ax.plot(*mark, "o", color="white", mec="black", ms=8, label=text)
+        ax.plot(*mark, "o", color="white", mec="black", ms=8, label=text, clip_on=False, zorder=3)
     ax.set(xlim=(low_w, high_w), ylim=(low_b, high_b), xlabel=r"weight variance $\sigma_w^2$")
     ax.set_ylabel(r"bias variance $\sigma_b^2$")
     ax.set_title(f"{phi}: depth scale of correlations", fontsize="medium")

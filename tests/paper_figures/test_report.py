@@ -204,3 +204,14 @@ def test_importing_the_commands_loads_nothing_heavy():
 def test_importing_the_figures_loads_neither_torch_nor_matplotlib():
     scripts = ", ".join(f"paper_figures.{name}" for name in ("report", *report.FIGURES))
     assert loaded(scripts, "matplotlib", "torch", "sklearn") == []
+
+
+def test_an_earlier_report_that_a_kill_left_aside_is_put_back(tmp_path):
+    out = tmp_path / "report"
+    aside = report._aside(out)
+    aside.mkdir()
+    (aside / "report.html").write_text("earlier")
+    report._recover(out)
+    assert (out / "report.html").read_text() == "earlier" and not aside.exists()
+    report._recover(out)  # nothing to do
+    assert out.is_dir()

@@ -187,9 +187,14 @@ def _aside(out: Path) -> Path:
 
 
 def _recover(out: Path) -> None:
-    """Put back the earlier report if a killed run left it aside."""
-    if _aside(out).exists() and not out.exists():
-        _aside(out).rename(out)
+    """Put back the earlier report if a killed run left it aside, or drop it if the new one is in its place."""
+    aside = _aside(out)
+    if not aside.exists():
+        return
+    if not out.exists():
+        aside.rename(out)
+    else:
+        shutil.rmtree(replaceable(aside))
 
 
 def _replace(folder: Path, out: Path) -> None:

@@ -95,9 +95,12 @@ class Crosscheck:
             return f"Theory and measurement DISAGREE from row {self._first_disagreement()} ({scope})."
         if not self._covered():
             return f"Theory and measurement DISAGREE: the 90% band holds {self.coverage:.1%} of the draws ({scope})."
+        if not self.counted and not self.compared[1:].any():
+            return f"Theory and measurement cannot be compared: too few draws live, or they differ too much ({scope})."
         if math.isnan(self.coverage):
-            gap = np.maximum(np.maximum(self.lower - self.estimate, self.estimate - self.upper), 0)[self.compared]
-            return f"Theory and measurement agree within {gap.max() / math.log(10):.3f} decades ({scope})."
+            gap = np.maximum(np.maximum(self.lower - self.estimate, self.estimate - self.upper), 0)
+            share = (gap / self.allowed)[self.compared].max()
+            return f"Theory and measurement agree: largest deviation {share:.0%} of the allowed ({scope})."
         exact = np.array(self.predicted.band_method) == "exact"
         largest, held = np.nanmax(np.abs(self.z[exact])), f"the 90% band holds {self.coverage:.1%} of them"
         return f"Theory and measurement agree: largest |z| {largest:.2f} ({scope}); {held}."

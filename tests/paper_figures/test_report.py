@@ -215,3 +215,13 @@ def test_an_earlier_report_that_a_kill_left_aside_is_put_back(tmp_path):
     assert (out / "report.html").read_text() == "earlier" and not aside.exists()
     report._recover(out)  # nothing to do
     assert out.is_dir()
+    aside.mkdir()  # killed after the new report took its place: the earlier one is dropped
+    (aside / "report.html").write_text("older")
+    (aside / "results.json").write_text(json.dumps({"format": report.FORMAT, "files": ["report.html", "results.json"]}))
+    report._recover(out)
+    assert (out / "report.html").read_text() == "earlier" and not aside.exists()
+    aside.mkdir()
+    (aside / "mine.txt").write_text("not a report")
+    with pytest.raises(ValueError, match=r"mine\.txt"):
+        report._recover(out)
+    assert (aside / "mine.txt").exists()

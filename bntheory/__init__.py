@@ -18,6 +18,8 @@ _PUBLIC = {
     "Dense": "layers",
     "Conv": "layers",
     "BatchNorm": "layers",
+    "LayerNorm": "layers",
+    "Dropout": "layers",
     "Pool": "layers",
     "Flatten": "layers",
     "ZeroPad": "layers",

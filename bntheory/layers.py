@@ -154,6 +154,75 @@ class BatchNorm:
 
 
 @dataclass(frozen=True)
+class LayerNorm:
+    """h ↦ (h − mean)/√(variance + epsilon) over all entries of one input; γ = 1, β = 0.
+
+    Parameters
+    ----------
+    epsilon : float
+        Added to the population variance; at least 0.
+
+    Raises
+    ------
+    ValueError
+        If epsilon is negative or not finite.
+
+    Examples
+    --------
+    >>> LayerNorm().output_shape((3, 32, 32))
+    (3, 32, 32)
+    """
+
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        set_fields(self, epsilon=arguments.number("epsilon", self.epsilon, at_least=0))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the output: the input's."""
+        return shape
+
+    def __str__(self) -> str:
+        return "LayerNorm" if self.epsilon == 1e-5 else f"LayerNorm(epsilon={self.epsilon:g})"
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Training mode: each entry is divided by 1 − rate with probability 1 − rate, else 0; independent masks.
+
+    Parameters
+    ----------
+    rate : float
+        Probability of 0, in [0, 1).
+
+    Raises
+    ------
+    ValueError
+        If rate is not in [0, 1).
+
+    Examples
+    --------
+    >>> print(Dropout(0.1))
+    Dropout(0.1)
+    """
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        rate = arguments.number("rate", self.rate, at_least=0)
+        if rate >= 1:
+            raise ValueError(f"rate must be at least 0 and below 1, got {self.rate!r:.60}")
+        set_fields(self, rate=rate)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the output: the input's."""
+        return shape
+
+    def __str__(self) -> str:
+        return f"Dropout({self.rate:g})"
+
+
+@dataclass(frozen=True)
 class Pool:
     """Average or maximum over windows of an image; over the whole map if kernel is None.
 

@@ -15,7 +15,19 @@ from typing import Any, NamedTuple
 from bntheory import activations, arguments
 from bntheory.activations import Activation
 from bntheory.initializations import Initialization, initialization
-from bntheory.layers import MOST_UNITS, BatchNorm, Conv, Dense, Flatten, Pool, Shape, ZeroPad, set_fields
+from bntheory.layers import (
+    MOST_UNITS,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    LayerNorm,
+    Pool,
+    Shape,
+    ZeroPad,
+    set_fields,
+)
 
 
 @dataclass(frozen=True)
@@ -83,17 +95,30 @@ class Sequential:
 
 @dataclass(frozen=True)
 class Residual:
-    """h ↦ shortcut(h) + branch(h).
+    """h ↦ shortcut(h) + scale · branch(h).
 
     Parameters
     ----------
     branch : Sequential
     shortcut : Sequential
         Empty: the identity.
+    scale : float
+        Constant in front of the branch, above 0; the branch's own rows are those before it.
+
+    Raises
+    ------
+    ValueError
+        If a part has an input shape of its own, or scale is not finite and above 0.
+
+    Examples
+    --------
+    >>> print(Residual((Dense(8),), scale=0.1))
+    Residual([Dense(8, he_normal)], scale=0.1)
     """
 
     branch: Sequential
     shortcut: Sequential = Sequential(())
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("branch", "shortcut"):
@@ -102,6 +127,7 @@ class Residual:
             if part.input_shape is not None:
                 raise ValueError(f"a block's {name} takes the shape it is given, got input_shape={part.input_shape}")
             set_fields(self, **{name: part})
+        set_fields(self, scale=arguments.number("scale", self.scale, above=0))
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape of the output; ValueError if branch and shortcut differ."""
@@ -112,12 +138,14 @@ class Residual:
 
     def __str__(self) -> str:
         shortcut = f" + [{self.shortcut}]" if self.shortcut.layers else ""
-        return f"Residual([{self.branch}]{shortcut})"
+        scale = f", scale={self.scale:g}" if self.scale != 1 else ""
+        return f"Residual([{self.branch}]{shortcut}{scale})"
 
 
-Layer = Dense | Conv | BatchNorm | Pool | Flatten | ZeroPad | Sequential | Residual | Activation
+Layer = Dense | Conv | BatchNorm | LayerNorm | Dropout | Pool | Flatten | ZeroPad | Sequential | Residual | Activation
 LAYERS: dict[str, Any] = {
-    kind.__name__: kind for kind in (Dense, Conv, BatchNorm, Pool, Flatten, ZeroPad, Sequential, Residual)
+    kind.__name__: kind
+    for kind in (Dense, Conv, BatchNorm, LayerNorm, Dropout, Pool, Flatten, ZeroPad, Sequential, Residual)
 }
 
 

@@ -61,12 +61,13 @@ def compute(
         net = mlp(depth, width, init=init, input_width=64)
         growth = predict_growth(net, inputs=image)
         lower, upper = growth.band(LEVEL)
+        samples = simulate_growth(net, networks, image, seed=own, gradients=False)
         data[init] = {
             "method": growth.band_method[-1],
             "mean": growth.log_growth_mean[every_layer],
             "lower": lower[every_layer],
             "upper": upper[every_layer],
-            "simulated": simulate_growth(net, networks, image, seed=own).log_second_moment[:, every_layer],
+            "simulated": samples.log_second_moment[:, every_layer],
             "measured": _measured(net, image, modules, own, device)[:, every_layer],
         }
     return data

@@ -49,8 +49,22 @@ def run_trials(
     [0, 1, 4, 9]
     """
     trials = arguments.integer("trials", trials)
-    workers = len(os.sched_getaffinity(0)) if workers is None else arguments.integer("workers", workers)
+    workers = cores() if workers is None else arguments.integer("workers", workers)
+    at_once = max(1, min(64, trials // (16 * workers)))  # a task costs as much as a small trial
+
+    def some(start: int) -> list[Result]:
+        return [trial(index) for index in range(start, min(trials, start + at_once))]
+
+    hidden = None if progress is None else not progress
+    results: list[Result] = []
     with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
-        results = pool.map(trial, range(trials))
-        hidden = None if progress is None else not progress
-        return list(tqdm(results, total=trials, desc=label or None, disable=hidden, leave=False))
+        with tqdm(total=trials, desc=label or None, disable=hidden, leave=False) as bar:
+            for part in pool.map(some, range(0, trials, at_once)):
+                results += part
+                bar.update(len(part))
+    return results
+
+
+def cores() -> int:
+    """Return how many cores the process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,24 +1,29 @@
-"""Reading 3: sample the sizes of a network's activations over draws of its weights."""
+"""Reading 3: sample the sizes of a network's activations and gradients over draws of its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import os
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from bntheory import arguments
-from bntheory.activations import Activation
-from bntheory.growth.moments import check_inputs
-from bntheory.layers import BatchNorm, Dense, Flatten, Shape
-from bntheory.networks import Leaf, Residual, Sequential, leaves, output_shape
-from simulations import conditional, signal, streams, weights
-from simulations.ensemble import run_trials
-from simulations.samples import Samples
+from bntheory import arguments, predict_growth
+from bntheory.growth.moments import ALONE, check_inputs
+from bntheory.layers import BatchNorm, Dense, Shape
+from bntheory.networks import Leaf, Sequential, leaves
+from simulations import conditional, radial, signal, streams, weights
+from simulations.ensemble import cores, run_trials
+from simulations.samples import COLUMNS, Samples
 from simulations.signal import Signal
+from simulations.steps import Step
+from simulations.steps import steps as steps_of
 
-METHODS = {"conditional": conditional.dense, "weights": weights.dense}
-DrawDense = Callable[[Dense, Signal, Shape, np.random.Generator], Signal]
+METHODS = ("conditional", "weights")
+DTYPES = {"float64": np.float64, "float32": np.float32}
+REPEATED = 3  # trials run again in float64, to show what float32 costs
+Trial = Callable[[np.random.Generator], np.ndarray]
 
 
 def simulate_growth(
@@ -29,13 +34,16 @@ def simulate_growth(
     seed: int | np.random.Generator = 0,
     method: str | None = None,
     workers: int | None = None,
+    gradients: bool = True,
+    dtype: str = "float64",
+    first: int = 0,
 ) -> Samples:
-    """Draw networks and record how large their activations are, row by row.
+    """Draw networks and record how large their activations and gradients are, row by row.
 
     Parameters
     ----------
     net : Sequential
-        A network of Dense, activation, BatchNorm, Flatten and residual layers.
+        A network of any layers.
     trials : int
         Networks to draw, at least 1.
     inputs : array (B, *input shape), optional
@@ -46,11 +54,21 @@ def simulate_growth(
     seed : int or numpy.random.Generator
         Trial k depends on (seed, k) alone: more trials repeat the first ones, on any number of workers.
     method : {"conditional", "weights"}, optional
-        "weights" draws every weight; "conditional" draws the activations from their law given the layer before, which
-        needs Gaussian weights and biases. None: conditional if it applies and the batch is at most 1/32 of the
-        narrowest layer, else weights.
+        "weights" draws every weight. "conditional" draws the activations from their law given the layer before, and the
+        gradients from theirs given the activations: the same joint law, at a cost that is linear in the width. It needs
+        Gaussian weights and biases and no convolution. None: conditional if it applies and the batch is at most 1/32 of
+        the narrowest Dense layer, else weights.
     workers : int, optional
-        Threads; None: one a core.
+        Threads; None: one a core, or as many as fit into the machine's memory.
+    gradients : bool
+        Whether to send a gradient back from the last row, white Gaussian and independent of the weights. The numbers of
+        the activations are the same with and without. Going back keeps every row in memory, and with "weights" all
+        weights of one network.
+    dtype : {"float64", "float32"}
+        Of the arithmetic; random numbers are drawn in float64. float32 halves the memory; what it costs is measured on
+        the first trials and reported (`Samples.rounding`).
+    first : int
+        Index of the first trial: ``simulate_growth(…, trials=5, first=10)`` gives the trials 10 … 14 of a longer run.
 
     Returns
     -------
@@ -61,7 +79,17 @@ def simulate_growth(
     ------
     ValueError
         For a layer or a weight law that the method does not have, inputs of another shape, not finite or all zero,
-        trials or batch below 1.
+        trials or batch below 1, BatchNorm over a single number, or more memory than the machine has.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the network is dead (all zeros) in every trial; the message says with which probability it is.
+
+    Notes
+    -----
+    A single input through Gaussian Dense layers with linear, relu or leaky_relu needs a few numbers a layer only
+    (`simulations.radial`); this is part of "conditional".
 
     Examples
     --------
@@ -70,19 +98,41 @@ def simulate_growth(
     >>> samples.method, samples.log_second_moment.shape
     ('conditional', (100, 41))
     """
-    rows = tuple(leaves(net))
+    rows, steps = tuple(leaves(net)), steps_of(net)
     root = streams.root(seed)
-    trials = arguments.integer("trials", trials)
+    trials, first = arguments.integer("trials", trials), arguments.integer("first", first, at_least=0)
+    arguments.flag("gradients", gradients)
+    number = DTYPES[arguments.choice("dtype", dtype, DTYPES)]
     h = signal.scaled(_batch(rows[0].shape, inputs, batch, root))
-    method = _method(rows, len(h.values), method)
+    method = _method(rows, steps, len(h.values), method)
+    workers = _workers(steps, len(h.values), method, gradients, number, workers)
+    draw = _engine(steps, h, method, gradients, number)
 
-    def trial(index: int) -> np.ndarray:
-        rng = streams.stream(root, index)
-        signals = _forward(net, h, rows[0].shape, METHODS[method], rng)
-        return np.array([h.log_moments(), *(part.log_moments() for part in signals)])
+    drawn = np.empty((trials, len(rows), len(COLUMNS)))
 
-    columns = np.array(run_trials(trial, trials, workers, label=f"simulating ({method})"))
-    return Samples(rows, columns[:, :, 0], columns[:, :, 1], columns[:, :, 2], method, root)
+    def trial(index: int) -> None:
+        drawn[index] = draw(streams.stream(root, first + index))
+
+    run_trials(trial, trials, workers, label=f"simulating ({method})")
+    rounding = None
+    if number is not np.float64:
+        exact = _engine(steps, h, method, gradients, np.float64)
+        again = np.array([exact(streams.stream(root, first + k)) for k in range(min(trials, REPEATED))])
+        rounding = _largest_difference(drawn[:REPEATED], again)
+    columns = dict(zip(COLUMNS, np.moveaxis(drawn, -1, 0), strict=True))
+    if not gradients:
+        columns["log_gradient"] = columns["log_weight_gradient"] = None
+    samples = Samples(rows, **columns, method=method, seed=root, dtype=dtype, rounding=rounding)
+    _warn_if_all_dead(samples, net, h, inputs is None)
+    return samples
+
+
+def _engine(steps: list[Step], h: Signal, method: str, gradients: bool, dtype: type) -> Trial:
+    if method == "weights":
+        return weights.prepare(steps, h, gradients, dtype)
+    if radial.applies(steps, len(h.values)):
+        return radial.prepare(steps, h, gradients)
+    return conditional.prepare(steps, h, gradients, dtype)
 
 
 def _batch(shape: Shape, inputs: Any, batch: int | None, root: int) -> np.ndarray:
@@ -111,55 +161,57 @@ def uncorrelated_inputs(shape: Shape, batch: int, root_seed: int) -> np.ndarray:
     return (gaussian / np.sqrt(np.mean(gaussian**2, axis=0))).T.reshape(size, *shape)
 
 
-def _method(rows: tuple[Leaf, ...], batch: int, method: str | None) -> str:
-    """Check that an engine has every layer, and choose one if none is named."""
-    shape, narrowest, obstacle = rows[0].shape, float("inf"), None
-    for row in rows[1:]:
-        layer = row.layer
-        if not isinstance(layer, (Dense, Activation, BatchNorm, Flatten, Residual)):
-            raise ValueError(
-                f"row {row.name}: no engine simulates {row.operation}; they have Dense, Activation, BatchNorm, Flatten "
-                "and Residual, and any network can be measured as a torch module (simulations.measure_draws)"
-            )
-        if isinstance(layer, BatchNorm) and batch == 1:
-            raise ValueError(f"row {row.name}: BatchNorm needs a batch of at least 2, got 1")
-        if isinstance(layer, Dense):
-            narrowest = min(narrowest, layer.features)
-            own_bias = layer.bias is None and layer.bias_variance(shape) > 0
-            if obstacle is None and (layer.init.distribution != "normal" or own_bias):
-                obstacle = f"row {row.name}: method 'conditional' needs Gaussian weights and biases, got {layer}"
-        shape = row.shape
+def _method(rows: tuple[Leaf, ...], steps: list[Step], batch: int, method: str | None) -> str:
+    """Check that the engine has every layer, and choose one if none is named."""
+    for step in steps:
+        if isinstance(step.layer, BatchNorm) and batch * int(np.prod(step.shape[1:])) == 1:
+            raise ValueError(f"row {rows[step.row].name}: {ALONE}")
+    obstacle = conditional.obstacle(steps)
     if method is None:
+        narrowest = min((step.layer.features for step in steps if isinstance(step.layer, Dense)), default=0)
         return "conditional" if obstacle is None and 32 * batch <= narrowest else "weights"
-    if arguments.choice("method", method, METHODS) == "conditional" and obstacle:
-        raise ValueError(f"{obstacle}; use method='weights'")
+    if arguments.choice("method", method, METHODS) == "conditional" and not steps:
+        raise ValueError("method 'conditional' needs a network with layers, got none; use method='weights'")
+    if method == "conditional" and obstacle is not None:
+        step, reason = obstacle
+        raise ValueError(f"row {rows[step.row].name}: method 'conditional' {reason}; use method='weights'")
     return method
 
 
-def _forward(
-    sequence: Sequential, h: Signal, shape: Shape, dense: DrawDense, rng: np.random.Generator
-) -> Generator[Signal, None, Signal]:
-    """Yield the signal of every leaf in the order of `leaves`; return the last."""
-    for layer in sequence.layers:
-        if isinstance(layer, Residual):
-            branch = yield from _forward(layer.branch, h, shape, dense, rng)
-            shortcut = yield from _forward(layer.shortcut, h, shape, dense, rng)
-            h = signal.added(branch, shortcut)
-            yield h
-        elif isinstance(layer, Sequential):
-            h = yield from _forward(layer, h, shape, dense, rng)
-        else:
-            h = _through(layer, h, shape, dense, rng)
-            yield h
-        shape = output_shape(layer, shape)
-    return h
+def _workers(steps: list[Step], batch: int, method: str, gradients: bool, dtype: type, workers: int | None) -> int:
+    """As many threads as asked for, or as fit; ValueError if they do not."""
+    wanted = cores() if workers is None else arguments.integer("workers", workers)
+    if method == "conditional" and radial.applies(steps, batch):
+        return 1 if workers is None else wanted  # so short that threads would wait for the interpreter's lock
+    engine = weights if method == "weights" else conditional
+    needed = engine.memory(steps, batch, gradients) * np.dtype(dtype).itemsize
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed * (1 if workers is None else wanted) > there:
+        remedy = "use gradients=False, dtype='float32', fewer workers or a smaller network"
+        raise ValueError(f"one network needs {needed / 1e9:.3g} GB a worker, of {there / 1e9:.3g} GB: {remedy}")
+    return max(1, min(wanted, int(0.8 * there / max(needed, 1)))) if workers is None else wanted
 
 
-def _through(layer: Any, h: Signal, shape: Shape, dense: DrawDense, rng: np.random.Generator) -> Signal:
-    if isinstance(layer, Dense):
-        return dense(layer, h, shape, rng)
-    if isinstance(layer, BatchNorm):
-        return signal.normalized(layer, h)
-    if isinstance(layer, Flatten):
-        return h._replace(values=h.values.reshape(len(h.values), -1))
-    return signal.activated(layer, h)
+def _largest_difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(rows, columns): largest |one − other| over trials, 0 where both are the same infinity or NaN."""
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(one - other)
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    return np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference)).max(axis=0)
+
+
+def _warn_if_all_dead(samples: Samples, net: Sequential, h: Signal, given: bool) -> None:
+    dead = ~samples.alive.any(axis=0)
+    if not dead[-1]:
+        return
+    row = samples.rows[int(np.argmax(dead))]
+    words = f"at least {0.05 ** (1 / samples.trials):.3g} with 95% confidence"
+    if len(h.values) == 1:
+        predicted = predict_growth(net, h.values).p_dead[-1]
+        words = words if np.isnan(predicted) else f"{predicted:.6g} by the law"
+    warnings.warn(
+        f"the network is dead in every one of {samples.trials} trials: row {row.name} ({row.operation}) is all zeros; "
+        f"p_dead of the last row is {words}. Wider layers or biases keep it alive",
+        RuntimeWarning,
+        stacklevel=3,
+    )

@@ -20,6 +20,7 @@ import numpy as np
 from bntheory.networks import Leaf, PerRow
 
 QUANTITIES = ("log_second_moment", "log_channel_mean_square", "log_channel_variance")
+COLUMNS = (*QUANTITIES, "log_cosine_distance", "log_gradient", "log_weight_gradient")  # of what an engine records
 _BLOCK = 2**16  # numbers reduced at a time: a block of channels that stays in the processor's cache
 
 
@@ -78,9 +79,42 @@ def _sums(h: np.ndarray, scale: float) -> tuple[float, float]:
     return float(np.sum((first + shifted_mean) ** 2)), float(variances)
 
 
+def log_cosine_distance(h: np.ndarray) -> float:
+    """Return the logarithm of the mean, over pairs of inputs, of 1 − cos, cos the uncentred cosine of their rows.
+
+    mean_{i<j} (1 − h_i·h_j/(‖h_i‖‖h_j‖)) = Σ_i ‖u_i − mean u‖² / (B − 1), u_i = h_i/‖h_i‖: nothing cancels where all
+    inputs point the same way.
+
+    Parameters
+    ----------
+    h : array of shape (batch, ...)
+        Inputs whose row is all zeros have no direction and are left out.
+
+    Returns
+    -------
+    float
+        −inf where all directions are equal; NaN with fewer than two of them, or an infinite or NaN entry.
+
+    Examples
+    --------
+    >>> log_cosine_distance(np.array([[1.0, 0.0], [0.0, 2.0]]))
+    0.0
+    """
+    flat = np.asarray(h, dtype=np.float64).reshape(len(h), -1)
+    if not np.isfinite(flat).all():
+        return math.nan
+    flat = flat[flat.any(axis=1)]
+    if len(flat) < 2:
+        return math.nan
+    flat = flat / np.abs(flat).max(axis=1, keepdims=True)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    flat -= flat[0].copy()
+    return _log(float(np.sum((flat - flat.mean(axis=0)) ** 2)) / (len(flat) - 1))
+
+
 @dataclass(frozen=True, eq=False)
 class Samples(PerRow):
-    """Logarithms of a network's mean squares, row by row, over trials.
+    """Logarithms of the sizes of a network's activations and gradients, row by row, over trials.
 
     Parameters
     ----------
@@ -88,15 +122,27 @@ class Samples(PerRow):
         As ``bntheory.networks.leaves`` gives them: name, operation, shape, layer.
     log_second_moment, log_channel_mean_square, log_channel_variance : array, (trials, rows)
         Natural logarithms, see the module's first lines; −inf for zero, +inf for a row out of range, never NaN.
+    log_cosine_distance : array (trials, rows), optional
+        ln of the mean over pairs of inputs of 1 − cos, see the function of that name; NaN without a pair.
+    log_gradient : array (trials, rows), optional
+        ln ‖∂ℓ/∂h_l‖² − ln ‖∂ℓ/∂h_L‖², sums over batch and units, L the last row, whose gradient is white Gaussian and
+        independent of the weights; −inf for zero, +inf out of range. None: not sampled.
+    log_weight_gradient : array (trials, rows), optional
+        ln ‖∂ℓ/∂W‖² − ln ‖∂ℓ/∂h_L‖² of the rows with weights W, NaN at the others. None: not sampled.
     method : str
         How they were obtained: "conditional", "weights" or "measured".
     seed : int, optional
         Root seed of the trials; None where nothing was drawn.
+    dtype : str
+        Of the arithmetic.
+    rounding : array (rows, 6), optional
+        Of other types than float64: largest difference from float64 of each quantity, in the order of the parameters,
+        over the first trials.
 
     Raises
     ------
     ValueError
-        If an array is not (trials, rows) with at least one of each, or holds NaN.
+        If an array is not (trials, rows) with at least one of each, or one of the first three holds NaN.
 
     Examples
     --------
@@ -109,18 +155,28 @@ class Samples(PerRow):
     log_second_moment: np.ndarray
     log_channel_mean_square: np.ndarray
     log_channel_variance: np.ndarray
-    method: str
+    log_cosine_distance: np.ndarray | None = None
+    log_gradient: np.ndarray | None = None
+    log_weight_gradient: np.ndarray | None = None
+    method: str = dataclasses.field(kw_only=True)
     seed: int | None = None
+    dtype: str = "float64"
+    rounding: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(self.rows))
-        for quantity in QUANTITIES:
+        for quantity in self.quantities:
             values = np.asarray(getattr(self, quantity), dtype=np.float64)
             if values.ndim != 2 or values.shape[1] != len(self.rows) or values.size == 0:
                 raise ValueError(f"{quantity} must have shape (trials, {len(self.rows)} rows), got {values.shape}")
-            if np.isnan(values).any():
+            if quantity in QUANTITIES and np.isnan(values).any():
                 raise ValueError(f"{quantity} must not be NaN, got {np.isnan(values).sum()} of {values.size}")
             object.__setattr__(self, quantity, values)
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Names of the quantities that were sampled."""
+        return tuple(name for name in COLUMNS if getattr(self, name) is not None)
 
     @property
     def trials(self) -> int:
@@ -131,6 +187,18 @@ class Samples(PerRow):
     def alive(self) -> np.ndarray:
         """(trials, rows): whether the row is anything but zeros."""
         return self.log_second_moment > -np.inf
+
+    @property
+    def p_dead(self) -> np.ndarray:
+        """(rows,): share of the trials in which the row is all zeros."""
+        return 1 - self.alive.mean(axis=0)
+
+    @property
+    def cosine(self) -> np.ndarray:
+        """(trials, rows): mean over pairs of inputs of the uncentred cosine; NaN without a pair."""
+        if self.log_cosine_distance is None:
+            raise ValueError("cosines were not sampled: simulate_growth records them")
+        return 1 - np.exp(self.log_cosine_distance)
 
     @property
     def overflowed(self) -> np.ndarray:
@@ -161,13 +229,18 @@ class Samples(PerRow):
                 raise ValueError(f"samples to stack must share their method, got {first.method!r} and {part.method!r}")
             if (part.name, part.shape) != (first.name, first.shape):
                 raise ValueError(f"samples to stack must share their rows, got {_difference(first, part)}")
-        arrays = {quantity: np.concatenate([getattr(part, quantity) for part in parts]) for quantity in QUANTITIES}
-        return dataclasses.replace(first, **arrays, seed=first.seed if seed is None else seed)
+            if part.quantities != first.quantities:
+                both = f"{first.quantities} and {part.quantities}"
+                raise ValueError(f"samples to stack must share their quantities, got {both}")
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in first.quantities}
+        roundings = [part.rounding for part in parts if part.rounding is not None]
+        rounding = np.max(roundings, axis=0) if roundings else None
+        return dataclasses.replace(first, **arrays, seed=first.seed if seed is None else seed, rounding=rounding)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, ready for strict JSON: −inf is written as None, +inf as the string "inf"."""
+        """Return plain data, ready for strict JSON: −inf is written as None, +inf as "inf", NaN as "nan"."""
         rows = [{"name": row.name, "operation": row.operation, "shape": list(row.shape)} for row in self.rows]
-        arrays = {quantity: [_plain(line) for line in getattr(self, quantity)] for quantity in QUANTITIES}
+        arrays = {quantity: [_plain(line) for line in getattr(self, quantity)] for quantity in self.quantities}
         return {"method": self.method, "seed": self.seed, "trials": self.trials, "rows": rows, **arrays}
 
     def table(self) -> str:
@@ -175,21 +248,29 @@ class Samples(PerRow):
 
         Trials with a dead (−inf) or overflowed (+inf) row are left out of the means and counted in the last columns.
         """
-        heads = ("row", "operation", "shape", "ln second moment", "s.d.", "ln mean²", "ln variance", "dead", "overflow")
+        shown = {"log_second_moment": "ln second moment", "log_channel_mean_square": "ln mean²"}
+        shown |= {"log_channel_variance": "ln variance", "log_gradient": "ln gradient²"}
+        shown = {name: head for name, head in shown.items() if name in self.quantities}
+        first, *others = shown.values()
+        heads = ("row", "operation", "shape", first, "s.d.", *others, "dead", "overflow")
         lines = [heads]
         for index, row in enumerate(self.rows):
-            columns = [getattr(self, quantity)[:, index] for quantity in QUANTITIES]
+            sizes = [_estimate(getattr(self, name)[:, index]) for name in shown]
             counts = (int((~self.alive[:, index]).sum()), int(self.overflowed[:, index].sum()))
-            finite = columns[0][np.isfinite(columns[0])]
-            deviation = f"{finite.std(ddof=1):.4f}" if finite.size > 1 else "–"
-            sizes = [_estimate(column) for column in columns]
             shape = "×".join(map(str, row.shape))
-            lines.append((row.name, row.operation, shape, sizes[0], deviation, *sizes[1:], *map(str, counts)))
+            sizes.insert(1, _deviation(self.log_second_moment[:, index]))
+            lines.append((row.name, row.operation, shape, *sizes, *map(str, counts)))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        body = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join([self._title(), *(line.rstrip() for line in body)])
+
+    def _title(self) -> str:
         title = f"{self.method}, {self.trials} trial{'s' * (self.trials > 1)}"
         title += "" if self.seed is None else f", seed {self.seed}"
-        body = ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join([title, *(line.rstrip() for line in body)])
+        if self.rounding is not None:
+            title += f", {self.dtype} (off by at most {self.rounding[:, 0].max():.1g} in ln second moment"
+            title += ")" if self.log_gradient is None else f", {self.rounding[:, 4].max():.1g} in ln gradient²)"
+        return title
 
 
 def _log(value: float) -> float:
@@ -198,7 +279,7 @@ def _log(value: float) -> float:
 
 def _plain(values: np.ndarray) -> list[float | str | None]:
     special = {-math.inf: None, math.inf: "inf"}
-    return [special.get(value, value) for value in values.tolist()]
+    return ["nan" if math.isnan(value) else special.get(value, value) for value in values.tolist()]
 
 
 def _estimate(values: np.ndarray) -> str:
@@ -208,6 +289,11 @@ def _estimate(values: np.ndarray) -> str:
         return "–"
     error = f" ± {finite.std(ddof=1) / math.sqrt(finite.size):.4f}" if finite.size > 1 else ""
     return f"{finite.mean():.4f}{error}"
+
+
+def _deviation(values: np.ndarray) -> str:
+    finite = values[np.isfinite(values)]
+    return f"{finite.std(ddof=1):.4f}" if finite.size > 1 else "–"
 
 
 def _difference(one: Samples, other: Samples) -> str:

@@ -7,10 +7,13 @@ State, per input i of the batch and pair i < j, all in logarithms:
     Dense        q' = σ_w² q + σ_b²            d' = σ_w² d           (the bias cancels)
     Activation   q' = E φ(u)²                  d' = E (φ(u) − φ(v))²  (u, v) Gaussian: variances q_i, q_j, distance d_ij
     BatchNorm    q' = (q_i − mean²)/(s + ε)    d' = d/(s + ε)         s = mean over units of the variance over the batch
-    sum          q' = q_1 + q_2                d' = d_1 + d_2         the branch ends in a Dense layer
+    LayerNorm    q' = q_i/s_i²                 d' = [d − (s_i − s_j)² (1 + ε/(s_i s_j))]/(s_i s_j)    s_i² = q_i + ε
+    Dropout      q' = q/(1 − p)                d' = d + (q_i + q_j) p/(1 − p)    a mask for every input, p the rate
+    sum          q' = q_1 + α² q_2             d' = d_1 + α² d_2      the branch, times α, ends in Dense (and Dropout)
 
 Over a batch of B, the mean over units of the variance is s = Σ_{i<j} d_ij / B²; that of the squared mean is the rest
 of the second moment. Distances instead of covariances: nothing cancels when all inputs come to look the same.
+LayerNorm's rule is for units whose mean over the layer is zero, as after a Dense layer.
 Given inputs are carried as they are until the first random layer.
 Poole et al. 2016, equations 3 to 5; Schoenholz et al. 2017; for BatchNorm, Yang et al. 2019 at large batch.
 """
@@ -28,11 +31,12 @@ from scipy.spatial import distance
 
 from bntheory import arguments
 from bntheory.activations import Activation
-from bntheory.layers import BatchNorm, Dense, Flatten, Shape
+from bntheory.layers import BatchNorm, Dense, Dropout, Flatten, LayerNorm, Shape
 from bntheory.networks import Residual, Sequential
 
 RESOLUTION = 1e-11  # a mean square below this share of the second moment is what rounding leaves of zero
 ALONE = "BatchNorm needs a batch of at least 2, got 1: every activation would become 0"
+PARALLEL = 1e-13  # LayerNorm leaves less of the distance of two parallel inputs: what rounding leaves of zero
 SMALL_BATCH = 16  # below, BatchNorm's outputs over a batch lie on a sphere too small to be taken for Gaussian
 
 
@@ -45,6 +49,7 @@ class State:
     stand_ins : whether the two inputs of the arrays stand for a batch in which all pairs are alike;
     method : how the second moment was found;  symmetric : whether every unit's law is symmetric about zero;
     gaussian : whether units are Gaussian at infinite width, so that activations and BatchNorm have a closed rule;
+    centred : whether the mean over units is zero at infinite width, so that LayerNorm has a rule;
     sphere : whether they come from a BatchNorm over a small batch, so that only a homogeneous activation has one;
     values : the batch itself, (B, *shape), as long as no layer was random.
     """
@@ -56,6 +61,7 @@ class State:
     method: str
     symmetric: bool
     gaussian: bool = True
+    centred: bool = True
     sphere: bool = False
     values: np.ndarray | None = None
 
@@ -123,7 +129,7 @@ def _of_values(values: np.ndarray) -> State:
     with np.errstate(divide="ignore"):  # a zero input, or two that are equal
         log_q, log_d = np.log(np.mean(flat**2, axis=1)), np.log(distance.pdist(flat, "sqeuclidean") / flat.shape[1])
     shift = 2 * math.log(scale)
-    return State(log_q + shift, log_d + shift, len(flat), False, "exact", False, values=values)
+    return State(log_q + shift, log_d + shift, len(flat), False, "exact", False, centred=False, values=values)
 
 
 def _log_channel_variance(values: np.ndarray) -> float:
@@ -161,12 +167,16 @@ def through(layer: Any, state: State, shape: Shape) -> State | None:
     """Moments after a leaf, given those before it and its input shape; None if there is no rule."""
     if isinstance(layer, Dense):
         return _dense(layer, state, shape)
+    if isinstance(layer, Dropout) and len(shape) == 1:
+        return _dropout(layer, state)
     if state.values is not None:
         return _known(layer, state.values)
     if isinstance(layer, Activation):
         return _activation(layer, state)
     if isinstance(layer, BatchNorm) and len(shape) == 1:
         return _batch_norm(layer, state)
+    if isinstance(layer, LayerNorm) and len(shape) == 1:
+        return _layer_norm(layer, state)
     if isinstance(layer, Flatten):
         return state
     return None
@@ -178,13 +188,15 @@ def _known(layer: Any, values: np.ndarray) -> State | None:
         return _of_values(np.asarray(layer.phi(values)))
     if isinstance(layer, Flatten):
         return _of_values(values.reshape(len(values), -1))
-    if isinstance(layer, BatchNorm):
-        if values.ndim == 2 and len(values) == 1:
+    if isinstance(layer, (BatchNorm, LayerNorm)):
+        per_channel = isinstance(layer, BatchNorm)
+        if per_channel and values.ndim == 2 and len(values) == 1:
             raise ValueError(ALONE)
-        rest = tuple(axis for axis in range(values.ndim) if axis != 1)
+        rest = tuple(axis for axis in range(values.ndim) if axis != per_channel)
         variance = values.var(axis=rest, keepdims=True)
         if np.any(variance + layer.epsilon == 0):
-            raise ValueError("BatchNorm with epsilon=0 divides by zero: a channel of the inputs is constant")
+            what = "a channel" if per_channel else "one"
+            raise ValueError(f"{type(layer).__name__} with epsilon=0 divides by zero: {what} of the inputs is constant")
         return _of_values((values - values.mean(axis=rest, keepdims=True)) / np.sqrt(variance + layer.epsilon))
     return None
 
@@ -207,7 +219,8 @@ def _activation(phi: Activation, state: State) -> State | None:
     log_q, log_d = mapped(phi, state.log_q.tobytes(), state.log_d.tobytes())
     exact = state.method == "exact" and state.symmetric and phi.homogeneous_slopes is not None
     method = "exact" if exact else "mean-field"
-    return dataclasses.replace(state, log_q=log_q, log_d=log_d, method=method, symmetric=False, gaussian=False)
+    after = dataclasses.replace(state, log_q=log_q, log_d=log_d, method=method)
+    return dataclasses.replace(after, symmetric=False, gaussian=False, centred=False)
 
 
 @functools.lru_cache(maxsize=256)
@@ -243,24 +256,60 @@ def _batch_norm(layer: BatchNorm, state: State) -> State | None:
     return dataclasses.replace(state, log_q=log_q, log_d=log_d, method="mean-field", sphere=sphere)
 
 
+def _layer_norm(layer: LayerNorm, state: State) -> State | None:
+    """At infinite width h ↦ h/s_i. In logarithms: (s_i − s_j)²/(s_i s_j) = r (1 − 1/r)² with r = s_i/s_j ≥ 1."""
+    if not state.centred:
+        return None
+    log_epsilon = math.log(layer.epsilon) if layer.epsilon else -math.inf
+    log_s = np.logaddexp(state.log_q, log_epsilon) / 2
+    if np.any(log_s == -math.inf):
+        raise ValueError("LayerNorm with epsilon=0 divides by zero: every unit is 0 here for one of the inputs")
+    first, second = np.triu_indices(len(log_s), 1)
+    log_product, ratio = log_s[first] + log_s[second], np.abs(log_s[first] - log_s[second])
+    log_d = state.log_d - log_product
+    with np.errstate(all="ignore"):  # equal sizes, equal inputs
+        lost = ratio + 2 * np.log(-np.expm1(-ratio)) + np.log1p(np.exp(log_epsilon - log_product))
+        kept = -np.expm1(np.where(ratio > 0, lost - log_d, -math.inf))
+        log_d = log_d + np.log(np.where(kept > PARALLEL, kept, 0))
+    return dataclasses.replace(state, log_q=state.log_q - 2 * log_s, log_d=log_d, method="mean-field")
+
+
+def _dropout(layer: Dropout, state: State) -> State:
+    if layer.rate == 0:
+        return state
+    log_kept, odds = math.log1p(-layer.rate), math.log(layer.rate) - math.log1p(-layer.rate)
+    first, second = np.triu_indices(len(state.log_q), 1)
+    added_distance = np.logaddexp(state.log_q[first], state.log_q[second]) + odds
+    return dataclasses.replace(
+        state,
+        log_q=state.log_q - log_kept,
+        log_d=np.logaddexp(state.log_d, added_distance),
+        gaussian=False,
+        values=None,
+    )
+
+
 def added(block: Residual, shortcut: State, branch: State) -> State | None:
     """Moments after the sum; None unless the branch ends in fresh zero-mean weights, independent of the shortcut."""
     if not _ends_in_dense(block.branch):
         return None
     exact = shortcut.method == branch.method == "exact"
+    log_scale = 2 * math.log(block.scale)
     return dataclasses.replace(
         shortcut,
-        log_q=np.logaddexp(shortcut.log_q, branch.log_q),
-        log_d=np.logaddexp(shortcut.log_d, branch.log_d),
+        log_q=np.logaddexp(shortcut.log_q, branch.log_q + log_scale),
+        log_d=np.logaddexp(shortcut.log_d, branch.log_d + log_scale),
         method="exact" if exact else "mean-field",
         symmetric=False,
+        gaussian=shortcut.gaussian and branch.gaussian,
         sphere=False,
         values=None,  # given inputs on an identity shortcut count as Gaussian from here on
     )
 
 
 def _ends_in_dense(sequence: Sequential) -> bool:
-    if not sequence.layers:
+    """Whether the last layer, but for Dropout, is Dense: masks change neither the zero mean nor the independence."""
+    layers = [layer for layer in sequence.layers if not isinstance(layer, Dropout)]
+    if not layers:
         return False
-    last = sequence.layers[-1]
-    return _ends_in_dense(last) if isinstance(last, Sequential) else isinstance(last, Dense)
+    return _ends_in_dense(layers[-1]) if isinstance(layers[-1], Sequential) else isinstance(layers[-1], Dense)

@@ -30,7 +30,7 @@ class Growth(PerRow):
         Row 0 is the input, then every leaf of the description in execution order. ``name``, ``operation`` and ``shape``
         are their columns.
     log_second_moment : array
-        ln of the expectation, over weights and inputs, of the mean of h² over units.
+        ln of the expectation, over weights, Dropout masks and inputs, of the mean of h² over units.
     log_channel_mean_square, log_channel_variance : array
         Its two parts: ln of the mean over units of (mean over inputs)², and of the variance over inputs.
     log_growth_mean, log_growth_std : array
@@ -214,7 +214,9 @@ def predict_growth(net: Sequential, inputs: Any = None, batch_size: int | None =
     symmetric weights. Fluctuations: exact for linear and ReLU MLPs with Gaussian weights and biases at any width
     (Hanin and Nica 2018); with uniform ones right to first order in 1/width, unless the input is concentrated on few
     units. BatchNorm: large batch, with an error of order 1/batch; below 16 inputs only homogeneous activations have a
-    rule after it. Layers without a rule give "unsupported" and NaN in their row and all rows that follow.
+    rule after it. LayerNorm: infinite width, for given inputs and for units of zero mean (after a Dense layer, or a sum
+    of such). Dropout, on vectors: exact in the mean over masks; an activation or BatchNorm has a rule only after
+    another Dense layer. Layers without a rule give "unsupported" and NaN in their row and all rows that follow.
 
     Examples
     --------

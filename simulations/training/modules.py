@@ -13,7 +13,7 @@ import numpy as np
 
 from bntheory import arguments
 from bntheory.activations import Activation
-from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool, Shape
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, LayerNorm, Pool, Shape
 from bntheory.layers import ZeroPad as ZeroPadLayer
 from bntheory.networks import Layer, Sequential, leaves, output_shape
 from bntheory.networks import Residual as ResidualLayer
@@ -51,7 +51,8 @@ def build(
     torch.nn.Sequential
         On the CPU, in training mode; its input has shape (batch, *net.input_shape). Names of modules are those of the
         rows of `bntheory.networks.leaves` ("3.branch.0"), so that ``state_dict`` has "3.branch.0.weight". Layers whose
-        bias has variance 0 have no bias parameter. BatchNorm has γ = 1, β = 0 and torch's running statistics.
+        bias has variance 0 have no bias parameter. BatchNorm has γ = 1, β = 0 and torch's running statistics, LayerNorm
+        γ = 1, β = 0. Dropout draws its masks from torch's global generator, when the module runs.
 
     Raises
     ------
@@ -79,21 +80,27 @@ def build(
 
 
 class Residual(nn.Module):
-    """h ↦ branch(h) + shortcut(h).
+    """h ↦ scale · branch(h) + shortcut(h).
 
     Parameters
     ----------
     branch, shortcut : torch.nn.Sequential
         An empty shortcut is the identity.
+    scale : float
     """
 
-    def __init__(self, branch: nn.Sequential, shortcut: nn.Sequential) -> None:
+    def __init__(self, branch: nn.Sequential, shortcut: nn.Sequential, scale: float = 1.0) -> None:
         super().__init__()
-        self.branch, self.shortcut = branch, shortcut
+        self.branch, self.shortcut, self.scale = branch, shortcut, scale
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
         """Return the sum; the branch runs first."""
-        return self.branch(h) + self.shortcut(h)
+        branch = self.branch(h)
+        return (branch if self.scale == 1 else self.scale * branch) + self.shortcut(h)
+
+    def extra_repr(self) -> str:
+        """Return the scale for ``repr``, unless it is 1."""
+        return "" if self.scale == 1 else f"scale={self.scale:g}"
 
 
 class ZeroPad(nn.Module):
@@ -212,13 +219,18 @@ def _module(layer: Layer, shape: Shape, rng: np.random.Generator) -> nn.Module:
     if isinstance(layer, Sequential):
         return _sequential(layer, shape, rng)
     if isinstance(layer, ResidualLayer):
-        module: nn.Module = Residual(*(_sequential(part, shape, rng) for part in (layer.branch, layer.shortcut)))
+        branch, shortcut = (_sequential(part, shape, rng) for part in (layer.branch, layer.shortcut))
+        module: nn.Module = Residual(branch, shortcut, layer.scale)
     elif isinstance(layer, (Dense, Conv)):
         module = _linear(layer, shape, rng)
     elif isinstance(layer, Activation):
         module = _ACTIVATIONS[layer.name](layer) if layer.functions is None else Pointwise(layer)
     elif isinstance(layer, BatchNorm):
         module = (nn.BatchNorm1d if len(shape) == 1 else nn.BatchNorm2d)(shape[0], eps=layer.epsilon)
+    elif isinstance(layer, LayerNorm):
+        module = nn.LayerNorm(shape, eps=layer.epsilon)
+    elif isinstance(layer, Dropout):
+        module = nn.Dropout(layer.rate)
     elif isinstance(layer, Pool):
         module = _pool(layer)
     elif isinstance(layer, Flatten):

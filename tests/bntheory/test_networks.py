@@ -1,5 +1,6 @@
 """The description of a network: shapes, rows, text, JSON, and what is refused."""
 
+import dataclasses
 import json
 import math
 
@@ -8,7 +9,7 @@ import pytest
 
 from bntheory.activations import Activation, activation
 from bntheory.initializations import Initialization, initialization
-from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool, ZeroPad
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, LayerNorm, Pool, ZeroPad
 from bntheory.networks import Residual, Sequential, leaves, mlp, resnet
 from bntheory.serialization import from_json
 
@@ -19,8 +20,8 @@ EVERYTHING = Sequential(
         BatchNorm(1e-3),
         activation("leaky_relu(0.2)"),
         Residual(Sequential((Conv(8, groups=4, bias=0.1), activation("gelu")))),
-        Residual(Sequential((Conv(12, 3, 2, dilation=1),)), Sequential((ZeroPad(12, 2),))),
-        Sequential((Pool("max", 2, 1), activation("tanh"))),
+        Residual(Sequential((Conv(12, 3, 2, dilation=1),)), Sequential((ZeroPad(12, 2),)), scale=0.25),
+        Sequential((Pool("max", 2, 1), LayerNorm(1e-4), activation("tanh"), Dropout(0.3))),
         Pool("average"),
         Flatten(),
         Dense(5, initialization("lecun_uniform", gain=3, mode="fan_out"), bias=0.5),
@@ -55,6 +56,8 @@ def test_rows_are_in_execution_order_with_their_shapes():
         "4.sum": (12, 4, 4),
         "5.0": (12, 3, 3),
         "5.1": (12, 3, 3),
+        "5.2": (12, 3, 3),
+        "5.3": (12, 3, 3),
         "6": (12, 1, 1),
         "7": (12,),
         "8": (5,),
@@ -91,7 +94,36 @@ def test_text_groups_what_repeats():
     assert str(mlp(1, 4, bias=0.1, input_width=2)) == "input 2; Dense(4, he_normal, bias=0.1), relu"
     text = str(resnet(110))
     assert text.count("×") < 60 and "18 × [relu, Residual" in text and text.startswith("input 3×32×32; Conv(16, 3×3")
-    assert all(word in str(EVERYTHING) for word in ("stride=2", "padding=1", "groups=4", "epsilon=0.001", "max, 2×2"))
+    words = (
+        "stride=2",
+        "padding=1",
+        "groups=4",
+        "epsilon=0.001",
+        "max, 2×2",
+        "scale=0.25",
+        "LayerNorm(epsilon=0.0001)",
+    )
+    assert all(word in str(EVERYTHING) for word in words)
+
+
+def test_text_leaves_out_the_usual_values():
+    block = Residual((LayerNorm(), RELU, Dropout(0.1), Dense(4)))
+    assert str(block) == "Residual([LayerNorm, relu, Dropout(0.1), Dense(4, he_normal)])"
+    assert str(dataclasses.replace(block, scale=2, shortcut=(RELU,))).endswith("] + [relu], scale=2)")
+
+
+def test_scale_is_part_of_a_block_and_of_its_json():
+    block = Residual((Dense(4),))
+    assert block.scale == 1.0 and Residual((Dense(4),), scale=1) == block != Residual((Dense(4),), scale=0.5)
+    assert all(isinstance(Residual((Dense(4),), scale=one).scale, float) for one in (1, np.float32(1), np.int64(1)))
+    net = Sequential((Residual((Dense(4),), scale=0.1),), (4,))
+    assert from_json(net.to_json()).layers[0].scale == 0.1
+
+
+def test_json_without_a_scale_is_read_as_scale_1():
+    old = json.loads(Sequential((Residual((Dense(4),)),), (4,)).to_json())
+    del old["layers"][0]["scale"]
+    assert from_json(json.dumps(old)) == Sequential((Residual((Dense(4),)),), (4,))
 
 
 def test_mlp_counts_dense_and_activation_pairs():
@@ -155,10 +187,22 @@ def test_variances_and_epsilon_must_be_finite_and_not_negative(value):
     for name, make in {
         "bias": lambda: mlp(1, 4, bias=value),
         "epsilon": lambda: BatchNorm(value),
+        "epsilon must": lambda: LayerNorm(value),
+        "rate": lambda: Dropout(value),
+        "scale": lambda: Residual((Dense(4),), scale=value),
         "gain": lambda: mlp(1, 4, init=Initialization("mine", value)),
     }.items():
-        with pytest.raises(ValueError, match=rf"{name} must be .*got"):
+        with pytest.raises(ValueError, match=rf"{name.split()[0]} must be .*got"):
             make()
+
+
+def test_rates_and_scales_have_ends():
+    assert Dropout(0).rate == 0 and Dropout(np.float32(0.5)) == Dropout(0.5)
+    for rate in (1, 1.0, 1.5):
+        with pytest.raises(ValueError, match=rf"^rate must be at least 0 and below 1, got {rate}$"):
+            Dropout(rate)
+    with pytest.raises(ValueError, match=r"^scale must be finite and above 0, got 0$"):
+        Residual((Dense(4),), scale=0)
 
 
 def test_unknown_words_are_answered_with_the_nearest():
@@ -238,6 +282,7 @@ BAD_JSON = {
     "type must be one of .*got None": '{"layers": []}',
     "a field of Dense must be one of features, init, bias; got 'feature' .did you mean features": _json(feature=3),
     "features must be at least 1, got 0": _json(features=0),
+    "Dropout: .*rate": json.dumps({"type": "Sequential", "layers": [{"type": "Dropout"}], "input_shape": [4]}),
     "gain must be .*got nan": _json(init={"type": "Initialization", "name": "mine", "gain": math.nan}),
     "Initialization: .*gain": _json(init={"type": "Initialization", "name": "mine"}),
     "init must be one of .*got 'he'": _json(init="he"),

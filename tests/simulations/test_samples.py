@@ -21,7 +21,7 @@ def samples_of(*lines, method="measured", seed=None, width=4):
     """One trial a line: the log second moments of the rows of an mlp; the other quantities half of it."""
     second = np.array(lines, dtype=float)
     rows = tuple(leaves(mlp(1, width)))
-    return Samples(rows, second, second - math.log(2), second - math.log(2), method, seed)
+    return Samples(rows, second, second - math.log(2), second - math.log(2), method=method, seed=seed)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -10,8 +10,8 @@ from scipy import stats
 
 from bntheory.activations import Activation, activation
 from bntheory.initializations import INITIALIZATIONS, initialization
-from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool
-from bntheory.networks import Sequential, leaves, mlp, resnet
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, LayerNorm, Pool
+from bntheory.networks import Residual, Sequential, leaves, mlp, resnet
 
 torch = pytest.importorskip("torch")
 modules = pytest.importorskip("simulations.training.modules")
@@ -33,6 +33,18 @@ NETWORKS = {
         ),
         (4, 16, 16),
     ),
+    "pre-norm blocks": Sequential(
+        (
+            LayerNorm(),
+            Conv(6),
+            Dropout(0.2),
+            Residual((LayerNorm(0.1), Conv(6), activation("gelu"), Dropout(0.1)), (Conv(6, 1),), 0.3),
+            Flatten(),
+            Dense(5),
+            Residual((LayerNorm(), Dense(5), Dropout(0.5)), scale=2),
+        ),
+        (3, 4, 4),
+    ),
 }
 P_VALUE = 1e-6  # false-alarm rate of each test of a distribution; the seeds are fixed
 SIGMAS = 5  # 6e-7
@@ -45,7 +57,7 @@ def parameters(model):
 @pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)
 def test_state_dict_is_named_after_the_rows(net):
     model = build(net)
-    with_weights = [leaf.name for leaf in leaves(net) if isinstance(leaf.layer, (Dense, Conv, BatchNorm))]
+    with_weights = [leaf.name for leaf in leaves(net) if isinstance(leaf.layer, (Dense, Conv, BatchNorm, LayerNorm))]
     assert list(dict.fromkeys(key.rpartition(".")[0] for key in model.state_dict())) == with_weights
     named = dict(model.named_modules())
     for leaf in leaves(net):
@@ -236,6 +248,48 @@ def test_batch_norm_is_the_description_s():
     assert isinstance(flat, torch.nn.BatchNorm1d) and flat.eps == 0.5 and flat.training
     assert isinstance(image, torch.nn.BatchNorm2d) and image.eps == 1e-5
     assert bool((flat.weight == 1).all()) and bool((flat.bias == 0).all())
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4, 5)])
+def test_layer_norm_is_over_all_entries_of_one_input(shape):
+    module = build(Sequential((LayerNorm(0.5),), shape), dtype="float64")[0]
+    h = 3 * np.random.default_rng(1).standard_normal((4, *shape)) + 1
+    axes = tuple(range(1, h.ndim))
+    expected = (h - h.mean(axes, keepdims=True)) / np.sqrt(h.var(axes, keepdims=True) + 0.5)
+    output = module(torch.from_numpy(h))
+    np.testing.assert_allclose(output.detach(), expected, rtol=1e-12, atol=1e-14)
+    assert torch.equal(output, nn_functional.layer_norm(torch.from_numpy(h), shape, eps=0.5))
+    assert isinstance(module, torch.nn.LayerNorm) and build(Sequential((LayerNorm(),), shape))[0].eps == 1e-5
+
+
+def test_dropout_is_torch_s_and_draws_nothing_while_building():
+    """Share of zeros: false-alarm rate 6e-7."""
+    state = torch.get_rng_state()
+    module = build(Sequential((Dropout(0.3),), (20_000,)), dtype="float64")[0]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert isinstance(module, torch.nn.Dropout) and module.p == 0.3 and module.training and not module.inplace
+    h = torch.ones(2, 20_000, dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        output = module(h)
+        torch.manual_seed(3)
+        assert torch.equal(output, nn_functional.dropout(h, 0.3, training=True))
+    assert set(output.flatten().tolist()) == {0.0, 1 / 0.7}
+    for of_one_input in (output == 0).double().mean(1):
+        assert float(of_one_input) == pytest.approx(0.3, abs=SIGMAS * math.sqrt(0.3 * 0.7 / 20_000))
+    assert not torch.equal(output[0], output[1])
+    assert torch.equal(module.eval()(h), h)
+
+
+def test_a_block_s_scale_multiplies_its_branch():
+    net = Sequential((Residual((activation("tanh"), Dense(3)), (Dense(3),), scale=0.25),), (5,))
+    block, h = build(net, dtype="float64")[0], torch.linspace(-2, 2, 10, dtype=torch.float64).reshape(2, 5)
+    branch, shortcut = torch.tanh(h) @ block.branch[1].weight.T, h @ block.shortcut[0].weight.T
+    assert torch.allclose(block(h), 0.25 * branch + shortcut, rtol=1e-13, atol=1e-15)
+    assert block.scale == 0.25 and "scale=0.25" in repr(block) and block.description is net.layers[0]
+    plain = build(Sequential((Residual((activation("tanh"), Dense(3)), (Dense(3),)),), (5,)), dtype="float64")[0]
+    assert torch.equal(plain.branch[1].weight, block.branch[1].weight) and "scale" not in repr(plain)
+    assert torch.allclose(plain(h), branch + shortcut, rtol=1e-13, atol=1e-15)
 
 
 def test_bad_arguments():

@@ -1,0 +1,149 @@
+"""Layers without weights, there and back: each rule returns a layer's output and its pullback.
+
+A pullback maps the gradient of any loss with respect to the output to that with respect to the input, Jᵀ g. Values have
+shape (batch, units) or (batch, channels, height, width).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bntheory.activations import Activation
+from bntheory.layers import BatchNorm, Dropout, Flatten, LayerNorm, Pool, ZeroPad
+from bntheory.networks import Residual
+from simulations.convolution import offsets
+from simulations.signal import Signal, activated, added, at_scale, scaled, standardized, weighted
+
+Pullback = Callable[[Signal], Signal]
+
+
+def activation(phi: Activation, h: Signal) -> tuple[Signal, Pullback]:
+    """φ(h); back: φ′(h) g, at a kink with the slope on the left."""
+
+    def pullback(gradient: Signal) -> Signal:
+        homogeneous = phi.homogeneous_slopes is not None
+        slopes = Signal(phi.dphi(h.values), 0.0) if homogeneous else at_scale(phi.dphi, h)
+        return scaled(gradient.values * slopes.values, gradient.log_scale + slopes.log_scale)
+
+    return activated(phi, h), pullback
+
+
+def normalization(layer: BatchNorm | LayerNorm, h: Signal) -> tuple[Signal, Pullback]:
+    """√τ u, u = (h − mean)/s, τ = s²/(s² + ε); back: (g − mean(g) − τ u mean(u g)) / √(s² + ε).
+
+    Means and the population variance s² are those of a channel over batch and positions (BatchNorm) or of all entries
+    of one input (LayerNorm), and are differentiated too.
+    """
+    unit, log_share, log_total, axes = standardized(layer, h)
+    output = weighted(Signal(unit, 0.0), log_share / 2, axes)
+    share = np.exp(log_share).astype(unit.dtype)
+
+    def pullback(gradient: Signal) -> Signal:
+        values = gradient.values - gradient.values.mean(axis=axes, keepdims=True)
+        values -= share * unit * np.mean(values * unit, axis=axes, keepdims=True)
+        return weighted(Signal(values, gradient.log_scale), -log_total / 2, axes)
+
+    return output, pullback
+
+
+def dropout(layer: Dropout, h: Signal, rng: np.random.Generator) -> tuple[Signal, Pullback]:
+    """Mask m h, an entry of m being 1/(1 − rate) with probability 1 − rate, else 0; back: m g."""
+    kept = rng.random(h.values.shape) >= layer.rate
+    log_factor = -math.log1p(-layer.rate)
+
+    def masked(signal: Signal) -> Signal:
+        return scaled(np.where(kept, signal.values, 0), signal.log_scale + log_factor)
+
+    return masked(h), masked
+
+
+def flatten(layer: Flatten, h: Signal) -> tuple[Signal, Pullback]:
+    """The entries in one axis; back: in their places."""
+
+    def pullback(gradient: Signal) -> Signal:
+        return gradient._replace(values=gradient.values.reshape(h.values.shape))
+
+    return h._replace(values=h.values.reshape(len(h.values), -1)), pullback
+
+
+def zero_pad(layer: ZeroPad, h: Signal) -> tuple[Signal, Pullback]:
+    """Every stride-th position, between channels of zeros; back: the gradient at those positions, zeros elsewhere."""
+    channels = h.values.shape[1]
+    before = (layer.channels - channels) // 2
+    old, sampled = slice(before, before + channels), slice(None, None, layer.stride)
+    output = np.zeros((len(h.values), *layer.output_shape(h.values.shape[1:])), h.values.dtype)
+    output[:, old] = h.values[:, :, sampled, sampled]
+
+    def pullback(gradient: Signal) -> Signal:
+        values = np.zeros_like(h.values)
+        values[:, :, sampled, sampled] = gradient.values[:, old]
+        return scaled(values, gradient.log_scale)
+
+    return scaled(output, h.log_scale), pullback
+
+
+def pool(layer: Pool, h: Signal) -> tuple[Signal, Pullback]:
+    """Mean or maximum over each window; back: a share of g to every entry, or g to the first largest of the window."""
+    sides = h.values.shape[2:]
+    kernel = sides if layer.kernel is None else (layer.kernel, layer.kernel)
+    windows = np.lib.stride_tricks.sliding_window_view(h.values, kernel, axis=(2, 3))
+    windows = windows[:, :, :: layer.stride or 1, :: layer.stride or 1]
+    return (_average if layer.kind == "average" else _maximum)(h, windows, layer.stride or 1)
+
+
+def _average(h: Signal, windows: np.ndarray, stride: int) -> tuple[Signal, Pullback]:
+    *_, height, width = windows.shape
+
+    def pullback(gradient: Signal) -> Signal:
+        values, share = np.zeros_like(h.values), gradient.values / (height * width)
+        for _, _, place in offsets((height, width), share.shape[2:], stride):
+            values[place] += share
+        return scaled(values, gradient.log_scale)
+
+    return scaled(windows.mean(axis=(-2, -1)), h.log_scale), pullback
+
+
+def _maximum(h: Signal, windows: np.ndarray, stride: int) -> tuple[Signal, Pullback]:
+    *outer, height, width = windows.shape
+    entries = windows.reshape(*outer, height * width)
+    first = entries.argmax(axis=-1)
+    largest = np.take_along_axis(entries, first[..., None], axis=-1)[..., 0]
+    rows, columns = np.ix_(*(stride * np.arange(side) for side in outer[2:]))
+    map_width = h.values.shape[3]
+    chosen = (rows + first // width) * map_width + columns + first % width  # places in the flattened map
+
+    def pullback(gradient: Signal) -> Signal:
+        values = np.zeros((outer[0] * outer[1], h.values.shape[2] * map_width), h.values.dtype)
+        flat = (len(values), -1)
+        np.add.at(values, (np.arange(len(values))[:, None], chosen.reshape(flat)), gradient.values.reshape(flat))
+        return scaled(values.reshape(h.values.shape), gradient.log_scale)
+
+    return scaled(largest, h.log_scale), pullback
+
+
+def residual(layer: Residual, branch: Signal, shortcut: Signal) -> tuple[Signal, Callable[[Signal], Any]]:
+    """shortcut + scale · branch; back: the gradients (scale · g, g) with respect to branch and shortcut."""
+
+    def weighed(signal: Signal) -> Signal:
+        return signal._replace(log_scale=signal.log_scale + math.log(layer.scale))
+
+    def pullback(gradient: Signal) -> tuple[Signal, Signal]:
+        return weighed(gradient), gradient
+
+    return added(weighed(branch), shortcut), pullback
+
+
+#: Rules by type of layer, called as rule(layer, *what the layer reads); `dropout` needs a generator too.
+RULES: dict[type, Callable[..., tuple[Signal, Callable[[Signal], Any]]]] = {
+    Activation: activation,
+    BatchNorm: normalization,
+    LayerNorm: normalization,
+    Flatten: flatten,
+    ZeroPad: zero_pad,
+    Pool: pool,
+    Residual: residual,
+}

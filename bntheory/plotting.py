@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from bntheory.spectra.law import SpectralLaw
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's colours, told apart by all eyes
+DRAWN = {"activations": "log_second_moment", "gradients": "log_gradient"}
+LABELS = {
+    "activations": r"ln mean square of activations, $\ln\,\langle h_\ell^2\rangle$",
+    "gradients": r"ln squared gradient, $\ln\,\|\partial\mathcal{L}/\partial h_\ell\|^2$ − output's",
+}
+WHISKERS = 12  # layers that get them: more would hide the lines
 
 
 def plot_growth(
@@ -28,15 +35,18 @@ def plot_growth(
     level: float = 0.9,
     label: str | None = None,
     color: str = BLUE,
+    quantity: str = "activations",
 ) -> Axes:
-    """Draw ln(mean of h²) against the layer: prediction with band, simulated quantiles, measured networks.
+    """Draw ln(mean of h²) or ln(squared gradient) against the layer: prediction, simulation, measured networks.
 
     Parameters
     ----------
     growth : Growth, optional
         Mean and band of the logarithm where there is a law, ln of the expected second moment where there is none.
     samples : Samples, optional
-        Simulated networks: their median and the quantiles that the band should match, dashed.
+        Simulated networks: their median, dashed, and the quantiles that the band should match, dotted; at a dozen layers
+        whiskers show the 95% confidence interval of each, without the ends that so few networks leave open. Dead
+        networks are left out; layers where no network is alive, or where a quantile left the range, are gaps.
     measured : Samples, optional
         Measured networks, one dot a network and layer.
     ax : Axes, optional
@@ -46,6 +56,9 @@ def plot_growth(
     label : str, optional
         Name of the network in the legend.
     color : str
+        Of the prediction; of the simulation where nothing is predicted.
+    quantity : {"activations", "gradients"}
+        "gradients": ln ‖∂ℓ/∂h‖² less that of the last row. They are simulated, not predicted.
 
     Returns
     -------
@@ -54,33 +67,43 @@ def plot_growth(
     Raises
     ------
     ValueError
-        If there is nothing to draw, or level is not in (0, 1).
+        If there is nothing to draw, the quantity is unknown or not in what is given, or level is not in (0, 1).
     """
     from matplotlib.ticker import MaxNLocator
 
+    name = _quantity(quantity, growth, samples, measured)
+    if not 0 < level < 1:
+        raise ValueError(f"level must be in (0, 1), got {level}")
     ax = _axes(ax)
     label = f"{label}: " if label else ""
-    rows = next((part.rows for part in (growth, samples, measured) if part is not None), None)
-    if rows is None:
-        raise ValueError("plot_growth needs growth, samples or measured, got none of them")
+    rows = next(part.rows for part in (growth, samples, measured) if part is not None)
     index = layer_rows(rows)
     layers = np.arange(len(index))
     if growth is not None:
         _draw_prediction(ax, growth, index, layers, level, label, color)
     if samples is not None:
-        tails = np.quantile(_finite(samples)[:, index], [(1 - level) / 2, 0.5, (1 + level) / 2], axis=0)
-        for line, style in zip(tails, (":", "--", ":"), strict=True):
-            text = f"{label}{samples.trials} simulated: median, {level:.0%} quantiles" if style == "--" else None
-            ax.plot(layers, line, style, color="black", lw=1, label=text)
+        _draw_simulation(ax, samples, name, index, level, label, color if growth is None else "black")
     if measured is not None:
-        values = _finite(measured)[:, index]
+        values = _finite(getattr(measured, name)[:, index])
         ax.plot(layers, values.T, ".", color=ORANGE, ms=3, alpha=0.6)
         ax.plot([], [], ".", color=ORANGE, label=f"{label}{measured.trials} measured")
-    ax.set_xlabel("layer ℓ")
+    ax.set_xlabel(r"layer $\ell$")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_ylabel("ln mean square of activations, ln ⟨h²⟩")
+    ax.set_ylabel(LABELS[quantity])
     ax.legend(fontsize="small")
     return ax
+
+
+def _quantity(quantity: str, growth: Growth | None, samples: Any, measured: Any) -> str:
+    """Name of the array to draw; ValueError if it is not there."""
+    name = DRAWN[arguments.choice("quantity", quantity, DRAWN)]
+    if growth is None and samples is None and measured is None:
+        raise ValueError("plot_growth needs growth, samples or measured, got none of them")
+    if quantity == "gradients" and growth is not None:
+        raise ValueError("gradients are simulated, not predicted: give samples alone, without growth")
+    if any(part is not None and getattr(part, name) is None for part in (samples, measured)):
+        raise ValueError(f"{name} was not sampled: simulate_growth records it with gradients=True")
+    return name
 
 
 def _draw_prediction(
@@ -96,6 +119,21 @@ def _draw_prediction(
     ax.plot(layers, growth.log_second_moment[index], "-.", color=color, lw=1, label=text)
 
 
+def _draw_simulation(
+    ax: Axes, samples: Any, name: str, index: np.ndarray, level: float, label: str, color: str
+) -> None:
+    levels = ((1 - level) / 2, 0.5, (1 + level) / 2)
+    lines, lower, upper = (_finite(part[:, index]) for part in samples.quantiles(levels, 0.95, name))
+    for line, style in zip(lines, (":", "--", ":"), strict=True):
+        text = f"{label}{samples.trials} simulated: median, {100 * levels[0]:.3g}% and {100 * levels[2]:.3g}%"
+        ax.plot(np.arange(len(index)), line, style, color=color, lw=1, label=text if style == "--" else None)
+    spread = np.flatnonzero(lines[2] > lines[0])  # nothing to show at the input, or at the output of gradients
+    places = spread[np.unique(np.linspace(0, len(spread) - 1, min(WHISKERS, len(spread))).round().astype(int))]
+    for line, ends in itertools.product(range(3), (lower, upper)):
+        ax.vlines(places, lines[line, places], ends[line, places], color=color, lw=1)
+        ax.plot(places, ends[line, places], "_", color=color, ms=4)
+
+
 def layer_rows(rows: Sequence[Leaf]) -> np.ndarray:
     """Indices of the rows that count as layers: the input, then sums of residual blocks, else activations, else all."""
     sums = [k for k, row in enumerate(rows) if row.operation == "sum"]
@@ -103,9 +141,8 @@ def layer_rows(rows: Sequence[Leaf]) -> np.ndarray:
     return np.array([0, *(sums or nonlinear or range(1, len(rows)))])
 
 
-def _finite(samples: Any) -> np.ndarray:
+def _finite(values: np.ndarray) -> np.ndarray:
     """Logarithms with dead and overflowed rows as gaps."""
-    values = samples.log_second_moment
     return np.where(np.isfinite(values), values, np.nan)
 
 

@@ -38,19 +38,15 @@ MEAN_SQUARES, GRADIENT, WEIGHT_GRADIENT = (0, 1), 4, 5  # columns of a trial; th
 
 
 class Chain(NamedTuple):
-    """What a trial needs: one entry a Dense layer, which ends before the row of the next one."""
+    """What a trial needs; of arrays one entry a Dense layer, but for two."""
 
     log_input: float  # ln |h|² of the input
-    inputs: int
-    log_inputs: float
-    width: np.ndarray
-    log_width: np.ndarray
+    width: np.ndarray  # the input's first
     log_weight_variance: np.ndarray
     log_bias_variance: np.ndarray
     squared_slopes: np.ndarray  # (layers, 2), of z > 0 and of z < 0; ones where no activation follows
-    dense: np.ndarray  # the row of z …
-    activated: np.ndarray  # … and the first row of φ(z); the layer's end if there is none
-    end: np.ndarray
+    dense: np.ndarray  # the row of z; at last the number of rows
+    activated: np.ndarray  # the first row of φ(z), or of what follows if there is none
 
 
 def applies(steps: Sequence[Step], batch: int) -> bool:
@@ -134,27 +130,22 @@ def _squarable(slopes: tuple[float, float] | None) -> bool:
 
 
 def _chain(steps: Sequence[Step], inputs: Signal) -> Chain:
-    dense = [step for step in steps if isinstance(step.layer, Dense)]
-    end = [step.row for step in dense[1:]] + [len(steps) + 1]
-    activated, slopes = np.array(end), np.ones((len(dense), 2))
+    layers = [step for step in steps if isinstance(step.layer, Dense)]
+    dense = np.array([*(step.row for step in layers), len(steps) + 1])
+    activated, slopes = dense[1:].copy(), np.ones((len(layers), 2))
     for step in filter(_changes, steps):
-        layer = np.searchsorted(end, step.row, side="right")
-        activated[layer], slopes[layer] = step.row, np.square(step.layer.homogeneous_slopes)
-    weight = [step.layer.weight_variance(step.input_shape) for step in dense]
-    bias = [step.layer.bias_variance(step.input_shape) for step in dense]
-    width = [step.layer.features for step in dense]
+        k = np.searchsorted(dense, step.row) - 1
+        activated[k], slopes[k] = step.row, np.square(step.layer.homogeneous_slopes)
+    size = inputs.values.size
+    bias = [step.layer.bias_variance(step.input_shape) for step in layers]
     return Chain(
-        inputs.log_moments()[0] + math.log(inputs.values.size),
-        inputs.values.size,
-        math.log(inputs.values.size),
-        np.array(width),
-        np.log(width),
-        np.log(weight),
+        inputs.log_moments()[0] + math.log(size),
+        np.array([size, *(step.layer.features for step in layers)]),
+        np.log([step.layer.weight_variance(step.input_shape) for step in layers]),
         np.array([math.log(variance) if variance else -math.inf for variance in bias]),
         slopes,
-        np.array([step.row for step in dense]),
+        dense,
         activated,
-        np.array(end),
     )
 
 
@@ -172,7 +163,7 @@ def _template(steps: Sequence[Step], inputs: Signal) -> np.ndarray:
 @kernel()
 def _draw(rng, chain, template, gradients):
     rows = template.copy()
-    drawn = np.empty((len(chain.width), 4))
+    drawn = np.empty((len(chain.activated), 4))
     _forward(rng, chain, rows, drawn)
     if gradients:
         _backward(rng, chain, rows, drawn)
@@ -183,8 +174,8 @@ def _draw(rng, chain, template, gradients):
 def _forward(rng, chain, rows, drawn):
     """Fill the sizes; keep K, p, m and w of every layer."""
     log_h = chain.log_input
-    for k in range(len(chain.width)):
-        n, log_n = chain.width[k], chain.log_width[k]
+    for k in range(len(chain.activated)):
+        n, log_n = chain.width[k + 1], math.log(chain.width[k + 1])
         alpha2, beta2 = chain.squared_slopes[k, 0], chain.squared_slopes[k, 1]
         log_v, w = _variance(log_h + chain.log_weight_variance[k], chain.log_bias_variance[k])
         positive = n if alpha2 == beta2 else rng.binomial(n, 0.5)
@@ -195,29 +186,29 @@ def _forward(rng, chain, rows, drawn):
         log_h = log_v + _log(p + m)
         for column in MEAN_SQUARES:
             _fill(rows, chain.dense[k], chain.activated[k], column, log_v + _log(plus + minus) - log_n)
-            _fill(rows, chain.activated[k], chain.end[k], column, log_h - log_n)
+            _fill(rows, chain.activated[k], chain.dense[k + 1], column, log_h - log_n)
         drawn[k, 0], drawn[k, 1], drawn[k, 2], drawn[k, 3] = positive, p, m, w
 
 
 @kernel()
 def _backward(rng, chain, rows, drawn):
     """Fill the gradients; log_g is ln of the squared factor that c and ξ carry."""
-    log_g, c, last = 0.0, rng.standard_normal(), len(chain.width) - 1
+    log_g, c, last = 0.0, rng.standard_normal(), len(chain.activated) - 1
     for k in range(last, -1, -1):
         positive, p, m, w = drawn[k]
-        plus, minus = _split(rng, c, int(positive), chain.width[k] - int(positive), p, m)
+        plus, minus = _split(rng, c, int(positive), chain.width[k + 1] - int(positive), p, m)
         if k == last:
             log_g = -_log(plus + minus)
-        _fill(rows, chain.activated[k], chain.end[k], GRADIENT, log_g + _log(plus + minus))
+        _fill(rows, chain.activated[k], chain.dense[k + 1], GRADIENT, log_g + _log(plus + minus))
         squared = chain.squared_slopes[k, 0] * plus + chain.squared_slopes[k, 1] * minus
         t = c * math.sqrt((p + m) / squared) if squared > 0 else 0.0
         log_g += _log(squared)
-        log_h = rows[chain.dense[k] - 1, 0] + (chain.log_width[k - 1] if k else chain.log_inputs)
+        log_h = rows[chain.dense[k] - 1, 0] + math.log(chain.width[k])
         _fill(rows, chain.dense[k], chain.activated[k], GRADIENT, log_g)
         rows[chain.dense[k], WEIGHT_GRADIENT] = log_g + log_h
         log_g += chain.log_weight_variance[k]
         c = math.sqrt(w) * t + math.sqrt(1 - w) * rng.standard_normal()
-    _fill(rows, 0, chain.dense[0], GRADIENT, log_g + _log(c * c + _chi_square(rng, chain.inputs - 1)))
+    _fill(rows, 0, chain.dense[0], GRADIENT, log_g + _log(c * c + _chi_square(rng, chain.width[0] - 1)))
 
 
 @kernel()

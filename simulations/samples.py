@@ -13,11 +13,17 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from bntheory import arguments
 from bntheory.networks import Leaf, PerRow
+from simulations.statistics import QuantileInterval, quantile_with_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 QUANTITIES = ("log_second_moment", "log_channel_mean_square", "log_channel_variance")
 COLUMNS = (*QUANTITIES, "log_cosine_distance", "log_gradient", "log_weight_gradient")  # of what an engine records
@@ -204,6 +210,53 @@ class Samples(PerRow):
     def overflowed(self) -> np.ndarray:
         """(trials, rows): whether the row left the floating-point range."""
         return self.log_second_moment == np.inf
+
+    def quantiles(
+        self, levels: ArrayLike, confidence: float = 0.95, quantity: str = "log_second_moment"
+    ) -> QuantileInterval:
+        """Return quantiles over the trials and their confidence intervals, row by row.
+
+        Parameters
+        ----------
+        levels : array_like
+            Probabilities in (0, 1), one or several.
+        confidence : float
+            In (0, 1), of each interval by itself.
+        quantity : str
+            One of `quantities`.
+
+        Returns
+        -------
+        QuantileInterval
+            quantile, lower and upper, of the shape of `levels` followed by (rows,). Trials whose row is zero (−inf) or
+            has no value (NaN) are left out: given the others, the intervals hold. NaN where none is left.
+
+        Raises
+        ------
+        ValueError
+            If the quantity was not sampled, or a level or the confidence is not between 0 and 1.
+
+        Examples
+        --------
+        >>> logs = np.array([[0.0, -np.inf], [0.0, 3.0]])
+        >>> rows = (Leaf("input", "input", (2,), None), Leaf("1", "relu", (2,), None))
+        >>> Samples(rows, logs, logs, logs, method="measured").quantiles(0.5).quantile
+        array([0., 3.])
+        """
+        values = getattr(self, arguments.choice("quantity", quantity, self.quantities))
+        values = np.sort(np.where(np.isnan(values), -np.inf, values), axis=0)
+        counts = (values > -np.inf).sum(axis=0)
+        result = np.full((3, *np.shape(levels), len(self.rows)), np.nan)
+        for count in np.unique(counts[counts > 0]):
+            alive = values[self.trials - count :, counts == count]
+            result[..., counts == count] = quantile_with_interval(alive, levels, confidence)
+        return QuantileInterval(*result)
+
+    def plot(self, ax: Axes | None = None, quantity: str = "activations") -> Axes:
+        """Draw medians, quantiles and their confidence intervals (see `bntheory.plot_growth`)."""
+        from bntheory.plotting import plot_growth
+
+        return plot_growth(samples=self, ax=ax, quantity=quantity)
 
     @classmethod
     def stack(cls, parts: Iterable[Samples], seed: int | None = None) -> Samples:

@@ -27,7 +27,7 @@ from bntheory.layers import BatchNorm, Dense, Dropout, Flatten, LayerNorm
 from bntheory.networks import Residual
 from simulations.kernels import blocks, network
 from simulations.kernels.activations import SMOOTH
-from simulations.samples import COLUMNS
+from simulations.samples import COLUMNS, log_cosine_distance
 from simulations.signal import Signal, at_scale
 from simulations.steps import Step
 
@@ -42,10 +42,10 @@ def obstacle(steps: list[Step]) -> tuple[Step, str] | None:
             own_bias = layer.bias is None and layer.bias_variance(step.input_shape) > 0
             if layer.init.distribution != "normal" or own_bias:
                 return step, f"needs Gaussian weights and biases, got {layer}"
-        elif isinstance(layer, BatchNorm) and len(step.shape) != 1:
-            return step, f"has {layer} on vectors only, got shape {step.shape}"
         elif not isinstance(layer, (BatchNorm, LayerNorm, Dropout, Activation, Flatten, Residual)):
             return step, f"has no {layer}"
+        elif len(step.shape) != 1:
+            return step, f"has {layer} on vectors only, got shape {step.shape}"
     return None
 
 
@@ -83,12 +83,15 @@ def prepare(steps: list[Step], inputs: Signal, gradients: bool, dtype: type = np
     batch = len(inputs.values)
     layout = lay_out(steps, batch, gradients)
     flat = _blocked(inputs.values.reshape(batch, -1), dtype)
+    sizes = *inputs.log_moments(), log_cosine_distance(inputs.values)  # which may be images; all other rows are vectors
     own = threading.local()
 
     def trial(rng: np.random.Generator) -> np.ndarray:
         if not hasattr(own, "workspace"):
             own.workspace = Workspace(layout, batch, dtype)
-        return own.workspace.draw(steps, flat, inputs.log_scale, gradients, rng)
+        result = own.workspace.draw(steps, flat, inputs.log_scale, gradients, rng)
+        result[0, : len(sizes)] = sizes
+        return result
 
     return trial
 

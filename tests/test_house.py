@@ -85,7 +85,11 @@ def test_simulation_runs_without_torch():
     """With torch and scikit-learn blocked, everything but the train extra works, and that says what is missing."""
     code = """
 import sys
-sys.modules["torch"] = sys.modules["sklearn"] = None
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "sklearn"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
 import bntheory as bn, simulations as sim
 sim.simulate_growth(bn.mlp(2, 4), trials=2)
 sim.log_singular_values(bn.mlp(2, 4, "linear", "lecun_normal"), trials=2)

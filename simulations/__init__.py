@@ -5,7 +5,9 @@ from typing import Any
 
 _PUBLIC = {
     "simulate_growth": "growth",
-    "Samples": "growth",
+    "Samples": "samples",
+    "sample_until": "stopping",
+    "quantile_with_interval": "statistics",
     "log_singular_values": "products",
     "crosscheck": "comparison",
     "build": "training.modules",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +13,7 @@ from bntheory.commands import network_options, output_options, save_figure, writ
 
 if TYPE_CHECKING:
     from bntheory.networks import Sequential
+    from simulations.samples import Samples
 
 
 @click.group()
@@ -19,37 +23,121 @@ def simulate() -> None:
 
 @simulate.command("growth")
 @network_options
-@click.option("--trials", type=int, default=500, show_default=True, help="Networks to draw.")
+@click.option("--trials", type=int, default=500, show_default=True, help="Networks to draw; with --until, at most.")
+@click.option("--until", type=float, metavar="ERROR", help="Stop once the last row's mean ln⟨h²⟩ is known to ± ERROR.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Inputs, uncorrelated, of second moment 1.")
 @click.option("--method", help="conditional or weights. [default: conditional where it applies and pays]")
+@click.option("--gradients/--no-gradients", default=True, show_default=True, help="Send gradients back too.")
+@click.option("--dtype", default="float64", show_default=True, help="float64 or float32, of the arithmetic.")
+@click.option("--workers", type=int, help="Threads. [default: one a core, or as many as fit into memory]")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--quantity", default="activations", show_default=True, help="What --plot draws: or gradients.")
 @output_options
 @click.pass_context
 def simulate_growth(
     ctx: click.Context,
     net: Sequential,
     trials: int,
+    until: float | None,
     batch: int,
-    method: str | None,
-    seed: int,
+    quantity: str,
     json_file: str | None,
     plot_file: str | None,
+    **settings: Any,
 ) -> None:
     """Draw networks, with or without their weights, beside the prediction; exit status 1 if they disagree."""
-    from bntheory import plot_growth, predict_growth
+    from bntheory import arguments, plot_growth, predict_growth
     from simulations import growth
     from simulations.comparison import compare
 
-    samples = growth.simulate_growth(net, trials, batch=batch, seed=seed, method=method)
+    arguments.choice("quantity", quantity, ("activations", "gradients"))
+    if quantity == "gradients" and not settings["gradients"]:
+        raise click.UsageError("--quantity gradients needs --gradients, got --no-gradients")
+    with _warnings_in_one_line():
+        samples, reached = _samples(net, trials, until, batch=batch, **settings)
     # a single input is given to the theory as it is; a batch by its size alone, which spares it every pair of inputs
-    one = growth.uncorrelated_inputs(samples.rows[0].shape, 1, seed) if batch == 1 else None
+    one = growth.uncorrelated_inputs(samples.rows[0].shape, 1, settings["seed"]) if batch == 1 else None
     predicted = predict_growth(net, one) if batch == 1 else predict_growth(net, batch_size=batch)
     result = compare(predicted, samples, single=batch == 1)
-    click.echo(f"{net}\n{trials} networks, method '{samples.method}', seed {samples.seed}\n")
-    click.echo(f"{result.table()}\n\n{result.verdict()}")
-    write_json(json_file, {"network": str(net), "method": samples.method, **result.to_dict()})
-    save_figure(plot_file, lambda ax: plot_growth(result.predicted, samples=samples, ax=ax))
+    gradients, sentence = _gradients(samples) if settings["gradients"] else ({}, "")
+    click.echo(f"{net}\n{_title(samples)}\n{reached}\n{result.table()}\n\n{sentence}{result.verdict()}")
+    numbers = {"network": str(net), "method": samples.method, "dtype": samples.dtype, **result.to_dict(), **gradients}
+    write_json(json_file, numbers)
+    drawn = result.predicted if quantity == "activations" else None
+    save_figure(plot_file, lambda ax: plot_growth(drawn, samples=samples, ax=ax, quantity=quantity))
     ctx.exit(0 if result.agrees else 1)
+
+
+def _samples(net: Sequential, trials: int, until: float | None, **settings: Any) -> tuple[Samples, str]:
+    """Draw `trials` networks, or until the last row is known well enough; the line that says how well."""
+    import numpy as np
+
+    from bntheory import arguments
+    from simulations import Samples, sample_until, simulate_growth
+
+    if until is None:
+        return simulate_growth(net, trials, **settings), ""
+    until = arguments.number("until", until, above=0)
+    most, parts = arguments.integer("trials", trials, at_least=2), []
+
+    def draw(start: int, count: int) -> np.ndarray:
+        parts.append(simulate_growth(net, count, first=start, **settings))
+        last = parts[-1].log_second_moment[:, -1]
+        if not np.isfinite(last).all():
+            dead = count - np.isfinite(last).sum()
+            raise ValueError(f"--until needs networks that live, got {dead} dead of {count}: give --trials without it")
+        return last
+
+    found = sample_until(draw, 0, first=min(64, most), most=most, absolute_error=until)
+    verdict = f"below the {until:g} asked for" if found.reached else f"NOT below {until:g}: give more --trials"
+    line = f"mean ln⟨h²⟩ of the last row {found.mean:.4g} ± {found.half_width:.2g} (95% confidence), {verdict}\n"
+    return Samples.stack(parts), line
+
+
+def _title(samples: Samples) -> str:
+    title = f"{samples.trials} network{'s' * (samples.trials > 1)}, method '{samples.method}', seed {samples.seed}"
+    if samples.rounding is None:
+        return title
+    return f"{title}, {samples.dtype} (off by at most {samples.rounding[:, 0].max():.1g} in ln⟨h²⟩)"
+
+
+def _gradients(samples: Samples) -> tuple[dict[str, Any], str]:
+    """Quantiles of ln ‖∂ℓ/∂h‖² row by row, and the sentence that sums them up."""
+    import numpy as np
+
+    from bntheory.plotting import layer_rows
+
+    levels = (0.05, 0.5, 0.95)
+    found = samples.quantiles(levels, quantity="log_gradient").quantile
+    lower, median, upper = ([value if np.isfinite(value) else None for value in line] for line in found.tolist())
+    numbers = {"log_gradient_median": median, "log_gradient_5%": lower, "log_gradient_95%": upper}
+    layers = layer_rows(samples.rows)
+    count, unit = len(layers) - 1, "block" if samples.rows[layers[-1]].operation == "sum" else "layer"
+    logs = samples.log_gradient[:, layers]
+    logs = logs[np.isfinite(logs).all(axis=1)]
+    if not len(logs) or not count:
+        return numbers, "Gradients: none reaches the input.\n"
+    first, last = count // 4, count - count // 4  # the ends of a network differ from its inside
+    low, middle, high = np.quantile((logs[:, first] - logs[:, last]) / (last - first), levels)
+    inside = "" if first == 0 else f"{unit}s {last} to {first}, "
+    alive = "" if len(logs) == samples.trials else f" of the {len(logs)} networks where it reaches the input"
+    sentence = (
+        f"Gradients: squared norm × {math.exp(middle):.3g} a {unit} going back ({inside}median{alive}; "
+        f"5…95%: {math.exp(low):.3g}…{math.exp(high):.3g}); × e^{np.median(logs[:, 0]):.3g} from output to input.\n"
+    )
+    return {**numbers, "log_gradient_per_layer": middle}, sentence
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print warnings like refused arguments: the message on standard error, without a source line."""
+    import warnings
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        yield
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        click.echo(f"bntheory: {' '.join(message.split())}", err=True)
 
 
 @simulate.command("spectrum")

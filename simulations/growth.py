@@ -66,7 +66,7 @@ def simulate_growth(
         weights of one network.
     dtype : {"float64", "float32"}
         Of the arithmetic; random numbers are drawn in float64. float32 halves the memory; what it costs is measured on
-        the first trials and reported (`Samples.rounding`).
+        the first trials and reported (`Samples.rounding`), if they fit into memory in float64.
     first : int
         Index of the first trial: ``simulate_growth(…, trials=5, first=10)`` gives the trials 10 … 14 of a longer run.
 
@@ -114,8 +114,8 @@ def simulate_growth(
         drawn[index] = draw(streams.stream(root, first + index))
 
     run_trials(trial, trials, workers, label=f"simulating ({method})")
-    rounding = None
-    if number is not np.float64:
+    rounding, exact_fits = None, _memory(steps, len(h.values), method, gradients, np.float64) < 0.8 * _memory_there()
+    if number is not np.float64 and exact_fits:
         exact = _engine(steps, h, method, gradients, np.float64)
         again = np.array([exact(streams.stream(root, first + k)) for k in range(min(trials, REPEATED))])
         rounding = _largest_difference(drawn[:REPEATED], again)
@@ -183,13 +183,21 @@ def _workers(steps: list[Step], batch: int, method: str, gradients: bool, dtype:
     wanted = cores() if workers is None else arguments.integer("workers", workers)
     if method == "conditional" and radial.applies(steps, batch):
         return 1 if workers is None else wanted  # so short that threads would wait for the interpreter's lock
-    engine = weights if method == "weights" else conditional
-    needed = engine.memory(steps, batch, gradients) * np.dtype(dtype).itemsize
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed, there = _memory(steps, batch, method, gradients, dtype), _memory_there()
     if needed * (1 if workers is None else wanted) > there:
         remedy = "use gradients=False, dtype='float32', fewer workers or a smaller network"
         raise ValueError(f"one network needs {needed / 1e9:.3g} GB a worker, of {there / 1e9:.3g} GB: {remedy}")
     return max(1, min(wanted, int(0.8 * there / max(needed, 1)))) if workers is None else wanted
+
+
+def _memory(steps: list[Step], batch: int, method: str, gradients: bool, dtype: type) -> int:
+    """Bytes that one thread needs, about."""
+    engine = weights if method == "weights" else conditional
+    return engine.memory(steps, batch, gradients) * np.dtype(dtype).itemsize
+
+
+def _memory_there() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _largest_difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -143,7 +143,7 @@ class Samples(PerRow):
         Of the arithmetic.
     rounding : array (rows, 6), optional
         Of other types than float64: largest difference from float64 of each quantity, in the order of the parameters,
-        over the first trials.
+        over the first trials; None if that did not fit into memory.
 
     Raises
     ------
@@ -320,7 +320,9 @@ class Samples(PerRow):
     def _title(self) -> str:
         title = f"{self.method}, {self.trials} trial{'s' * (self.trials > 1)}"
         title += "" if self.seed is None else f", seed {self.seed}"
-        if self.rounding is not None:
+        if self.dtype != "float64" and self.rounding is None:
+            title += f", {self.dtype} (its error is not known: float64 did not fit into memory)"
+        elif self.rounding is not None:
             title += f", {self.dtype} (off by at most {self.rounding[:, 0].max():.1g} in ln second moment"
             title += ")" if self.log_gradient is None else f", {self.rounding[:, 4].max():.1g} in ln gradient²)"
         return title

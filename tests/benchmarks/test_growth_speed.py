@@ -1,38 +1,11 @@
-"""Growth without weights against explicit weights, and predictions of deep networks, in seconds."""
-
-import time
+"""Predictions of the growth of deep networks take a moment."""
 
 import numpy as np
 import pytest
 
 from bntheory import initialization, mlp, predict_growth
-from simulations import simulate_growth
 
 TEN = initialization("lecun_normal", gain=10)
-
-
-def seconds(function):
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def test_a_hundred_times_faster_than_explicit_weights(benchmark):
-    """n = 4096, B = 2, L = 20, weights drawn anew, one thread each; the laws are compared at small width elsewhere."""
-    net = mlp(20, 4096)
-
-    def simulate(method, trials):
-        return simulate_growth(net, trials, batch=2, seed=0, method=method, workers=1)
-
-    explicit = seconds(lambda: simulate("weights", 1))
-    samples = benchmark.pedantic(simulate, ("conditional", 20), rounds=3)
-    assert np.isfinite(samples.log_second_moment).all()
-    if benchmark.stats:  # absent with --benchmark-disable
-        conditional = benchmark.stats.stats.min / 20
-        benchmark.extra_info["ratio"] = round(explicit / conditional)
-        times = f"explicit {explicit:.2f} s, conditional {1000 * conditional:.2f} ms"
-        print(f"\n{times} a network: {explicit / conditional:.0f} times faster")
-        assert explicit > 100 * conditional
 
 
 @pytest.mark.parametrize("width", [128, 1000])

@@ -29,11 +29,55 @@ def test_growth_shows_prediction_band_and_samples(ax):
     rows = layer_rows(growth.rows)
     assert rows.tolist() == [0, *range(2, 41, 2)]
     assert _line(ax, "mean of the logarithm").get_ydata() == pytest.approx(growth.log_growth_mean[rows])
-    assert _line(ax, "median").get_ydata() == pytest.approx(np.median(samples.log_second_moment[:, rows], axis=0))
+    assert _line(ax, "median").get_ydata() == pytest.approx(samples.quantiles(0.5).quantile[rows])
     band = ax.collections[0].get_paths()[0].vertices
     lower, upper = growth.band(0.8)
     assert band[:, 1].min() == pytest.approx(lower.min()) and band[:, 1].max() == pytest.approx(upper[rows].max())
-    assert ax.get_xlabel() and ax.get_ylabel() and len(ax.get_legend().get_texts()) == 4
+    assert ax.get_xlabel() and ax.get_ylabel() and len(ax.get_legend().get_texts()) == 5
+
+
+def test_bars_are_confidence_intervals_at_a_dozen_layers(ax):
+    samples = simulate_growth(bn.mlp(40, 32), trials=100)
+    bn.plot_growth(samples=samples, ax=ax)
+    found = samples.quantiles((0.05, 0.5, 0.95))
+    rows = layer_rows(samples.rows)
+    drawn = [np.array(part.get_segments()) for part in ax.collections]
+    assert [bars.shape for bars in drawn] == [(12, 2, 2)] * 3
+    for bars, lower, upper in zip(drawn, found.lower, found.upper, strict=True):
+        places = rows[bars[:, 0, 0].astype(int)]
+        assert (bars[:, 0, 1] == lower[places]).all() and (bars[:, 1, 1] == upper[places]).all()
+    assert (drawn[0][..., 1].max(axis=1) < drawn[1][..., 1].min(axis=1)).all()  # no bar runs into another
+    assert (drawn[1][..., 1].max(axis=1) < drawn[2][..., 1].min(axis=1)).all()
+
+
+def test_open_intervals_get_no_bar(ax):
+    samples = simulate_growth(bn.mlp(5, 32), trials=20)  # none of 20 bounds a 5% quantile from below
+    bn.plot_growth(samples=samples, ax=ax)
+    assert [len(part.get_segments()) for part in ax.collections] == [0, 5, 0]
+
+
+def test_gradients_relative_to_the_output(ax):
+    samples = simulate_growth(bn.mlp(6, 32, batch_norm=True), trials=20, batch=4)
+    assert samples.plot(ax, "gradients") is ax
+    rows = layer_rows(samples.rows)
+    median = np.asarray(_line(ax, "median").get_ydata())
+    assert median == pytest.approx(samples.quantiles(0.5, quantity="log_gradient").quantile[rows])
+    assert median[-1] == 0 and median[0] > 1 and "partial" in ax.get_ylabel()
+
+
+def test_the_legend_lies_above_the_curves(ax):
+    growth, samples = bn.predict_growth(bn.mlp(10, 64)), simulate_growth(bn.mlp(10, 64), trials=30)
+    for _ in range(2):  # drawing again adds no second gap
+        bn.plot_growth(growth, samples, ax=ax)
+        low, high = ax.get_ylim()
+        top = max(np.nanmax(line.get_ydata()) for line in ax.lines if len(line.get_ydata()))
+        assert (high - top) / (high - low) < 0.45
+    ax.figure.draw_without_rendering()
+    legend = ax.get_legend().get_window_extent().transformed(ax.transData.inverted())
+    assert legend.y0 > growth.band(0.9)[1].max()
+    ax.set_ylim(-9, 9)
+    bn.plot_growth(growth, ax=ax)
+    assert ax.get_ylim() == (-9, 9)
 
 
 def test_growth_without_a_law_shows_the_mean_field(ax):
@@ -50,6 +94,18 @@ def test_dead_draws_leave_gaps(ax):
     bn.plot_growth(measured=samples, ax=ax)
     drawn = np.array([line.get_ydata() for line in ax.lines if len(line.get_ydata()) == 7])
     assert np.isfinite(drawn).sum() == samples.alive[:, layer_rows(samples.rows)].sum()
+
+
+def test_quantiles_are_those_of_living_networks(ax):
+    samples = simulate_growth(bn.mlp(30, 2), trials=40)
+    rows = layer_rows(samples.rows)
+    alive = samples.alive[:, rows]
+    assert 0 < alive[:, 3].sum() < 40 and not alive[:, -1].any()
+    bn.plot_growth(samples=samples, ax=ax)
+    median = np.asarray(_line(ax, "median").get_ydata())
+    assert np.isfinite(median).tolist() == alive.any(axis=0).tolist()
+    expected = np.quantile(samples.log_second_moment[alive[:, 3], rows[3]], 0.5, method="inverted_cdf")
+    assert median[3] == pytest.approx(expected)
 
 
 def test_layers_of_a_residual_network_are_its_sums():
@@ -101,6 +157,12 @@ def test_a_result_draws_itself():
 def test_bad_arguments(ax):
     with pytest.raises(ValueError, match="plot_growth needs growth, samples or measured, got none of them"):
         bn.plot_growth(ax=ax)
+    with pytest.raises(ValueError, match="quantity must be one of activations, gradients; got 'gradient'"):
+        bn.plot_growth(bn.predict_growth(bn.mlp(2, 4)), ax=ax, quantity="gradient")
+    with pytest.raises(ValueError, match="gradients are simulated, not predicted: give samples alone"):
+        bn.plot_growth(bn.predict_growth(bn.mlp(2, 4)), ax=ax, quantity="gradients")
+    with pytest.raises(ValueError, match="log_gradient was not sampled: simulate_growth records it"):
+        simulate_growth(bn.mlp(2, 4), trials=2, gradients=False).plot(ax, "gradients")
     with pytest.raises(ValueError, match="plot_spectrum needs a law or log_singular_values, got neither"):
         bn.plot_spectrum(ax=ax)
     with pytest.raises(ValueError, match=r"view must be one of singular, x, log; got 'logs' \(did you mean log\?\)"):

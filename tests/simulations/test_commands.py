@@ -1,6 +1,7 @@
 """simulate and crosscheck from the command line."""
 
 import json
+import math
 
 import pytest
 
@@ -16,6 +17,57 @@ def test_simulate_growth(run, tmp_path):
     assert (tmp_path / "g.png").read_bytes()[:4] == b"\x89PNG"
     status, out, _ = run("simulate", "growth", "--depth", "2", "--width", "8", "--batch", "3", "--trials", "20")
     assert status == 0 and "method 'weights'" in out
+
+
+def test_simulate_growth_sends_gradients_back(run, tmp_path):
+    words = ("--depth", "24", "--width", "128", "--batch-norm", "--batch", "4", "--trials", "30")
+    status, out, err = run(
+        "simulate", "growth", *words, "--json", "g.json", "--plot", "g.png", "--quantity", "gradients"
+    )
+    assert (status, err) == (0, "") and out.splitlines()[-1].startswith("Theory and measurement agree")
+    data = json.loads((tmp_path / "g.json").read_text())
+    median, low, high = (data[f"log_gradient_{name}"] for name in ("median", "5%", "95%"))
+    assert len(median) == 73 and median[-1] == 0 and low[0] < median[0] < high[0]
+    factor = float(out.split("squared norm × ")[1].split()[0])
+    assert factor == pytest.approx(math.exp(data["log_gradient_per_layer"]), rel=1e-2)
+    assert 1.5 < factor < 2.2 and "(layers 18 to 6, median;" in out
+    assert (tmp_path / "g.png").read_bytes()[:4] == b"\x89PNG"
+    _, without, _ = run("simulate", "growth", *words, "--no-gradients", "--json", "n.json")
+    assert without == "".join(line for line in out.splitlines(True) if not line.startswith("Gradients"))
+    assert "log_gradient_median" not in json.loads((tmp_path / "n.json").read_text())
+
+
+def test_simulate_growth_draws_until_the_mean_is_known(run):
+    words = ("simulate", "growth", "--depth", "10", "--width", "64", "--no-gradients", "--trials", "256")
+    status, out, _ = run(*words, "--until", "0.3")
+    assert status == 0 and "below the 0.3 asked for" in out
+    drawn = int(out.splitlines()[1].split()[0])
+    assert drawn in (64, 128) and float(out.split(" ± ")[1].split()[0]) < 0.3
+    _, plain, _ = run(*words[:-1], str(drawn))
+    assert plain.splitlines()[-1] == out.splitlines()[-1]  # the same networks
+    status, out, _ = run(*words, "--until", "0.001", "--workers", "1")
+    assert status == 0 and "256 networks" in out and "NOT below 0.001: give more --trials" in out
+
+
+def test_simulate_growth_in_float32(run):
+    words = ("--depth", "3", "--width", "32", "--batch-norm", "--batch", "8", "--trials", "10", "--dtype", "float32")
+    status, out, _ = run("simulate", "growth", *words)
+    assert status == 0 and "seed 0, float32 (off by at most" in out
+
+
+def test_simulate_growth_of_a_described_convolutional_network(run, tmp_path):
+    (tmp_path / "net.json").write_text(bn.resnet(8, image=(1, 8, 8)).to_json())
+    status, out, _ = run("simulate", "growth", "--net", "net.json", "--trials", "5")
+    assert status == 0 and "method 'weights'" in out and "unsupported" in out and "a block going back" in out
+
+
+def test_a_dead_network_is_one_line_on_standard_error(run):
+    words = ("simulate", "growth", "--depth", "200", "--width", "2", "--trials", "20")
+    status, out, err = run(*words)
+    assert status == 0 and "Gradients: none reaches the input." in out
+    assert err.startswith("bntheory: the network is dead in every one of 20 trials") and err.count("\n") == 1
+    status, _, err = run(*words, "--until", "1")
+    assert status == 2 and "--until needs networks that live, got 20 dead of 20" in err and err.count("\n") == 1
 
 
 def test_simulate_spectrum(run, tmp_path):
@@ -69,6 +121,12 @@ REFUSED = {
         *("simulate", "growth", "--method", "conditional", "--init", "torch_default", "--depth", "2"),
     ),
     "BatchNorm needs a batch of at least 2, got 1": ("simulate", "growth", "--batch-norm", "--depth", "2"),
+    "until must be finite and above 0, got 0.0": ("simulate", "growth", "--until", "0", "--depth", "2"),
+    "trials must be at least 2, got 1": ("simulate", "growth", "--until", "1", "--trials", "1", "--depth", "2"),
+    "dtype must be one of float64, float32; got 'float16'": ("simulate", "growth", "--dtype", "float16"),
+    "workers must be at least 1, got 0": ("simulate", "growth", "--workers", "0", "--depth", "2"),
+    "did you mean gradients?": ("simulate", "growth", "--quantity", "gradient", "--depth", "2"),
+    "--quantity gradients needs --gradients": ("simulate", "growth", "--quantity", "gradients", "--no-gradients"),
     "seed must be at least 0, got -1": ("simulate", "growth", "--seed", "-1", "--depth", "2"),
     "factors must be at least 1, got 0": ("simulate", "spectrum", "--factors", "0"),
     "width must be at least 1, got 0": ("simulate", "spectrum", "--width", "0"),

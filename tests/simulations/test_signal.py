@@ -108,7 +108,9 @@ def test_normalization_is_its_formula(layer, shape, epsilon):
     axes = (0, 2, 3)[: len(shape) - 1] if layer is BatchNorm else tuple(range(1, len(shape)))
     centred = h - h.mean(axis=axes, keepdims=True)
     expected = centred / np.sqrt(h.var(axis=axes, keepdims=True) + epsilon)
-    np.testing.assert_allclose(plain(normalization(layer(epsilon), Signal(h, 0.0))[0]), expected, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(
+        plain(normalization(layer(epsilon), Signal(h, 0.0))[0]), expected, rtol=1e-12, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("log_scale", [-3000.0, -400.0, -5.0, 0.0, 5.0, 400.0, 3000.0])

@@ -1,0 +1,139 @@
+"""Kernels of the layers against the NumPy rules of the other engine, and the law of a Dense layer there and back."""
+
+import math
+
+import numpy as np
+import pytest
+
+from bntheory.activations import KNOWN, activation
+from bntheory.layers import BatchNorm, LayerNorm
+from bntheory.networks import Residual, Sequential
+from simulations import pullbacks
+from simulations.kernels import activations, blocks, layers
+from simulations.signal import Signal, scaled
+from simulations.statistics import mean_with_error, tolerance
+
+UNITS, BATCH = 9, 4
+
+
+def kernel_row(signal):
+    """A batch (B, n) in the kernels' order: here one block, so the same."""
+    assert blocks.blocks(UNITS, BATCH) == 1
+    return signal.values.ravel().copy()
+
+
+def compare(row, log_scale, signal):
+    """exp(log_scale) · row is the signal, relative to its largest entry."""
+    found = scaled(row.reshape(BATCH, UNITS), log_scale)
+    assert found.log_scale == pytest.approx(signal.log_scale, abs=1e-11)
+    np.testing.assert_allclose(found.values, scaled(*signal).values, atol=1e-11)
+
+
+def signals(log_scale):
+    rng = np.random.default_rng(0)
+    return (Signal(rng.standard_normal((BATCH, UNITS)) + 0.3, scale) for scale in (log_scale, 2 * log_scale + 1))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-5, 3.0])
+@pytest.mark.parametrize("log_scale", [-300.0, -4.0, 0.0, 300.0])
+@pytest.mark.parametrize("kind", [BatchNorm, LayerNorm])
+def test_normalizations(kind, log_scale, epsilon):
+    h, g = signals(log_scale)
+    output, pullback = pullbacks.normalization(kind(epsilon), h)
+    forward, back, size = {
+        BatchNorm: (layers.batch_norm, layers.batch_norm_backward, UNITS),
+        LayerNorm: (layers.layer_norm, layers.layer_norm_backward, BATCH),
+    }[kind]
+    y, out, inverse = np.empty(h.values.size), np.empty(h.values.size), np.empty(size)
+    top = forward(kernel_row(h), y, UNITS, BATCH, h.log_scale, epsilon, inverse)
+    compare(y, h.log_scale - top, output)
+    back(y, h.log_scale - top, kernel_row(g), out, UNITS, BATCH, inverse)
+    compare(out, g.log_scale - top, pullback(g))
+
+
+@pytest.mark.parametrize("name", ["linear", "relu", "leaky_relu(-0.4)"])
+def test_homogeneous_activations(name):
+    phi, (h, g) = activation(name), signals(2.0)
+    output, pullback = pullbacks.activation(phi, h)
+    y, out = np.empty(h.values.size), np.empty(h.values.size)
+    layers.homogeneous(kernel_row(h), y, *phi.homogeneous_slopes)
+    compare(y, h.log_scale, output)
+    layers.homogeneous_backward(kernel_row(h), kernel_row(g), out, *phi.homogeneous_slopes)
+    compare(out, g.log_scale, pullback(g))
+
+
+@pytest.mark.parametrize("scales", [(0.0, 0.0), (500.0, -500.0), (-500.0, 500.0), (3.0, 2.0)])
+@pytest.mark.parametrize("zero", [None, 0, 1, 2], ids=["none", "branch", "shortcut", "both"])
+def test_sums(scales, zero):
+    rng = np.random.default_rng(1)
+    parts = [Signal(rng.standard_normal((BATCH, UNITS)), scale) for scale in scales]
+    for k, part in enumerate(parts):
+        if zero in (k, 2):
+            part.values[:] = 0
+    output, _ = pullbacks.residual(Residual(Sequential(()), scale=0.3), *parts)
+    y = np.empty(output.values.size)
+    scale = layers.add(kernel_row(parts[0]), scales[0], 0.3, kernel_row(parts[1]), scales[1], y)
+    if zero == 2:
+        np.testing.assert_array_equal(y, 0)
+    else:
+        compare(y, scale, output)
+
+
+def test_compiled_activations_are_all_the_smooth_ones():
+    assert set(activations.SMOOTH) == {name for name in KNOWN if activation(name).homogeneous_slopes is None}
+
+
+@pytest.mark.parametrize("name", activations.SMOOTH)
+def test_compiled_activations(name):
+    x = np.concatenate([-np.geomspace(1e-13, 5e13, 120)[::-1], [0.0], np.geomspace(1e-13, 5e13, 120)])
+    kind = activations.SMOOTH.index(name)
+    phi = activation(name)
+    for compiled, expected in ((activations.phi, phi.phi(x)), (activations.dphi, phi.dphi(x))):
+        found = np.array([compiled(kind, value) for value in x])
+        np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-300)
+
+
+@pytest.mark.parametrize(("units", "batch"), [(4, 2), (3, 5)])
+def test_the_law_of_a_dense_layer(units, batch):
+    """Second moments of Z and of Wᵀ g, g fixed, and Z g-weighted between them, against those of a matrix W.
+
+    E Zᵀ Z = s² n_out HᵀH;  E (Wᵀg)(Wᵀg)ᵀ = s² gᵀg ⊗ 1;  E z_ib (Wᵀg)_jc = s² H_jb g_ic. False alarms 1e-6 in all.
+    """
+    rng, trials, features, s = np.random.default_rng(5), 4000, 3, 0.7
+    h, g = rng.standard_normal((batch, units)), rng.standard_normal((batch, features))
+    z, out, v = np.empty(batch * features), np.empty(batch * units), np.empty(batch * units)
+    r, t, gamma = np.empty((batch, batch)), np.empty((1, batch, batch)), np.empty(batch * features)
+    scratch, small = np.empty(batch * blocks.block_units(batch)), np.empty((3, batch, batch))
+    found = []
+    for _ in range(trials):
+        _, z_scale = layers.dense(
+            h.ravel(), units, z, features, batch, 0.0, math.log(s), 0.0, r, v, t, gamma, True, rng
+        )
+        g_scale, _ = layers.dense_backward(
+            g.ravel(), features, out, units, batch, 0.0, math.log(s), r, v, t, gamma, scratch, small, rng
+        )
+        drawn = z * math.exp(z_scale), out * math.exp(g_scale)
+        found.append([np.outer(drawn[0], drawn[0]), np.outer(drawn[1], drawn[1]), np.outer(drawn[0], drawn[1])])
+    # z is ordered (b, i), Wᵀ g (c, j)
+    expected = (
+        s**2 * np.einsum("bj,cj,ik->bick", h, h, np.eye(features)).reshape(batch * features, -1),
+        s**2 * np.einsum("bi,ci,jk->bjck", g, g, np.eye(units)).reshape(batch * units, -1),
+        s**2 * np.einsum("bj,ci->bicj", h, g).reshape(batch * features, -1),
+    )
+    comparisons = sum(matrix.size for matrix in expected)
+    for samples, matrix in zip(zip(*found, strict=True), expected, strict=True):
+        mean, error = mean_with_error(np.array(samples))
+        assert np.all(np.abs(mean - matrix) < tolerance(error, 1e-6, comparisons))
+
+
+def test_the_weight_gradient_is_that_of_the_matrices():
+    """ln ‖g Hᵀ‖² up to the scale of H, exactly."""
+    rng = np.random.default_rng(6)
+    h, g = rng.standard_normal((3, 5)), rng.standard_normal((3, 4)) * 1e-200
+    z, out, v = np.empty(12), np.empty(15), np.empty(15)
+    r, t, gamma = np.empty((3, 3)), np.empty((1, 3, 3)), np.empty(12)
+    scratch, small = np.empty(3 * blocks.block_units(3)), np.empty((3, 3, 3))
+    r_scale, _ = layers.dense(h.ravel(), 5, z, 4, 3, 7.0, 0.0, 0.0, r, v, t, gamma, True, rng)
+    found = layers.dense_backward(g.ravel() / 1e-200, 4, out, 5, 3, -9.0, 0.0, r, v, t, gamma, scratch, small, rng)[1]
+    expected = math.log(np.sum((g.T / 1e-200 @ h) ** 2)) + 2 * (7.0 - 9.0)
+    assert found + 2 * r_scale == pytest.approx(expected, abs=1e-12)

@@ -15,6 +15,7 @@ from bntheory.layers import BatchNorm, Dense, Shape
 from bntheory.networks import Leaf, Sequential, leaves
 from simulations import conditional, radial, signal, streams, weights
 from simulations.ensemble import cores, run_trials
+from simulations.kernels.compilation import seen
 from simulations.samples import COLUMNS, Samples
 from simulations.signal import Signal
 from simulations.steps import Step
@@ -113,7 +114,8 @@ def simulate_growth(
     def trial(index: int) -> None:
         drawn[index] = draw(streams.stream(root, first + index))
 
-    run_trials(trial, trials, workers, label=f"simulating ({method})")
+    compiles = method == "conditional" and not seen("network.backward" if gradients else "network.forward")
+    run_trials(trial, trials, workers, label="compiling, this once" if compiles else f"simulating ({method})")
     rounding, exact_fits = None, _memory(steps, len(h.values), method, gradients, np.float64) < 0.8 * _memory_there()
     if number is not np.float64 and exact_fits:
         exact = _engine(steps, h, method, gradients, np.float64)

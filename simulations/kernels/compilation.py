@@ -28,6 +28,17 @@ def cache_folder() -> str:
 FOLDER = cache_folder()
 
 
+def seen(name: str) -> bool:
+    """Whether compiled code of that "file.function" is there from an earlier process: else its first call takes long.
+
+    Examples
+    --------
+    >>> seen("network.no_such_function")
+    False
+    """
+    return any(Path(FOLDER).rglob(f"{name}-*.nbc"))
+
+
 def kernel(fastmath: Any = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile a function of arrays and numbers."""
 

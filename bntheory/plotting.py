@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +20,11 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's colours, told apart by all eyes
 DRAWN = {"activations": "log_second_moment", "gradients": "log_gradient"}
 LABELS = {
-    "activations": r"ln mean square of activations, $\ln\,\langle h_\ell^2\rangle$",
-    "gradients": r"ln squared gradient, $\ln\,\|\partial\mathcal{L}/\partial h_\ell\|^2$ − output's",
+    "activations": r"mean square of activations, $\ln\,\langle h_\ell^2\rangle$",
+    "gradients": r"squared gradient, $\ln\,\|g_\ell\|^2/\|g_L\|^2$, $g_\ell = \partial\mathcal{L}/\partial h_\ell$",
 }
-WHISKERS = 12  # layers that get them: more would hide the lines
+CONFIDENCE = 0.95  # of the bars at simulated quantiles …
+BARS = 12  # … and at how many layers: more would hide the lines
 
 
 def plot_growth(
@@ -44,9 +44,9 @@ def plot_growth(
     growth : Growth, optional
         Mean and band of the logarithm where there is a law, ln of the expected second moment where there is none.
     samples : Samples, optional
-        Simulated networks: their median, dashed, and the quantiles that the band should match, dotted; at a dozen layers
-        whiskers show the 95% confidence interval of each, without the ends that so few networks leave open. Dead
-        networks are left out; layers where no network is alive, or where a quantile left the range, are gaps.
+        Simulated networks: their median, dashed, and the quantiles that the band should match, dotted. Bars at a dozen
+        layers show the 95% confidence interval of each, where there are enough networks to close it. Dead networks are
+        left out; layers where none is alive, or where a quantile left the floating-point range, are gaps.
     measured : Samples, optional
         Measured networks, one dot a network and layer.
     ax : Axes, optional
@@ -88,9 +88,9 @@ def plot_growth(
         ax.plot(layers, values.T, ".", color=ORANGE, ms=3, alpha=0.6)
         ax.plot([], [], ".", color=ORANGE, label=f"{label}{measured.trials} measured")
     ax.set_xlabel(r"layer $\ell$")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     ax.set_ylabel(LABELS[quantity])
-    ax.legend(fontsize="small")
+    _legend_above_the_curves(ax)
     return ax
 
 
@@ -116,22 +116,37 @@ def _draw_prediction(
         text = f"{label}predicted: mean of the logarithm, {level:.0%} band"
         ax.plot(layers[known], growth.log_growth_mean[index][known], color=color, label=text)
     text = f"{label}predicted: logarithm of the mean"
-    ax.plot(layers, growth.log_second_moment[index], "-.", color=color, lw=1, label=text)
+    if np.isfinite(growth.log_second_moment[index][1:]).any():
+        ax.plot(layers, growth.log_second_moment[index], "-.", color=color, lw=1, label=text)
 
 
 def _draw_simulation(
     ax: Axes, samples: Any, name: str, index: np.ndarray, level: float, label: str, color: str
 ) -> None:
     levels = ((1 - level) / 2, 0.5, (1 + level) / 2)
-    lines, lower, upper = (_finite(part[:, index]) for part in samples.quantiles(levels, 0.95, name))
+    lines, lower, upper = (_finite(part[:, index]) for part in samples.quantiles(levels, CONFIDENCE, name))
     for line, style in zip(lines, (":", "--", ":"), strict=True):
-        text = f"{label}{samples.trials} simulated: median, {100 * levels[0]:.3g}% and {100 * levels[2]:.3g}%"
+        text = f"{label}{samples.trials} simulated: median, {100 * levels[0]:.3g}% and {100 * levels[2]:.3g}% quantiles"
         ax.plot(np.arange(len(index)), line, style, color=color, lw=1, label=text if style == "--" else None)
     spread = np.flatnonzero(lines[2] > lines[0])  # nothing to show at the input, or at the output of gradients
-    places = spread[np.unique(np.linspace(0, len(spread) - 1, min(WHISKERS, len(spread))).round().astype(int))]
-    for line, ends in itertools.product(range(3), (lower, upper)):
-        ax.vlines(places, lines[line, places], ends[line, places], color=color, lw=1)
-        ax.plot(places, ends[line, places], "_", color=color, ms=4)
+    places = spread[np.unique(np.linspace(0, len(spread) - 1, min(BARS, len(spread))).round().astype(int))]
+    for low, high in zip(lower[:, places], upper[:, places], strict=True):
+        closed = np.isfinite(high - low)  # bars with an open end could run into each other
+        ax.vlines(places[closed], low[closed], high[closed], color=color, lw=1)
+        ax.plot(np.tile(places[closed], 2), np.concatenate([low[closed], high[closed]]), "_", color=color, ms=4)
+    text = f"bars: {CONFIDENCE:.0%} confidence"
+    if text not in ax.get_legend_handles_labels()[1]:
+        ax.plot([], [], "|", color="black", ms=8, label=text)
+
+
+def _legend_above_the_curves(ax: Axes) -> None:
+    """Make room for the legend, unless the caller has fixed the range."""
+    if ax.get_autoscaley_on():
+        ax.autoscale(axis="y")
+        low, high = ax.get_ylim()
+        lines = len(ax.get_legend_handles_labels()[1])
+        ax.set_ylim(low, high + (0.03 + 0.06 * lines) * (high - low), auto=True)
+    ax.legend(fontsize="small")
 
 
 def layer_rows(rows: Sequence[Leaf]) -> np.ndarray:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from bntheory import arguments, predict_growth
 from bntheory.growth.moments import ALONE, check_inputs
@@ -159,7 +160,8 @@ def uncorrelated_inputs(shape: Shape, batch: int, root_seed: int) -> np.ndarray:
     units = int(np.prod(shape))
     gaussian = streams.input_stream(root_seed).standard_normal((units, size))
     if size <= units:
-        gaussian = np.linalg.qr(gaussian)[0]
+        with threadpool_limits(1):  # whose number changes last bits
+            gaussian = np.linalg.qr(gaussian)[0]
     return (gaussian / np.sqrt(np.mean(gaussian**2, axis=0))).T.reshape(size, *shape)
 
 

@@ -95,6 +95,9 @@ class Crosscheck:
             return f"Theory and measurement DISAGREE from row {self._first_disagreement()} ({scope})."
         if not self._covered():
             return f"Theory and measurement DISAGREE: the 90% band holds {self.coverage:.1%} of the draws ({scope})."
+        first = self.predicted.unsupported
+        if first is not None and first is self.predicted.rows[1]:
+            return f"Nothing to compare: theory has no rule for {first.operation} (row {first.name})."
         if not self.counted and not self.compared[1:].any():
             return f"Theory and measurement cannot be compared: too few draws live, or they differ too much ({scope})."
         if math.isnan(self.coverage):
@@ -225,12 +228,13 @@ def compare(predicted: Growth, measured: Samples, single: bool) -> Crosscheck:
     comparisons = max(1, int(exact.sum()))
     with np.errstate(invalid="ignore"):
         scale = np.maximum(error, predicted.log_growth_std / np.sqrt(np.maximum(count, 1)))
-    narrow = statistics.tolerance(scale, FALSE_ALARM / 3, comparisons) + 1e-9 * (1 + np.abs(lower))
+    slack = 1e-9 * (1 + np.abs(lower)) + (0.0 if measured.rounding is None else 10 * measured.rounding[:, 0])
+    narrow = statistics.tolerance(scale, FALSE_ALARM / 3, comparisons) + slack
     allowed = np.where(exact, narrow, TENTH_OF_A_DECADE + _inverse_widths(predicted) + 3 * error)
     judged = np.isfinite(lower) & np.isfinite(upper) & (count >= min(FEWEST, measured.trials)) & (law | tame)
     gap = np.maximum(np.maximum(lower - estimate, estimate - upper), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(gap > 1e-9, gap / np.where(exact, scale, error) * np.sign(estimate - lower), 0.0)
+        z = np.where(gap > slack, gap / np.where(exact, scale, error) * np.sign(estimate - lower), 0.0)
     strange = [
         bool(exact[row]) and _strange(measured.trials - count[row], measured.trials, predicted.p_dead[row], comparisons)
         for row in range(len(exact))

@@ -132,6 +132,20 @@ def test_no_alarm_where_only_the_expectation_is_predicted(net):
     assert compare(bn.predict_growth(net), samples, single=True).agrees
 
 
+def test_float32_is_granted_its_rounding():
+    net = bn.mlp(20, 64)
+    one = uncorrelated_inputs((64,), 1, 0)
+    samples = simulate_growth(net, 60, batch=1, dtype="float32", method="weights")
+    assert samples.rounding[0, 0] > 1e-9
+    assert compare(bn.predict_growth(net, one), samples, single=True).agrees
+
+
+def test_a_network_without_a_rule():
+    net = bn.resnet(8, image=(3, 8, 8))
+    result = compare(bn.predict_growth(net), simulate_growth(net, 3, gradients=False), single=True)
+    assert result.verdict() == "Nothing to compare: theory has no rule for Conv(16, 3×3, xavier_normal) (row 0)."
+
+
 def test_json_and_table(image):
     samples = simulate_growth(bn.mlp(30, 20), trials=20, inputs=image, seed=0)
     result = compare(bn.predict_growth(bn.mlp(30, 20), inputs=image), samples, single=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bntheory.networks import Leaf, leaves, mlp
-from simulations.samples import QUANTITIES, Samples, moments
+from simulations.samples import QUANTITIES, Samples, log_cosine_distance, moments
 
 SHAPES = [(1, 1), (7, 3), (5, 300), (4, 3, 6), (128, 24, 16, 16), (300, 2, 40, 40)]
 
@@ -128,3 +128,34 @@ def test_arrays_must_fit_the_rows():
         Samples(row, *np.zeros((3, 0, 1)), method="measured")
     with pytest.raises(ValueError, match="log_channel_variance must not be NaN, got 1 of 2"):
         Samples(row, np.zeros((2, 1)), np.zeros((2, 1)), np.array([[0], [np.nan]]), method="measured")
+
+
+def test_quantiles_of_the_living():
+    """Dead trials are left out; a row where none lives has no quantile; few trials leave ends open."""
+    rng = np.random.default_rng(0)
+    lines = rng.standard_normal((200, 3))
+    lines[:40, 1], lines[:, 2] = -np.inf, -np.inf
+    found = samples_of(*lines).quantiles([0.5, 0.9])
+    assert found.quantile.shape == (2, 3)
+    for k, level in enumerate((0.5, 0.9)):
+        expected = np.quantile(lines[:, 0], level, method="inverted_cdf")
+        assert found.quantile[k, 0] == expected and found.lower[k, 0] < expected < found.upper[k, 0]
+        assert found.quantile[k, 1] == np.quantile(lines[40:, 1], level, method="inverted_cdf")
+    assert np.isnan(found.quantile[:, 2]).all()
+    assert not np.isfinite(samples_of(*lines[:5]).quantiles(0.9).upper[0])
+    with pytest.raises(ValueError, match="log_gradient"):
+        samples_of(*lines).quantiles(0.5, quantity="log_gradient")
+
+
+def test_cosine_distances():
+    h = np.random.default_rng(1).standard_normal((4, 3, 2, 2))
+    flat = h.reshape(4, -1)
+    units = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    pairs = (units @ units.T)[np.triu_indices(4, 1)]
+    assert log_cosine_distance(h) == pytest.approx(math.log(np.mean(1 - pairs)), abs=1e-13)
+    near = flat[0] * (1 + 1e-9 * flat)  # 1 − cos about 1e-18, which a cosine cannot show
+    angle = np.linalg.norm(near[0] / np.linalg.norm(near[0]) - near[1] / np.linalg.norm(near[1]))
+    assert log_cosine_distance(near[:2]) == pytest.approx(math.log(angle**2 / 2), abs=1e-6)
+    h[1:] = 0
+    assert math.isnan(log_cosine_distance(h)) and math.isnan(log_cosine_distance(flat[:1]))
+    assert log_cosine_distance(np.ones((3, 5))) == -math.inf

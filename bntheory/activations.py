@@ -369,7 +369,8 @@ def _expectations(activation: Activation) -> Expectations:
             )
     with np.errstate(all="ignore"):
         made = Expectations(activation.phi, activation.dphi)
-    jump = abs(activation.phi(NODES[0]) - activation.phi(-NODES[0]))
-    if not (made.half_step_error() < 2e-4 and jump <= 1e-9 * np.ptp(activation.phi(SAMPLE))):
+        jump = abs(activation.phi(NODES[0]) - activation.phi(-NODES[0]))
+        smooth = made.half_step_error() < 2e-4 and jump <= 1e-9 * np.ptp(activation.phi(SAMPLE))
+    if not smooth:
         raise ValueError(f"phi of activation {activation.name!r} must be continuous, and smooth except at x = 0")
     return made

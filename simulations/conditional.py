@@ -147,11 +147,12 @@ class Workspace:
         size = math.prod(step.shape) * self.batch
         source = step.sources[0]
         h = Signal(self._row(source, size), float(self.scales[source]))
-        result = at_scale(step.layer.phi, h)
+        with np.errstate(all="ignore"):  # what a user's functions overflow in on their way to a finite value
+            result = at_scale(step.layer.phi, h)
+            slope = at_scale(step.layer.dphi, h) if gradients else None
         self._row(step.row, size)[:] = result.values
         self.scales[step.row] = result.log_scale
-        if gradients:
-            slope = at_scale(step.layer.dphi, h)
+        if slope is not None:
             place = self.layout.table[step.row - 1, network.FACTORS]
             self.memory[place : place + size] = slope.values
             self.kept_scales[step.row - 1] = slope.log_scale
@@ -184,9 +185,9 @@ def lay_out(steps: list[Step], batch: int, gradients: bool) -> Layout:
         for column, size in _kept(step, batch, gradients).items():
             span(table[k], column, k, back, size)
     if gradients:
+        last_reader = {source: step.row for step in steps for source in step.sources}
         for row, size in enumerate(sizes):
-            readers = [step.row for step in steps if row in step.sources] or [count]
-            span(gradient_places, row, 2 * count - max(readers), 2 * count - row, size)
+            span(gradient_places, row, 2 * count - last_reader.get(row, count), 2 * count - row, size)
         span(gradient_places, count + 1, count, 2 * count, max(sizes))
     offsets, total = arrange(spans)
     for (owner, entry), offset in zip(owners, offsets, strict=True):

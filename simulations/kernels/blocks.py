@@ -31,8 +31,10 @@ def block(values, index, units, batch):
 
 @kernel()
 def log(value):
-    """ln, −inf for zero."""
-    return math.log(value) if value > 0.0 else -math.inf
+    """ln, −inf for zero, infinite for NaN."""
+    if value > 0.0:
+        return math.log(value)
+    return -math.inf if value == 0.0 else math.inf
 
 
 @fast_kernel()

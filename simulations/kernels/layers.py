@@ -116,12 +116,12 @@ def norm_scales(log_scale, epsilon):
 
 
 @kernel()
-def inverse_root(variance, share, epsilon):
-    """1/√(variance + ε); a constant with ε below the smallest number counts as 0/1, with ε = 0 it is 0/0."""
+def inverse_root(variance, share, epsilon, regular):
+    """1/√(variance + ε); a constant is 0/0 without ε and 0 with it, also where its share underflows."""
     root = math.sqrt(variance * share + epsilon)
     if root > 0.0:
         return 1 / root
-    return 1.0 if epsilon > 0.0 else math.nan
+    return 1.0 if regular else math.nan
 
 
 @fast_kernel()
@@ -140,7 +140,7 @@ def batch_norm(x, y, units, batch, log_scale, epsilon, inverse):
             for i in range(size):
                 variance[i] += ((old[b, i] - old[0, i]) - mean[i]) ** 2 / batch
         for i in range(size):
-            inverse[start + i] = inverse_root(variance[i], share, small if epsilon > 0.0 else 0.0)
+            inverse[start + i] = inverse_root(variance[i], share, small, epsilon > 0.0)
         for b in range(batch):
             for i in range(size):
                 new[b, i] = ((old[b, i] - old[0, i]) - mean[i]) * inverse[start + i]
@@ -183,7 +183,7 @@ def layer_norm(x, y, units, batch, log_scale, epsilon, inverse):
             for i in range(old.shape[1]):
                 variance[b] += ((old[b, i] - first[b]) - mean[b]) ** 2 / units
     for b in range(batch):
-        inverse[b] = inverse_root(variance[b], share, small if epsilon > 0.0 else 0.0)
+        inverse[b] = inverse_root(variance[b], share, small, epsilon > 0.0)
     for index in range(blocks(units, batch)):
         old, new = block(x, index, units, batch), block(y, index, units, batch)
         for b in range(batch):

@@ -232,3 +232,42 @@ def test_handing_memory_on_changes_nothing(name, monkeypatch):
 
     monkeypatch.setattr(conditional, "arrange", apart)
     np.testing.assert_array_equal(draw(conditional, net, inputs_of(net, batch), 3, trials=3), reused)
+
+
+ENGINES = pytest.mark.parametrize("engine", [conditional, weights])
+
+
+@ENGINES
+def test_a_constant_unit_at_a_large_scale(engine):
+    """BN makes it 0 for any ε > 0, also where ε is nothing beside the squares of the other units."""
+    inputs = np.array([[1.0, 0.5, 2.0], [0.0, 0.5, 1.0], [0.3, 0.5, 4.0]])
+    net = stack(activation("linear"), BatchNorm(), RELU, width=3)
+    found = [
+        engine.prepare(steps(net), signal.Signal(inputs, scale), True)(streams.stream(0, 0)) for scale in (0.0, 500.0)
+    ]
+    np.testing.assert_allclose(found[1][2:, 0], found[0][2:, 0], atol=1e-4)
+    assert found[1][2, 0] == pytest.approx(math.log(2 / 3), abs=1e-4)
+    assert not np.isinf(found[1][:, 4]).any()
+
+
+@ENGINES
+def test_rows_out_of_range_are_infinite_not_undefined(engine):
+    """BN with ε = 0 of a dead unit is 0/0: from there on, and back before it, all is out of range."""
+    net = stack(Dense(4), RELU, BatchNorm(0.0), Dense(5), width=4)
+    drawn = draw(engine, net, inputs_of(net, 3), 6, trials=40).reshape(40, -1, len(COLUMNS))
+    gone = np.isposinf(drawn[:, -1, 0])
+    assert 0 < gone.sum() < 40
+    assert np.all(np.isposinf(drawn[gone, 3, 0])) and np.all(np.isposinf(drawn[gone, 4, 5]))
+    assert not np.isnan(drawn[:, :, [0, 1, 2, 4]]).any()
+
+
+@ENGINES
+def test_functions_that_overflow_on_their_way(engine):
+    """x/(1 + e^−x) as one would write it: e^1000 is infinite, the quotient 0."""
+    swish = Activation.from_function(
+        "swish of one's own",
+        lambda x: x / (1 + np.exp(-x)),
+        lambda x: 1 / (1 + np.exp(-x)) + x * np.exp(-abs(x)) / (1 + np.exp(-abs(x))) ** 2,
+    )
+    drawn = draw(engine, stack(Dense(5), swish, Dense(2), width=4), 1e4 * inputs_of(mlp(1, 4), 2), 7, trials=3)
+    assert np.isfinite(drawn.reshape(3, -1, len(COLUMNS))[:, :, [0, 4]]).all()

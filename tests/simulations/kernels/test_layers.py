@@ -13,41 +13,56 @@ from simulations.kernels import activations, blocks, layers
 from simulations.signal import Signal, scaled
 from simulations.statistics import mean_with_error, tolerance
 
-UNITS, BATCH = 9, 4
+BATCH, UNITS = 4, 9
+SHAPES = [(BATCH, UNITS), (130, 1300)]  # one block, and three of which the last is shorter
+
+
+def cuts(batch, units):
+    return range(blocks.block_units(batch), units, blocks.block_units(batch))
+
+
+def flat(values):
+    """A batch (B, n) in the kernels' order: block after block of units."""
+    return np.concatenate([part.ravel() for part in np.split(values, cuts(*values.shape), axis=1)])
+
+
+def unflat(row, batch, units):
+    """Back to (B, n)."""
+    return np.hstack([part.reshape(batch, -1) for part in np.split(row, [batch * cut for cut in cuts(batch, units)])])
 
 
 def kernel_row(signal):
-    """A batch (B, n) in the kernels' order: here one block, so the same."""
-    assert blocks.blocks(UNITS, BATCH) == 1
-    return signal.values.ravel().copy()
+    return flat(signal.values)
 
 
 def compare(row, log_scale, signal):
     """exp(log_scale) · row is the signal, relative to its largest entry."""
-    found = scaled(row.reshape(BATCH, UNITS), log_scale)
+    found = scaled(unflat(row, *signal.values.shape), log_scale)
     assert found.log_scale == pytest.approx(signal.log_scale, abs=1e-11)
     np.testing.assert_allclose(found.values, scaled(*signal).values, atol=1e-11)
 
 
-def signals(log_scale):
+def signals(log_scale, shape=(BATCH, UNITS)):
     rng = np.random.default_rng(0)
-    return (Signal(rng.standard_normal((BATCH, UNITS)) + 0.3, scale) for scale in (log_scale, 2 * log_scale + 1))
+    return (Signal(rng.standard_normal(shape) + 0.3, scale) for scale in (log_scale, 2 * log_scale + 1))
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1e-5, 3.0])
 @pytest.mark.parametrize("log_scale", [-300.0, -4.0, 0.0, 300.0])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", [BatchNorm, LayerNorm])
-def test_normalizations(kind, log_scale, epsilon):
-    h, g = signals(log_scale)
+def test_normalizations(kind, shape, log_scale, epsilon):
+    batch, units = shape
+    h, g = signals(log_scale, shape)
     output, pullback = pullbacks.normalization(kind(epsilon), h)
     forward, back, size = {
-        BatchNorm: (layers.batch_norm, layers.batch_norm_backward, UNITS),
-        LayerNorm: (layers.layer_norm, layers.layer_norm_backward, BATCH),
+        BatchNorm: (layers.batch_norm, layers.batch_norm_backward, units),
+        LayerNorm: (layers.layer_norm, layers.layer_norm_backward, batch),
     }[kind]
     y, out, inverse = np.empty(h.values.size), np.empty(h.values.size), np.empty(size)
-    top = forward(kernel_row(h), y, UNITS, BATCH, h.log_scale, epsilon, inverse)
+    top = forward(kernel_row(h), y, units, batch, h.log_scale, epsilon, inverse)
     compare(y, h.log_scale - top, output)
-    back(y, h.log_scale - top, kernel_row(g), out, UNITS, BATCH, inverse)
+    back(y, h.log_scale - top, kernel_row(g), out, units, batch, inverse)
     compare(out, g.log_scale - top, pullback(g))
 
 
@@ -91,6 +106,38 @@ def test_compiled_activations(name):
     for compiled, expected in ((activations.phi, phi.phi(x)), (activations.dphi, phi.dphi(x))):
         found = np.array([compiled(kind, value) for value in x])
         np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-300)
+
+
+def there_and_back(h, g, dtype):
+    """A Dense layer with s = 0.7 in its own memory: Z and Wᵀ g, (B, ·), and ln ‖g Hᵀ‖²."""
+    (batch, units), features = h.shape, g.shape[1]
+    z, out, v, gamma = (np.empty(batch * size, dtype) for size in (features, units, units, features))
+    r, t = np.empty((batch, batch), dtype), np.empty((blocks.blocks(units, batch), batch, batch), dtype)
+    scratch, small = np.empty(batch * blocks.block_units(batch), dtype), np.empty((3, batch, batch), dtype)
+    h, g, s, rng = flat(h).astype(dtype), flat(g).astype(dtype), math.log(0.7), np.random.default_rng(1)
+    r_scale, z_scale = layers.dense(h, units, z, features, batch, 0.0, s, 0.0, r, v, t, gamma, True, rng)
+    scale, weight = layers.dense_backward(g, features, out, units, batch, 0.0, s, r, v, t, gamma, scratch, small, rng)
+    z, out = (unflat(row.astype(float), batch, size) for row, size in ((z, features), (out, units)))
+    return z * math.exp(z_scale), out * math.exp(scale), weight + 2 * r_scale
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(np.float64, 1e-12), (np.float32, 1e-4)])
+@pytest.mark.parametrize("kind", ["full", "twins", "rank one"])
+@pytest.mark.parametrize(
+    ("batch", "units", "features"), [(1, 4, 3), (3, 5, 2), (5, 2, 3), (19, 9, 40), (130, 1300, 600), (130, 600, 1300)]
+)
+def test_one_matrix_acts_there_and_back(batch, units, features, kind, dtype, error):
+    """⟨Wᵀg_j, h_b⟩ = ⟨g_j, W h_b⟩ for all pairs of inputs, in every draw: the Γ of the way back is the one of Z."""
+    rng = np.random.default_rng(0)
+    h, g = rng.standard_normal((batch, units)), rng.standard_normal((batch, features))
+    if kind == "twins":
+        h[-1] = h[0]
+    elif kind == "rank one":
+        h = np.outer(rng.standard_normal(batch), h[0])
+    z, back, weight_gradient = there_and_back(h, g, dtype)
+    left, right = back @ h.T, g @ z.T
+    np.testing.assert_allclose(left, right, atol=error * np.abs(right).max())
+    assert weight_gradient == pytest.approx(2 * math.log(np.linalg.norm(g.T @ h)), abs=error)
 
 
 @pytest.mark.parametrize(("units", "batch"), [(4, 2), (3, 5)])

@@ -10,7 +10,7 @@ report: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest --doctest-modules bntheory simulations paper_figures tests --ignore=tests/benchmarks
+	$(BIN)/pytest -q --numprocesses auto --dist loadfile --doctest-modules bntheory simulations paper_figures tests --ignore=tests/benchmarks
 
 bench: .venv/installed
 	$(BIN)/pytest tests/benchmarks -s --benchmark-columns=median,rounds

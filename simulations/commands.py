@@ -84,8 +84,9 @@ def _samples(net: Sequential, trials: int, until: float | None, **settings: Any)
         parts.append(simulate_growth(net, count, first=start, **settings))
         last = parts[-1].log_second_moment[:, -1]
         if not np.isfinite(last).all():
-            dead = count - np.isfinite(last).sum()
-            raise ValueError(f"--until needs networks that live, got {dead} dead of {count}: give --trials without it")
+            dead, lost = int((last == -np.inf).sum()), int((last == np.inf).sum())
+            found = f"{dead} dead and {lost} out of range of {count}"
+            raise ValueError(f"--until needs networks that live, got {found}: give --trials without it")
         return last
 
     found = sample_until(draw, 0, first=min(64, most), most=most, absolute_error=until)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -106,6 +107,9 @@ def simulate_growth(
     trials, first = arguments.integer("trials", trials), arguments.integer("first", first, at_least=0)
     arguments.flag("gradients", gradients)
     number = DTYPES[arguments.choice("dtype", dtype, DTYPES)]
+    _refuse_beyond_memory(
+        "the record", 8 * trials * len(rows) * len(COLUMNS), "fewer trials a run, continued by first="
+    )
     h = signal.scaled(_batch(rows[0].shape, inputs, batch, root))
     method = _method(rows, steps, len(h.values), method)
     workers = _workers(steps, len(h.values), method, gradients, number, workers)
@@ -127,7 +131,7 @@ def simulate_growth(
     if not gradients:
         columns["log_gradient"] = columns["log_weight_gradient"] = None
     samples = Samples(rows, **columns, method=method, seed=root, dtype=dtype, rounding=rounding)
-    _warn_if_all_dead(samples, net, h, inputs is None)
+    _warn_if_all_dead(samples, net, h)
     return samples
 
 
@@ -158,7 +162,8 @@ def uncorrelated_inputs(shape: Shape, batch: int, root_seed: int) -> np.ndarray:
            [0., 1.]])
     """
     size = arguments.integer("batch", batch)
-    units = int(np.prod(shape))
+    units = math.prod(shape)
+    _refuse_beyond_memory("the batch of inputs", 4 * 8 * size * units, "a narrower input or a smaller batch")
     gaussian = streams.input_stream(root_seed).standard_normal((units, size))
     if size <= units:
         with threadpool_limits(1):  # whose number changes last bits
@@ -169,7 +174,7 @@ def uncorrelated_inputs(shape: Shape, batch: int, root_seed: int) -> np.ndarray:
 def _method(rows: tuple[Leaf, ...], steps: list[Step], batch: int, method: str | None) -> str:
     """Check that the engine has every layer, and choose one if none is named."""
     for step in steps:
-        if isinstance(step.layer, BatchNorm) and batch * int(np.prod(step.shape[1:])) == 1:
+        if isinstance(step.layer, BatchNorm) and batch * math.prod(step.shape[1:]) == 1:
             raise ValueError(f"row {rows[step.row].name}: {ALONE}")
     obstacle = conditional.obstacle(steps)
     if method is None:
@@ -188,17 +193,23 @@ def _workers(steps: list[Step], batch: int, method: str, gradients: bool, dtype:
     wanted = cores() if workers is None else arguments.integer("workers", workers)
     if method == "conditional" and radial.applies(steps, batch):
         return 1 if workers is None else wanted  # so short that threads would wait for the interpreter's lock
-    needed, there = _memory(steps, batch, method, gradients, dtype), _memory_there()
-    if needed * (1 if workers is None else wanted) > there:
-        remedy = "use gradients=False, dtype='float32', fewer workers or a smaller network"
-        raise ValueError(f"one network needs {needed / 1e9:.3g} GB a worker, of {there / 1e9:.3g} GB: {remedy}")
-    return max(1, min(wanted, int(0.8 * there / max(needed, 1)))) if workers is None else wanted
+    needed = _memory(steps, batch, method, gradients, dtype)
+    remedy = "gradients=False, dtype='float32', fewer workers or a smaller network"
+    _refuse_beyond_memory("the network", needed * (1 if workers is None else wanted), remedy)
+    return max(1, min(wanted, int(0.8 * _memory_there() / max(needed, 1)))) if workers is None else wanted
+
+
+def _refuse_beyond_memory(what: str, needed: int, remedy: str) -> None:
+    there = _memory_there()
+    if needed > there:
+        raise ValueError(f"{what} needs {needed / 1e9:.3g} GB of the machine's {there / 1e9:.3g} GB: use {remedy}")
 
 
 def _memory(steps: list[Step], batch: int, method: str, gradients: bool, dtype: type) -> int:
     """Bytes that one thread needs, about."""
-    engine = weights if method == "weights" else conditional
-    return engine.memory(steps, batch, gradients) * np.dtype(dtype).itemsize
+    if method == "weights":
+        return 8 * weights.memory(steps, batch, gradients)  # weights are drawn in float64
+    return conditional.memory(steps, batch, gradients) * np.dtype(dtype).itemsize
 
 
 def _memory_there() -> int:
@@ -213,7 +224,7 @@ def _largest_difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference)).max(axis=0)
 
 
-def _warn_if_all_dead(samples: Samples, net: Sequential, h: Signal, given: bool) -> None:
+def _warn_if_all_dead(samples: Samples, net: Sequential, h: Signal) -> None:
     dead = ~samples.alive.any(axis=0)
     if not dead[-1]:
         return

@@ -143,10 +143,14 @@ def backward(steps: list[Step], ways_back: list[Pullback], gradient: Signal) -> 
 def memory(steps: list[Step], batch: int, gradients: bool) -> int:
     """How many numbers one thread keeps, about: one layer's weights and two rows, or all of them to go back."""
     weights = [_weight_count(step) for step in steps]
+    orthogonal = any(
+        getattr(step.layer, "init", None) and step.layer.init.distribution == "orthogonal" for step in steps
+    )
+    drawing = (5 if orthogonal else 2) * max(weights, default=0)
     rows = [batch * math.prod(step.shape) for step in steps]
     if gradients:
-        return sum(weights) + 3 * sum(rows)
-    return max((count + 3 * size for count, size in zip(weights, rows, strict=True)), default=0)
+        return sum(weights) + drawing + 3 * sum(rows)
+    return drawing + 3 * max(rows, default=0)
 
 
 def _weight_count(step: Step) -> int:

@@ -145,6 +145,8 @@ def check_inputs(inputs: Any, shape: Shape) -> np.ndarray:
         batch = np.asarray(inputs)
     except ValueError:
         raise ValueError("inputs must be an array of real numbers, got a ragged sequence") from None
+    except RuntimeError as error:  # a tensor that requires its gradient
+        raise ValueError(f"inputs must be an array of real numbers, got {type(inputs).__name__}: {error}") from None
     if batch.dtype.kind not in "fiu":
         raise ValueError(f"inputs must be an array of real numbers, got dtype {batch.dtype}")
     if batch.shape[1:] != shape or batch.ndim == 0:

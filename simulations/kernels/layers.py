@@ -116,19 +116,25 @@ def norm_scales(log_scale, epsilon):
 
 
 @kernel()
-def inverse_root(variance, share, epsilon, regular):
+def inverse_root(variance, share, epsilon, regular, most):
     """1/√(variance + ε); a constant is 0/0 without ε and 0 with it, also where its share underflows."""
     root = math.sqrt(variance * share + epsilon)
-    if root > 0.0:
+    if root * most >= 1.0:
         return 1 / root
-    return 1.0 if regular else math.nan
+    return most if regular or root > 0.0 else math.nan
+
+
+@kernel()
+def largest_inverse(inverse):
+    """What an inverse is cut to, so that its product with a number near 1 stays in the range of its type."""
+    return 1e30 if inverse.itemsize == 4 else 1e250
 
 
 @fast_kernel()
 def batch_norm(x, y, units, batch, log_scale, epsilon, inverse):
     """(h − mean)/√(variance + ε) of every unit over the batch; 1/√ at the returned scale goes to `inverse`."""
     top, share, small = norm_scales(log_scale, epsilon)
-    start = 0
+    start, most = 0, largest_inverse(inverse)
     for index in range(blocks(units, batch)):
         old, new = block(x, index, units, batch), block(y, index, units, batch)
         size = old.shape[1]
@@ -140,7 +146,7 @@ def batch_norm(x, y, units, batch, log_scale, epsilon, inverse):
             for i in range(size):
                 variance[i] += ((old[b, i] - old[0, i]) - mean[i]) ** 2 / batch
         for i in range(size):
-            inverse[start + i] = inverse_root(variance[i], share, small, epsilon > 0.0)
+            inverse[start + i] = inverse_root(variance[i], share, small, epsilon > 0.0, most)
         for b in range(batch):
             for i in range(size):
                 new[b, i] = ((old[b, i] - old[0, i]) - mean[i]) * inverse[start + i]
@@ -170,7 +176,7 @@ def batch_norm_backward(y, y_scale, g, out, units, batch, inverse):
 def layer_norm(x, y, units, batch, log_scale, epsilon, inverse):
     """(h − mean)/√(variance + ε) of every input over its units; 1/√ at the returned scale goes to `inverse`."""
     top, share, small = norm_scales(log_scale, epsilon)
-    first = block(x, 0, units, batch)[:, 0]
+    first, most = block(x, 0, units, batch)[:, 0], largest_inverse(inverse)
     mean, variance = np.zeros(batch), np.zeros(batch)
     for index in range(blocks(units, batch)):
         old = block(x, index, units, batch)
@@ -183,7 +189,7 @@ def layer_norm(x, y, units, batch, log_scale, epsilon, inverse):
             for i in range(old.shape[1]):
                 variance[b] += ((old[b, i] - first[b]) - mean[b]) ** 2 / units
     for b in range(batch):
-        inverse[b] = inverse_root(variance[b], share, small, epsilon > 0.0)
+        inverse[b] = inverse_root(variance[b], share, small, epsilon > 0.0, most)
     for index in range(blocks(units, batch)):
         old, new = block(x, index, units, batch), block(y, index, units, batch)
         for b in range(batch):

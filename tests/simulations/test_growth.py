@@ -63,7 +63,7 @@ def test_activations_are_the_same_without_gradients(method):
 @METHODS
 def test_gradients_refer_to_the_last_row(method):
     samples = simulate_growth(NET, 5, batch=3, method=method)
-    np.testing.assert_array_equal(samples.log_gradient[:, -1], 0)
+    np.testing.assert_allclose(samples.log_gradient[:, -1], 0, atol=1e-14)
     assert np.isfinite(samples.log_gradient).all()
     dense = np.array([operation.startswith("Dense") for operation in samples.operation])
     assert np.isfinite(samples.log_weight_gradient[:, dense]).all()
@@ -306,9 +306,13 @@ def test_a_network_dead_in_every_trial_is_said():
 @pytest.mark.parametrize(("method", "gradients"), [("conditional", True), ("weights", True), ("weights", False)])
 def test_more_memory_than_there_is(monkeypatch, method, gradients):
     monkeypatch.setattr(growth.os, "sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.__getitem__)
-    with pytest.raises(ValueError, match=r"one network needs .* GB a worker, of 0.0041 GB: use gradients=False"):
+    with pytest.raises(ValueError, match=r"the network needs .* GB of the machine's 0.0041 GB: use gradients=False"):
         simulate_growth(mlp(40, 2000), 1, batch=8, method=method, gradients=gradients)
     simulate_growth(mlp(40, 2000), 1, batch=8, method="conditional", gradients=False)
+    with pytest.raises(ValueError, match=r"the batch of inputs needs .* GB: use a narrower input"):
+        simulate_growth(mlp(1, 10**9), 1)
+    with pytest.raises(ValueError, match=r"the record needs .* GB: use fewer trials a run, continued by first="):
+        simulate_growth(mlp(1, 8), 10**6)
 
 
 def test_images_are_flattened():

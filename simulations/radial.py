@@ -30,6 +30,7 @@ import numpy as np
 
 from bntheory.activations import Activation
 from bntheory.layers import Dense, Flatten
+from simulations.kernels.blocks import log
 from simulations.kernels.compilation import kernel
 from simulations.signal import Signal
 from simulations.steps import Step
@@ -183,9 +184,9 @@ def _forward(rng, chain, rows, drawn):
             positive = 0  # what is drawn below is multiplied by v = 0, and by w = 0 on the way back
         plus, minus = _chi_square(rng, positive), _chi_square(rng, n - positive)
         p, m = alpha2 * plus, beta2 * minus
-        log_h = log_v + _log(p + m)
+        log_h = log_v + log(p + m)
         for column in MEAN_SQUARES:
-            _fill(rows, chain.dense[k], chain.activated[k], column, log_v + _log(plus + minus) - log_n)
+            _fill(rows, chain.dense[k], chain.activated[k], column, log_v + log(plus + minus) - log_n)
             _fill(rows, chain.activated[k], chain.dense[k + 1], column, log_h - log_n)
         drawn[k, 0], drawn[k, 1], drawn[k, 2], drawn[k, 3] = positive, p, m, w
 
@@ -198,17 +199,17 @@ def _backward(rng, chain, rows, drawn):
         positive, p, m, w = drawn[k]
         plus, minus = _split(rng, c, int(positive), chain.width[k + 1] - int(positive), p, m)
         if k == last:
-            log_g = -_log(plus + minus)
-        _fill(rows, chain.activated[k], chain.dense[k + 1], GRADIENT, log_g + _log(plus + minus))
+            log_g = -log(plus + minus)
+        _fill(rows, chain.activated[k], chain.dense[k + 1], GRADIENT, log_g + log(plus + minus))
         squared = chain.squared_slopes[k, 0] * plus + chain.squared_slopes[k, 1] * minus
         t = c * math.sqrt((p + m) / squared) if squared > 0 else 0.0
-        log_g += _log(squared)
+        log_g += log(squared)
         log_h = rows[chain.dense[k] - 1, 0] + math.log(chain.width[k])
         _fill(rows, chain.dense[k], chain.activated[k], GRADIENT, log_g)
         rows[chain.dense[k], WEIGHT_GRADIENT] = log_g + log_h
         log_g += chain.log_weight_variance[k]
         c = math.sqrt(w) * t + math.sqrt(1 - w) * rng.standard_normal()
-    _fill(rows, 0, chain.dense[0], GRADIENT, log_g + _log(c * c + _chi_square(rng, chain.width[0] - 1)))
+    _fill(rows, 0, chain.dense[0], GRADIENT, log_g + log(c * c + _chi_square(rng, chain.width[0] - 1)))
 
 
 @kernel()
@@ -241,8 +242,3 @@ def _fill(rows, first, end, column, value):
 @kernel()
 def _chi_square(rng, k):
     return 2 * rng.standard_gamma(k / 2) if k > 0 else 0.0
-
-
-@kernel()
-def _log(x):
-    return math.log(x) if x > 0 else -math.inf

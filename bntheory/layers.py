@@ -6,6 +6,7 @@ of the layer's `Initialization`; an `Activation` is a layer by itself.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +102,7 @@ class Conv:
         set_fields(self, init=initialization(self.init), bias=_bias(self.bias))
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Shape of the output; ValueError if the map is smaller than the kernel or groups do not divide."""
+        """Shape of the output; ValueError if the map is smaller than kernel or stride, or groups do not divide."""
         channels, *sides = _image(self, shape)
         if channels % self.groups:
             raise ValueError(f"{self}: groups must divide the input's channels, got {self.groups} and {channels}")
@@ -132,25 +133,50 @@ class Conv:
 
 @dataclass(frozen=True)
 class BatchNorm:
-    """Subtract each channel's mean over batch and positions, divide by √(variance + epsilon); γ = 1, β = 0.
+    """γ (h − mean)/√(variance + epsilon), mean and variance of each channel over batch and positions; β = 0.
 
     Parameters
     ----------
     epsilon : float
         Added to the population variance; at least 0.
+    gamma : float
+        γ, the same for all channels; at least 0. With 0, as in the last BatchNorm of a residual branch, all is zero.
+    training : bool
+        False: as evaluated right after initialization, with running mean 0 and variance 1: h ↦ γ h/√(1 + epsilon).
+
+    Raises
+    ------
+    ValueError
+        If epsilon or gamma is negative or not finite, or training is not True or False.
+
+    References
+    ----------
+    Ioffe, Szegedy 2015, algorithm 1; γ = 0: Goyal et al. 2017, section 5.1.
+
+    Examples
+    --------
+    >>> print(BatchNorm(), BatchNorm(gamma=0), BatchNorm(training=False))
+    BatchNorm BatchNorm(gamma=0) BatchNorm(training=False)
     """
 
     epsilon: float = 1e-5
+    gamma: float = 1.0
+    training: bool = True
 
     def __post_init__(self) -> None:
-        set_fields(self, epsilon=arguments.number("epsilon", self.epsilon, at_least=0))
+        set_fields(self, epsilon=_epsilon(self))
+        set_fields(self, gamma=arguments.number("BatchNorm: gamma", self.gamma, at_least=0))
+        arguments.flag("BatchNorm: training", self.training)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape of the output: the input's."""
         return shape
 
     def __str__(self) -> str:
-        return "BatchNorm" if self.epsilon == 1e-5 else f"BatchNorm(epsilon={self.epsilon:g})"
+        words = _epsilon_words(self)
+        words += [f"gamma={self.gamma:g}"] if self.gamma != 1 else []
+        words += [] if self.training else ["training=False"]
+        return f"BatchNorm({', '.join(words)})" if words else "BatchNorm"
 
 
 @dataclass(frozen=True)
@@ -176,14 +202,66 @@ class LayerNorm:
     epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        set_fields(self, epsilon=arguments.number("epsilon", self.epsilon, at_least=0))
+        set_fields(self, epsilon=_epsilon(self))
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape of the output: the input's."""
         return shape
 
     def __str__(self) -> str:
-        return "LayerNorm" if self.epsilon == 1e-5 else f"LayerNorm(epsilon={self.epsilon:g})"
+        words = _epsilon_words(self)
+        return f"LayerNorm({words[0]})" if words else "LayerNorm"
+
+
+@dataclass(frozen=True)
+class GroupNorm:
+    """h ↦ (h − mean)/√(variance + epsilon) over each group of channels, at all positions of one input; γ = 1, β = 0.
+
+    Parameters
+    ----------
+    groups : int
+        Number of groups of adjacent channels, of one size; 1 is a LayerNorm. On a vector its entries are the channels.
+    epsilon : float
+        Added to the population variance; at least 0.
+
+    Raises
+    ------
+    ValueError
+        If groups is below 1, or epsilon is negative or not finite; where the shape is known, if groups does not divide
+        the channels, or leaves a single number to each group, which would become 0.
+
+    References
+    ----------
+    Wu, He 2018, "Group normalization", section 3.1.
+
+    Examples
+    --------
+    >>> print(GroupNorm(8))
+    GroupNorm(8)
+    >>> GroupNorm(8).output_shape((12, 4, 4))
+    Traceback (most recent call last):
+    ValueError: GroupNorm(8): groups must divide the channels, got 8 groups and 12 channels
+    """
+
+    groups: int
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        set_fields(self, groups=arguments.integer("GroupNorm: groups", self.groups), epsilon=_epsilon(self))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the output: the input's; ValueError if groups does not fit it."""
+        channels, *sides = shape
+        if channels % self.groups:
+            raise ValueError(
+                f"{self}: groups must divide the channels, got {self.groups} groups and {channels} channels"
+            )
+        if channels * math.prod(sides) == self.groups:
+            raise ValueError(f"{self} of shape {shape} has groups of a single number, which would become 0: use fewer")
+        return shape
+
+    def __str__(self) -> str:
+        return f"GroupNorm({', '.join([str(self.groups), *_epsilon_words(self)])})"
 
 
 @dataclass(frozen=True)
@@ -248,7 +326,7 @@ class Pool:
             set_fields(self, stride=arguments.integer("stride", self.kernel if self.stride is None else self.stride))
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Shape of the output; ValueError if the map is smaller than the window."""
+        """Shape of the output; ValueError if the map is smaller than the window or the stride."""
         channels, *sides = _image(self, shape)
         if self.kernel is None or self.stride is None:
             return (channels, 1, 1)
@@ -267,10 +345,7 @@ class Flatten:
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape of the output: the number of entries."""
-        size = 1
-        for side in shape:
-            size *= side
-        return (size,)
+        return (math.prod(shape),)
 
     def __str__(self) -> str:
         return "Flatten"
@@ -295,7 +370,7 @@ class ZeroPad:
         set_fields(self, stride=arguments.integer("stride", self.stride))
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Shape of the output; ValueError if there would be fewer channels than before."""
+        """Shape of the output; ValueError if channels would get fewer, or the map is smaller than the stride."""
         channels, *sides = _image(self, shape)
         if self.channels < channels:
             raise ValueError(f"{self} cannot reduce channels, got shape {shape}")
@@ -309,6 +384,14 @@ def set_fields(instance: object, **fields: Any) -> None:
     """Set checked values on a frozen dataclass while it is being made."""
     for name, value in fields.items():
         object.__setattr__(instance, name, value)
+
+
+def _epsilon(layer: BatchNorm | LayerNorm | GroupNorm) -> float:
+    return arguments.number(f"{type(layer).__name__}: epsilon", layer.epsilon, at_least=0)
+
+
+def _epsilon_words(layer: BatchNorm | LayerNorm | GroupNorm) -> list[str]:
+    return [] if layer.epsilon == 1e-5 else [f"epsilon={layer.epsilon:g}"]
 
 
 def _bias(variance: float | None) -> float | None:
@@ -328,4 +411,6 @@ def _image(layer: object, shape: Shape) -> Shape:
 def _window(layer: object, side: int, reach: int, stride: int, padding: int) -> int:
     if side + 2 * padding < reach:
         raise ValueError(f"{layer} reaches over {reach} positions, got a side of {side} with padding {padding}")
+    if stride > side + 2 * padding:
+        raise ValueError(f"{layer} has stride {stride}, larger than a side of {side} with padding {padding}")
     return (side + 2 * padding - reach) // stride + 1

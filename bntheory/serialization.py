@@ -26,7 +26,7 @@ def from_json(text: str) -> Sequential:
     Raises
     ------
     ValueError
-        If the text is not JSON, or names an unknown layer, field or value; the offender is named.
+        If the text is not JSON, or names an unknown layer, field or value; the offender and its row are named.
 
     Examples
     --------
@@ -58,14 +58,22 @@ def to_data(value: Any) -> Any:
     return [to_data(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _from_data(data: Any) -> Any:
+def _from_data(data: Any, row: str = "") -> Any:
     if isinstance(data, list):
-        return tuple(_from_data(item) for item in data)
+        return tuple(_from_data(item, f"{row}.{index}".lstrip(".")) for index, item in enumerate(data))
     if not isinstance(data, dict):
         return data
+    names = {part: f"{row}.{part}" for part in ("branch", "shortcut")}
+    fields = {key: _from_data(value, names.get(key, row)) for key, value in data.items() if key != "type"}
+    try:
+        return _made(data.get("type"), fields)
+    except ValueError as error:
+        raise ValueError(f"layer {row}: {error}" if row else str(error)) from None
+
+
+def _made(word: object, fields: dict[str, Any]) -> Any:
     kinds = {**LAYERS, "Activation": Activation, "Initialization": Initialization}
-    kind = kinds[arguments.choice("type", data.get("type"), kinds)]
-    fields = {key: _from_data(value) for key, value in data.items() if key != "type"}
+    kind = kinds[arguments.choice("type", word, kinds)]
     for key in fields:
         arguments.choice(f"a field of {kind.__name__}", key, [field.name for field in dataclasses.fields(kind)])
     try:

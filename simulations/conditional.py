@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.layers import BatchNorm, Dense, Dropout, Flatten, LayerNorm
+from bntheory.layers import BatchNorm, Dense, Dropout, Flatten, GroupNorm, LayerNorm
 from bntheory.networks import Residual
 from simulations.kernels import blocks, network
 from simulations.kernels.activations import SMOOTH
@@ -42,7 +42,7 @@ def obstacle(steps: list[Step]) -> tuple[Step, str] | None:
             own_bias = layer.bias is None and layer.bias_variance(step.input_shape) > 0
             if layer.init.distribution != "normal" or own_bias:
                 return step, f"needs Gaussian weights and biases, got {layer}"
-        elif not isinstance(layer, (BatchNorm, LayerNorm, Dropout, Activation, Flatten, Residual)):
+        elif not isinstance(layer, (BatchNorm, LayerNorm, GroupNorm, Dropout, Activation, Flatten, Residual)):
             return step, f"has no {layer}"
         elif len(step.shape) != 1:
             return step, f"has {layer} on vectors only, got shape {step.shape}"
@@ -229,7 +229,7 @@ def _last_reads(steps: list[Step], gradients: bool) -> list[int]:
         times = dict.fromkeys(step.sources, k)
         if gradients and _kind(step) == network.HOMOGENEOUS:
             times[step.sources[0]] = 2 * count - 1 - k
-        elif gradients and _kind(step) in (network.BATCH_NORM, network.LAYER_NORM):
+        elif gradients and _kind(step) in (network.BATCH_NORM, network.GROUP_NORM):
             times[step.row] = 2 * count - 1 - k
         for row, time in times.items():
             read[row] = max(read[row], time)
@@ -241,10 +241,14 @@ def _kind(step: Step) -> int:
         if step.layer.homogeneous_slopes is not None:
             return network.HOMOGENEOUS
         return network.SMOOTH if step.layer.name in SMOOTH else network.FUNCTION
+    if isinstance(step.layer, BatchNorm) and step.layer.gamma == 0:
+        return network.HOMOGENEOUS  # both slopes 0
+    if isinstance(step.layer, BatchNorm):
+        return network.BATCH_NORM if step.layer.training else network.COPY
     kinds = {
         Dense: network.DENSE,
-        BatchNorm: network.BATCH_NORM,
-        LayerNorm: network.LAYER_NORM,
+        LayerNorm: network.GROUP_NORM,
+        GroupNorm: network.GROUP_NORM,
         Dropout: network.DROPOUT,
         Flatten: network.COPY,
         Residual: network.SUM,
@@ -265,8 +269,11 @@ def _numbers(step: Step) -> tuple[float, float]:
         return 0.5 * math.log(variance), math.sqrt(bias)
     if isinstance(layer, Activation):
         return layer.homogeneous_slopes or (SMOOTH.index(layer.name) if layer.name in SMOOTH else 0, 0)
-    if isinstance(layer, (BatchNorm, LayerNorm)):
-        return layer.epsilon, 0.0
+    if isinstance(layer, BatchNorm) and layer.gamma > 0:
+        log_gamma = math.log(layer.gamma)
+        return (layer.epsilon, log_gamma) if layer.training else (log_gamma - 0.5 * math.log1p(layer.epsilon), 0.0)
+    if isinstance(layer, (LayerNorm, GroupNorm)):
+        return layer.epsilon, layer.groups if isinstance(layer, GroupNorm) else 1
     if isinstance(layer, Dropout):
         return layer.rate, 0.0
     return (layer.scale, 0.0) if isinstance(layer, Residual) else (0.0, 0.0)
@@ -277,8 +284,8 @@ def _kept(step: Step, batch: int, gradients: bool) -> dict[int, int]:
     kind, units, features = _kind(step), math.prod(step.input_shape), math.prod(step.shape)
     if kind == network.BATCH_NORM:
         return {network.FACTORS: units}
-    if kind == network.LAYER_NORM:
-        return {network.FACTORS: batch}
+    if kind == network.GROUP_NORM:
+        return {network.FACTORS: batch * int(_numbers(step)[1])}
     if not gradients:
         return {}
     if kind == network.DENSE:

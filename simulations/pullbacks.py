@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.layers import BatchNorm, Dropout, Flatten, LayerNorm, Pool, ZeroPad
-from bntheory.networks import Residual
+from bntheory.layers import BatchNorm, Dropout, Flatten, GroupNorm, LayerNorm, Pool, Shape, ZeroPad
+from bntheory.networks import Normalization, Residual
 from simulations.convolution import offsets
-from simulations.signal import Signal, activated, added, at_scale, scaled, standardized, weighted
+from simulations.signal import Axes, Signal, activated, added, at_scale, scaled, standardized, weighted
 
 Pullback = Callable[[Signal], Signal]
 
@@ -32,22 +32,58 @@ def activation(phi: Activation, h: Signal) -> tuple[Signal, Pullback]:
     return activated(phi, h), pullback
 
 
-def normalization(layer: BatchNorm | LayerNorm, h: Signal) -> tuple[Signal, Pullback]:
-    """√τ u, u = (h − mean)/s, τ = s²/(s² + ε); back: (g − mean(g) − τ u mean(u g)) / √(s² + ε).
+def normalization(layer: Normalization, h: Signal) -> tuple[Signal, Pullback]:
+    """γ √τ u, u = (h − mean)/s, τ = s²/(s² + ε); back: γ (g − mean(g) − τ u mean(u g)) / √(s² + ε).
 
-    Means and the population variance s² are those of a channel over batch and positions (BatchNorm) or of all entries
-    of one input (LayerNorm), and are differentiated too.
+    Means and the population variance s² are those of a channel over batch and positions (BatchNorm), of all entries of
+    one input (LayerNorm) or of a group of its channels (GroupNorm), and are differentiated too. In evaluation mode
+    BatchNorm has mean 0 and s² = 1, whatever h is: γ h/√(1 + ε).
     """
-    unit, log_share, log_total, axes = standardized(layer, h)
-    output = weighted(Signal(unit, 0.0), log_share / 2, axes)
+    log_gamma = _log_gamma(layer)
+    if isinstance(layer, BatchNorm) and not layer.training:
+        multiplied = _multiplied(log_gamma - 0.5 * math.log1p(layer.epsilon))
+        return multiplied(h), multiplied
+    shape, axes = _groups(layer, h.values.shape)
+    unit, log_share, log_total = standardized(_reshaped(h, shape), layer.epsilon, axes)
+    output = weighted(Signal(unit, 0.0), log_gamma + log_share / 2, axes)
     share = np.exp(log_share).astype(unit.dtype)
 
     def pullback(gradient: Signal) -> Signal:
-        values = gradient.values - gradient.values.mean(axis=axes, keepdims=True)
+        values = gradient.values.reshape(shape)
+        values = values - values.mean(axis=axes, keepdims=True)
         values -= share * unit * np.mean(values * unit, axis=axes, keepdims=True)
-        return weighted(Signal(values, gradient.log_scale), -log_total / 2, axes)
+        back = weighted(Signal(values, gradient.log_scale), log_gamma - log_total / 2, axes)
+        return _reshaped(back, h.values.shape)
 
-    return output, pullback
+    return _reshaped(output, h.values.shape), pullback
+
+
+def _groups(layer: Normalization, shape: Shape) -> tuple[Shape, Axes]:
+    """How to shape a batch, and along which axes lie the entries that are normalized together."""
+    if isinstance(layer, BatchNorm):
+        return shape, (0, *range(2, len(shape)))
+    groups = layer.groups if isinstance(layer, GroupNorm) else 1
+    return (shape[0], groups, math.prod(shape[1:]) // groups), (2,)
+
+
+def _log_gamma(layer: Normalization) -> float:
+    gamma = layer.gamma if isinstance(layer, BatchNorm) else 1.0
+    return math.log(gamma) if gamma else -math.inf
+
+
+def _multiplied(log_factor: float) -> Pullback:
+    """h ↦ exp(log_factor) h, which is its own pullback."""
+
+    def multiplied(signal: Signal) -> Signal:
+        if log_factor == -math.inf:
+            return Signal(np.zeros_like(signal.values), 0.0)
+        return signal._replace(log_scale=signal.log_scale + log_factor)
+
+    return multiplied
+
+
+def _reshaped(h: Signal, shape: Shape) -> Signal:
+    return h._replace(values=h.values.reshape(shape))
 
 
 def dropout(layer: Dropout, h: Signal, rng: np.random.Generator) -> tuple[Signal, Pullback]:
@@ -64,10 +100,7 @@ def dropout(layer: Dropout, h: Signal, rng: np.random.Generator) -> tuple[Signal
 def flatten(layer: Flatten, h: Signal) -> tuple[Signal, Pullback]:
     """The entries in one axis; back: in their places."""
 
-    def pullback(gradient: Signal) -> Signal:
-        return gradient._replace(values=gradient.values.reshape(h.values.shape))
-
-    return h._replace(values=h.values.reshape(len(h.values), -1)), pullback
+    return _reshaped(h, (len(h.values), -1)), lambda gradient: _reshaped(gradient, h.values.shape)
 
 
 def zero_pad(layer: ZeroPad, h: Signal) -> tuple[Signal, Pullback]:
@@ -127,9 +160,7 @@ def _maximum(h: Signal, windows: np.ndarray, stride: int) -> tuple[Signal, Pullb
 
 def residual(layer: Residual, branch: Signal, shortcut: Signal) -> tuple[Signal, Callable[[Signal], Any]]:
     """shortcut + scale · branch; back: the gradients (scale · g, g) with respect to branch and shortcut."""
-
-    def weighed(signal: Signal) -> Signal:
-        return signal._replace(log_scale=signal.log_scale + math.log(layer.scale))
+    weighed = _multiplied(math.log(layer.scale))
 
     def pullback(gradient: Signal) -> tuple[Signal, Signal]:
         return weighed(gradient), gradient
@@ -142,6 +173,7 @@ RULES: dict[type, Callable[..., tuple[Signal, Callable[[Signal], Any]]]] = {
     Activation: activation,
     BatchNorm: normalization,
     LayerNorm: normalization,
+    GroupNorm: normalization,
     Flatten: flatten,
     ZeroPad: zero_pad,
     Pool: pool,

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.layers import BatchNorm, LayerNorm
 from simulations.samples import moments
 
 FAR = 150.0  # e^±150: there a non-homogeneous φ is a power of the scale, up to terms far below rounding
@@ -100,31 +99,30 @@ def at_scale(function: Callable[[np.ndarray], np.ndarray], h: Signal) -> Signal:
 class Standardized(NamedTuple):
     """u = (h − mean)/s of each group of entries, and the logarithms of τ = s²/(s² + ε) and of s² + ε.
 
+    A group are the entries that differ in their place along the axes of `standardized` only.
+
     Where s = 0, u is 0, or NaN if ε = 0 too: 0/0, as PyTorch has it.
     """
 
     unit: np.ndarray
     log_share: np.ndarray
     log_total: np.ndarray
-    axes: Axes
 
 
-def standardized(layer: BatchNorm | LayerNorm, h: Signal) -> Standardized:
+def standardized(h: Signal, epsilon: float, axes: Axes) -> Standardized:
     """Return what a normalization needs, there and back, with population variances."""
-    per_channel = (0, *range(2, h.values.ndim))
-    axes = per_channel if isinstance(layer, BatchNorm) else tuple(range(1, h.values.ndim))
     first = tuple(slice(1) if axis in axes else slice(None) for axis in range(h.values.ndim))
     values = h.values - h.values[first]  # leaves exactly 0 of a constant, whatever the mean's rounding
     values -= values.mean(axis=axes, keepdims=True)
     sizes = np.abs(values).max(axis=axes, keepdims=True)
     values /= np.where(sizes == 0, 1, sizes)
     root = np.sqrt(np.mean(values**2, axis=axes, keepdims=True))
-    log_epsilon = math.log(layer.epsilon) if layer.epsilon else -math.inf
+    log_epsilon = math.log(epsilon) if epsilon else -math.inf
     with np.errstate(divide="ignore", invalid="ignore"):
-        values /= np.where((root == 0) & (layer.epsilon > 0), 1, root)
+        values /= np.where((root == 0) & (epsilon > 0), 1, root)
         log_variance = 2 * (np.log(sizes.astype(np.float64)) + np.log(root.astype(np.float64)) + h.log_scale)
         log_share = -np.logaddexp(0, log_epsilon - log_variance)
-        return Standardized(values, log_share, np.logaddexp(log_variance, log_epsilon), axes)
+        return Standardized(values, log_share, np.logaddexp(log_variance, log_epsilon))
 
 
 def _largest(values: np.ndarray) -> float:

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from simulations.kernels.blocks import block, blocks, fill_gaussian, largest, log, square_sum
+from simulations.kernels.blocks import block, block_units, blocks, fill_gaussian, largest, log, square_sum
 from simulations.kernels.compilation import fast_kernel, kernel
 from simulations.kernels.orthogonal import gram, rotate, triangle
 
@@ -172,48 +172,82 @@ def batch_norm_backward(y, y_scale, g, out, units, batch, inverse):
         start += size
 
 
+@kernel()
+def pieces(units, batch, size):
+    """What each block holds of each group of `size` units: block, its columns from … up to, group."""
+    found = np.empty((blocks(units, batch) + units // size, 4), np.int64)
+    count, unit, at_once = 0, 0, block_units(batch)
+    while unit < units:
+        index, group = unit // at_once, unit // size
+        stop = min((index + 1) * at_once, (group + 1) * size, units)
+        found[count, 0], found[count, 3] = index, group
+        found[count, 1], found[count, 2] = unit - index * at_once, stop - index * at_once
+        count, unit = count + 1, stop
+    return found[:count]
+
+
 @fast_kernel()
-def layer_norm(x, y, units, batch, log_scale, epsilon, inverse):
-    """(h − mean)/√(variance + ε) of every input over its units; 1/√ at the returned scale goes to `inverse`."""
+def group_norm(x, y, units, batch, groups, log_scale, epsilon, inverse):
+    """(h − mean)/√(variance + ε) of every input over each group of units; 1/√ at the returned scale: `inverse`."""
     top, share, small = norm_scales(log_scale, epsilon)
-    first, most = block(x, 0, units, batch)[:, 0], largest_inverse(inverse)
-    mean, variance = np.zeros(batch), np.zeros(batch)
-    for index in range(blocks(units, batch)):
+    size, most = units // groups, largest_inverse(inverse)
+    cuts, roots = pieces(units, batch, size), inverse.reshape(batch, groups)
+    first, mean, variance = np.empty((batch, groups), x.dtype), np.zeros((batch, groups)), np.zeros((batch, groups))
+    for k in range(len(cuts) - 1, -1, -1):  # back to front: what stays is the first unit of a group
+        index, low, group = cuts[k, 0], cuts[k, 1], cuts[k, 3]
+        first[:, group] = block(x, index, units, batch)[:, low]
+    for k in range(len(cuts)):
+        index, low, high, group = cuts[k, 0], cuts[k, 1], cuts[k, 2], cuts[k, 3]
         old = block(x, index, units, batch)
         for b in range(batch):
-            for i in range(old.shape[1]):
-                mean[b] += (old[b, i] - first[b]) / units
-    for index in range(blocks(units, batch)):
+            total, origin = 0.0, first[b, group]
+            for i in range(low, high):
+                total += old[b, i] - origin
+            mean[b, group] += total / size
+    for k in range(len(cuts)):
+        index, low, high, group = cuts[k, 0], cuts[k, 1], cuts[k, 2], cuts[k, 3]
         old = block(x, index, units, batch)
         for b in range(batch):
-            for i in range(old.shape[1]):
-                variance[b] += ((old[b, i] - first[b]) - mean[b]) ** 2 / units
+            total, origin, middle = 0.0, first[b, group], mean[b, group]
+            for i in range(low, high):
+                total += ((old[b, i] - origin) - middle) ** 2
+            variance[b, group] += total / size
     for b in range(batch):
-        inverse[b] = inverse_root(variance[b], share, small, epsilon > 0.0, most)
-    for index in range(blocks(units, batch)):
+        for group in range(groups):
+            roots[b, group] = inverse_root(variance[b, group], share, small, epsilon > 0.0, most)
+    for k in range(len(cuts)):
+        index, low, high, group = cuts[k, 0], cuts[k, 1], cuts[k, 2], cuts[k, 3]
         old, new = block(x, index, units, batch), block(y, index, units, batch)
         for b in range(batch):
-            for i in range(old.shape[1]):
-                new[b, i] = ((old[b, i] - first[b]) - mean[b]) * inverse[b]
+            origin, middle, root = first[b, group], mean[b, group], roots[b, group]
+            for i in range(low, high):
+                new[b, i] = ((old[b, i] - origin) - middle) * root
     return top
 
 
 @fast_kernel()
-def layer_norm_backward(y, y_scale, g, out, units, batch, inverse):
-    """(g − mean g − y mean(g y))/√(variance + ε) for every input."""
-    square = math.exp(2 * y_scale)
-    mean, along = np.zeros(batch), np.zeros(batch)
-    for index in range(blocks(units, batch)):
+def group_norm_backward(y, y_scale, g, out, units, batch, groups, inverse):
+    """(g − mean g − y mean(g y))/√(variance + ε) for every input and group of units."""
+    size, square = units // groups, math.exp(2 * y_scale)
+    cuts, roots = pieces(units, batch, size), inverse.reshape(batch, groups)
+    mean, along = np.zeros((batch, groups)), np.zeros((batch, groups))
+    for k in range(len(cuts)):
+        index, low, high, group = cuts[k, 0], cuts[k, 1], cuts[k, 2], cuts[k, 3]
         normal, old = block(y, index, units, batch), block(g, index, units, batch)
         for b in range(batch):
-            for i in range(old.shape[1]):
-                mean[b] += old[b, i] / units
-                along[b] += old[b, i] * normal[b, i] * square / units
-    for index in range(blocks(units, batch)):
+            total, product = 0.0, 0.0
+            for i in range(low, high):
+                total += old[b, i]
+                product += old[b, i] * normal[b, i]
+            mean[b, group] += total / size
+            along[b, group] += product * square / size
+    for k in range(len(cuts)):
+        index, low, high, group = cuts[k, 0], cuts[k, 1], cuts[k, 2], cuts[k, 3]
         normal, old, new = block(y, index, units, batch), block(g, index, units, batch), block(out, index, units, batch)
         for b in range(batch):
-            for i in range(old.shape[1]):
-                new[b, i] = (old[b, i] - mean[b] - normal[b, i] * along[b]) * inverse[b]
+            middle, slope, root = mean[b, group], along[b, group], roots[b, group]
+            for i in range(low, high):
+                new[b, i] = (old[b, i] - middle - normal[b, i] * slope) * root
 
 
 @kernel()

@@ -11,11 +11,12 @@ from simulations.kernels.compilation import kernel
 from simulations.kernels.moments import measure
 
 # What a step does, and the columns of the two tables that say how. Places are offsets into the memory.
-DENSE, HOMOGENEOUS, SMOOTH, FUNCTION, BATCH_NORM, LAYER_NORM, DROPOUT, COPY, SUM = range(9)
+DENSE, HOMOGENEOUS, SMOOTH, FUNCTION, BATCH_NORM, GROUP_NORM, DROPOUT, COPY, SUM = range(9)
 KIND, SOURCE, SECOND, UNITS, FEATURES, REFLECTIONS, TRIANGLES, GAMMA, FACTORS = range(9)
 COLUMNS = 9
 NOWHERE = -1
-# The two numbers of a step: ln s and √bias variance; the two slopes; the index of φ; ε; the rate; the branch's factor.
+# The two numbers of a step, in the order of the kinds: ln s and √bias variance; the two slopes; the index of φ; ditto;
+# ε and ln γ; ε and the number of groups; the rate; the logarithm of a factor; the branch's factor.
 
 
 @kernel()
@@ -76,15 +77,17 @@ def apply(
     elif kind == BATCH_NORM:
         inverse = part(memory, step[FACTORS], units)
         kept_scales[k] = layers.batch_norm(x, y, units, batch, x_scale, numbers[0], inverse)
-        return x_scale - kept_scales[k]
-    elif kind == LAYER_NORM:
-        inverse = part(memory, step[FACTORS], batch)
-        kept_scales[k] = layers.layer_norm(x, y, units, batch, x_scale, numbers[0], inverse)
+        return x_scale - kept_scales[k] + numbers[1]
+    elif kind == GROUP_NORM:
+        groups = int(numbers[1])
+        inverse = part(memory, step[FACTORS], batch * groups)
+        kept_scales[k] = layers.group_norm(x, y, units, batch, groups, x_scale, numbers[0], inverse)
         return x_scale - kept_scales[k]
     elif kind == DROPOUT:
         layers.dropout(x, y, part(memory, step[FACTORS], x.size), keep, numbers[0], rng)
     elif kind == COPY:
         layers.copy(x, y)
+        return x_scale + numbers[0]
     else:
         second = part(memory, places[step[SECOND]], x.size)
         return layers.add(x, x_scale, numbers[0], second, scales[step[SECOND]], y)
@@ -149,10 +152,13 @@ def pull(
     if kind == HOMOGENEOUS:
         layers.homogeneous_backward(part(memory, places[step[SOURCE]], out.size), g, out, numbers[0], numbers[1])
     elif kind == BATCH_NORM:
-        layers.batch_norm_backward(y, y_scale, g, out, units, batch, part(memory, step[FACTORS], units))
-        return g_scale - kept_scales[k], math.nan
-    elif kind == LAYER_NORM:
-        layers.layer_norm_backward(y, y_scale, g, out, units, batch, part(memory, step[FACTORS], batch))
+        log_gamma = numbers[1]
+        layers.batch_norm_backward(y, y_scale - log_gamma, g, out, units, batch, part(memory, step[FACTORS], units))
+        return g_scale - kept_scales[k] + log_gamma, math.nan
+    elif kind == GROUP_NORM:
+        groups = int(numbers[1])
+        inverse = part(memory, step[FACTORS], batch * groups)
+        layers.group_norm_backward(y, y_scale, g, out, units, batch, groups, inverse)
         return g_scale - kept_scales[k], math.nan
     elif kind in (DROPOUT, SMOOTH, FUNCTION):
         layers.times(g, part(memory, step[FACTORS], out.size), out)
@@ -161,4 +167,6 @@ def pull(
         layers.copy(g, out)
         if kind == SUM and branch:
             return g_scale + math.log(numbers[0]), math.nan
+        if kind == COPY:
+            return g_scale + numbers[0], math.nan
     return g_scale, math.nan

@@ -13,7 +13,7 @@ import numpy as np
 
 from bntheory import arguments
 from bntheory.activations import Activation
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, LayerNorm, Pool, Shape
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, Shape
 from bntheory.layers import ZeroPad as ZeroPadLayer
 from bntheory.networks import Layer, Sequential, leaves, output_shape
 from bntheory.networks import Residual as ResidualLayer
@@ -51,8 +51,9 @@ def build(
     torch.nn.Sequential
         On the CPU, in training mode; its input has shape (batch, *net.input_shape). Names of modules are those of the
         rows of `bntheory.networks.leaves` ("3.branch.0"), so that ``state_dict`` has "3.branch.0.weight". Layers whose
-        bias has variance 0 have no bias parameter. BatchNorm has γ = 1, β = 0 and torch's running statistics, LayerNorm
-        γ = 1, β = 0. Dropout draws its masks from torch's global generator, when the module runs.
+        bias has variance 0 have no bias parameter. BatchNorm has its γ, β = 0 and torch's running statistics, the other
+        normalizations γ = 1, β = 0; all can be trained. A BatchNorm with training=False is in evaluation mode, until
+        ``model.train()`` says otherwise. Dropout draws its masks from torch's global generator, when the module runs.
 
     Raises
     ------
@@ -226,9 +227,11 @@ def _module(layer: Layer, shape: Shape, rng: np.random.Generator) -> nn.Module:
     elif isinstance(layer, Activation):
         module = _ACTIVATIONS[layer.name](layer) if layer.functions is None else Pointwise(layer)
     elif isinstance(layer, BatchNorm):
-        module = (nn.BatchNorm1d if len(shape) == 1 else nn.BatchNorm2d)(shape[0], eps=layer.epsilon)
+        module = _batch_norm(layer, shape)
     elif isinstance(layer, LayerNorm):
         module = nn.LayerNorm(shape, eps=layer.epsilon)
+    elif isinstance(layer, GroupNorm):
+        module = nn.GroupNorm(layer.groups, shape[0], eps=layer.epsilon)
     elif isinstance(layer, Dropout):
         module = nn.Dropout(layer.rate)
     elif isinstance(layer, Pool):
@@ -241,6 +244,13 @@ def _module(layer: Layer, shape: Shape, rng: np.random.Generator) -> nn.Module:
         raise ValueError(f"no torch module for {layer!r}")
     module.description = layer
     return module
+
+
+def _batch_norm(layer: BatchNorm, shape: Shape) -> nn.Module:
+    kind = nn.BatchNorm1d if len(shape) == 1 else nn.BatchNorm2d
+    module = kind(shape[0], eps=layer.epsilon, dtype=torch.float64)
+    nn.init.constant_(module.weight, layer.gamma)
+    return module.train(layer.training)
 
 
 def _pool(layer: Pool) -> nn.Module:

@@ -9,8 +9,8 @@ import pytest
 
 from bntheory.activations import Activation, activation
 from bntheory.initializations import Initialization, initialization
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, LayerNorm, Pool, ZeroPad
-from bntheory.networks import Residual, Sequential, leaves, mlp, resnet
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
+from bntheory.networks import Residual, Sequential, cnn, leaves, mlp, resnet, vgg
 from bntheory.serialization import from_json
 
 RELU = activation("relu")
@@ -34,6 +34,14 @@ NETWORKS = {
     "resnet": resnet(20),
     "resnet with BN": resnet(14, batch_norm=True, shortcut="zero-pad", image=(1, 8, 8)),
     "everything": EVERYTHING,
+    "vgg": vgg(),
+    "vgg with all options": vgg(11, True, "orthogonal", (1, 8, 4), 3, "selu", 5),
+    "cnn": cnn(),
+    "cnn with all options": cnn(3, 4, "gelu", "torch_default", 0.1, True, 2, (2, 9, 9), 5),
+    "mlp with LayerNorm": mlp(2, 8, layer_norm=True, residual=True),
+    "normalizations": Sequential(
+        (GroupNorm(2), GroupNorm(1, 0.1), BatchNorm(gamma=0), BatchNorm(0.2, 0.3, False), LayerNorm(0.1)), (4, 3, 3)
+    ),
     "nothing": Sequential((), (4,)),
 }
 
@@ -135,6 +143,84 @@ def test_mlp_counts_dense_and_activation_pairs():
     assert list(blocks)[:6] == ["input", "0", "1.branch.0", "1.branch.1", "1.branch.2", "1.sum"]
 
 
+def test_text_of_normalizations():
+    assert [str(layer) for layer in NETWORKS["normalizations"].layers] == [
+        "GroupNorm(2)",
+        "GroupNorm(1, epsilon=0.1)",
+        "BatchNorm(gamma=0)",
+        "BatchNorm(epsilon=0.2, gamma=0.3, training=False)",
+        "LayerNorm(epsilon=0.1)",
+    ]
+
+
+def test_json_without_gamma_and_training_is_read_as_the_usual_values():
+    old = json.loads(Sequential((BatchNorm(0.5),), (4,)).to_json())
+    del old["layers"][0]["gamma"], old["layers"][0]["training"]
+    assert from_json(json.dumps(old)) == Sequential((BatchNorm(0.5),), (4,))
+
+
+def test_mlp_with_layer_norm_has_one_where_batch_norm_would_be():
+    for options in ({}, {"residual": True, "input_width": 3}):
+        one, other = (mlp(2, 4, **options, **{norm: True}) for norm in ("layer_norm", "batch_norm"))
+        swapped = [leaf.operation.replace("LayerNorm", "BatchNorm") for leaf in leaves(one)]
+        assert swapped == [leaf.operation for leaf in leaves(other)] and one != other
+    with pytest.raises(ValueError, match="one normalization, got batch_norm=True and layer_norm=True"):
+        mlp(2, 4, batch_norm=True, layer_norm=True)
+    with pytest.raises(ValueError, match="layer_norm must be True or False, got 1"):
+        mlp(2, 4, layer_norm=1)
+
+
+@pytest.mark.parametrize(("depth", "stages"), [(11, "11222"), (13, "22222"), (16, "22333"), (19, "22444")])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_vgg_is_the_one_of_simonyan_and_zisserman(depth, stages, batch_norm):
+    """Their table 1, columns A, B, D and E: depth − 3 convolutions; on 32×32 images one position is left."""
+    convolutions = [leaf for leaf in leaves(vgg(depth, batch_norm)) if isinstance(leaf.layer, Conv)]
+    expected = [
+        (channels, side, side)
+        for channels, side, count in zip((64, 128, 256, 512, 512), (32, 16, 8, 4, 2), stages, strict=True)
+        for _ in range(int(count))
+    ]
+    assert [leaf.shape for leaf in convolutions] == expected and len(expected) == depth - 3
+    assert all((leaf.layer.kernel, leaf.layer.stride, leaf.layer.padding) == (3, 1, 1) for leaf in convolutions)
+    assert all(leaf.layer.bias == (0 if batch_norm else None) for leaf in convolutions)
+    kinds = [type(layer) for layer in vgg(depth, batch_norm).layers]
+    assert kinds.count(BatchNorm) == batch_norm * (depth - 3) and kinds.count(Activation) == depth - 3
+    assert kinds.count(Pool) == 5 and kinds[-3:] == [Pool, Flatten, Dense]
+
+
+@pytest.mark.parametrize(
+    ("image", "pools", "entries"),
+    [((3, 32, 32), 5, 16), ((3, 8, 8), 3, 16), ((1, 9, 4), 2, 32), ((3, 1, 7), 0, 112), ((3, 64, 64), 5, 64)],
+)
+def test_vgg_pools_as_long_as_there_is_something_to_pool(image, pools, entries):
+    net = vgg(11, image=image, channels=2)
+    assert sum(isinstance(layer, Pool) for layer in net.layers) == pools
+    assert list(leaves(net))[-2].shape == (entries,) and net.output_shape(image) == (10,)
+
+
+@pytest.mark.parametrize("depth", [10, 12, 18, 20])
+def test_vgg_depths_are_the_paper_s(depth):
+    with pytest.raises(ValueError, match=f"depth of a VGG network must be 11, 13, 16 or 19, got {depth}"):
+        vgg(depth)
+
+
+def test_cnn_counts_convolution_and_activation_pairs():
+    shapes = rows(cnn(3, 4, image=(1, 5, 6)))
+    assert list(shapes.values()) == [(1, 5, 6)] + [(4, 5, 6)] * 6
+    assert list(rows(cnn(2, 4, batch_norm=True, classes=7)).values())[-4:] == [(4, 32, 32), (4, 1, 1), (4,), (7,)]
+    text = str(cnn(2, 4, "tanh", "torch_default", batch_norm=True, kernel=5))
+    assert text == "input 3×32×32; 2 × [Conv(4, 5×5, torch_default, bias=0), BatchNorm, tanh]"
+    assert cnn(1, 4, bias=0.2, classes=3).layers[-1].bias == cnn(1, 4, bias=0.2).layers[0].bias == 0.2
+
+
+@pytest.mark.parametrize("make", [resnet, vgg, cnn])
+def test_images_are_checked(make):
+    with pytest.raises(ValueError, match=r"image must be \(channels, height, width\), got \(32, 32\)"):
+        make(image=(32, 32))
+    with pytest.raises(ValueError, match="image must be at least 1, got 0"):
+        make(image=(3, 0, 32))
+
+
 @pytest.mark.parametrize("depth", [8, 20, 56, 110])
 @pytest.mark.parametrize("shortcut", ["projection", "zero-pad"])
 def test_resnet_is_the_one_of_he_et_al(depth, shortcut):
@@ -171,10 +257,14 @@ def test_sizes_must_be_positive_integers(value):
         "stride": lambda: Conv(4, stride=value),
         "dilation": lambda: Conv(4, dilation=value),
         "groups": lambda: Conv(4, groups=value),
+        "GroupNorm: groups": lambda: GroupNorm(value),
         "input_shape": lambda: Sequential((), (value,)),
     }.items():
         with pytest.raises(ValueError, match=rf"{name} must be .* got"):
             make()
+    for deep in (vgg, cnn):
+        with pytest.raises(ValueError, match=r"^depth must be .* got"):
+            deep(value)
 
 
 def test_numpy_integers_are_integers():
@@ -188,6 +278,8 @@ def test_variances_and_epsilon_must_be_finite_and_not_negative(value):
         "bias": lambda: mlp(1, 4, bias=value),
         "epsilon": lambda: BatchNorm(value),
         "epsilon must": lambda: LayerNorm(value),
+        "epsilon of a group": lambda: GroupNorm(2, value),
+        "gamma": lambda: BatchNorm(gamma=value),
         "rate": lambda: Dropout(value),
         "scale": lambda: Residual((Dense(4),), scale=value),
         "gain": lambda: mlp(1, 4, init=Initialization("mine", value)),
@@ -222,7 +314,35 @@ def test_resnet_depth_names_the_nearest(depth, nearest):
         resnet(depth)
 
 
+@pytest.mark.parametrize("value", [0, 1, None, "yes"])
+def test_training_is_a_flag(value):
+    with pytest.raises(ValueError, match=rf"^BatchNorm: training must be True or False, got {value!r}$"):
+        BatchNorm(training=value)
+
+
+def test_bad_arguments_of_normalizations_name_the_layer():
+    for make in (lambda: BatchNorm(-1.0), lambda: LayerNorm(-1.0), lambda: GroupNorm(2, -1.0)):
+        with pytest.raises(ValueError, match=r"^(Batch|Layer|Group)Norm: epsilon must be finite and .*, got -1.0$"):
+            make()
+    with pytest.raises(ValueError, match=r"^BatchNorm: gamma must be finite and at least 0, got -0.5$"):
+        BatchNorm(gamma=-0.5)
+    with pytest.raises(ValueError, match=r"^GroupNorm: groups must be at least 1, got 0$"):
+        GroupNorm(0)
+
+
 MISFITS = {
+    "layer 1: GroupNorm.4.: groups must divide the channels, got 4 groups and 6": ((Dense(6), GroupNorm(4)), (4,)),
+    "layer 0.branch.0: GroupNorm.2.: groups must divide .* got 2 groups and 3": (
+        (Residual((GroupNorm(2), Conv(3))),),
+        (3, 4, 4),
+    ),
+    "layer 1: GroupNorm.6. of shape .6,. has groups of a single number": ((Dense(6), GroupNorm(6)), (4,)),
+    "layer 0: Conv.* has stride 5, larger than a side of 2 with padding 1": ((Conv(4, stride=5),), (3, 8, 2)),
+    "layer 1: Pool.* has stride 4, larger than a side of 3 with padding 0": ((RELU, Pool("max", 1, 4)), (3, 3, 8)),
+    "layer 0.shortcut.0: ZeroPad.* has stride 2, larger than a side of 1": (
+        (Residual((Conv(4, stride=2),), (ZeroPad(4, 2),)),),
+        (3, 1, 1),
+    ),
     "layer 1: Dense.* needs a flat input, got shape .8, 4, 4.: put Flatten": ((Conv(8), Dense(3)), (3, 4, 4)),
     "layer 0: Conv.* needs an input of shape .channels, height, width., got .9,.": ((Conv(8),), (9,)),
     "layer 1: Pool.* needs an input of shape": ((Flatten(), Pool()), (3, 4, 4)),
@@ -293,6 +413,20 @@ BAD_JSON = {
     "nested too deeply": "[" * 100_000,
     "layers must be a tuple of layers, got 3": '{"type": "Sequential", "layers": 3}',
 }
+
+
+def test_bad_json_names_the_row():
+    """The name that the row would have, of the layer that is wrong, once."""
+    text = Sequential((RELU, Residual((Sequential((BatchNorm(), Dense(4))),), (Dense(4),))), (4,)).to_json()
+    for old, new, message in (
+        ('"gamma": 1.0', '"gamma": -1', "layer 1.branch.0.0: BatchNorm: gamma must be finite and at least 0, got -1"),
+        ('"features": 4', '"features": 0', "layer 1.branch.0.1: features must be at least 1, got 0"),
+        ('"relu"', '"rellu"', "layer 0: .*'rellu'"),
+        ('"scale": 1.0', '"scale": 0', "layer 1: scale must be finite and above 0, got 0"),
+        ('"features": 4', '"features": 3', "layer 1: Residual: branch gives shape"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            from_json(text.replace(old, new, 1))
 
 
 @pytest.mark.parametrize("message", BAD_JSON)

@@ -13,7 +13,7 @@ import pytest
 
 from bntheory import activation, initialization, mlp
 from bntheory.activations import Activation
-from bntheory.layers import BatchNorm, Dense, Dropout, Flatten, LayerNorm
+from bntheory.layers import BatchNorm, Dense, Dropout, Flatten, GroupNorm, LayerNorm
 from bntheory.networks import Residual, Sequential
 from simulations import conditional, radial, signal, streams, weights
 from simulations.samples import COLUMNS
@@ -51,6 +51,22 @@ NETWORKS = {
         7,
     ),
     "LayerNorm": (stack(Dense(5), LayerNorm(), RELU, Dense(4), LayerNorm(0.3), TANH, width=3), 3),
+    "GroupNorm": (stack(Dense(6), GroupNorm(3), RELU, Dense(4), GroupNorm(1, 0.3), GroupNorm(2, 1.0), width=3), 3),
+    "BN with γ": (stack(Dense(4), BatchNorm(0.1, 5.0), TANH, Dense(3), BatchNorm(gamma=0.2), Dense(3), width=3), 5),
+    "BN evaluated, one input": (
+        stack(Dense(4), BatchNorm(1.0, 3.0, False), TANH, Dense(3), BatchNorm(training=False), RELU, width=3),
+        1,
+    ),
+    "blocks that start from γ = 0": (
+        stack(
+            Dense(4),
+            block(Dense(4), BatchNorm(), RELU, Dense(4), BatchNorm(gamma=0)),
+            RELU,
+            block(Dense(4), BatchNorm(gamma=0, training=False), RELU, Dense(4, bias=0.1)),
+            width=3,
+        ),
+        4,
+    ),
     "an image": (Sequential((Flatten(), Dense(4), LayerNorm(), RELU), (2, 1, 3)), 2),
     "Dropout": (stack(Dropout(0.2), Dense(6), RELU, Dropout(0.5), Dense(4, bias=0.1), width=5), 3),
     "pre-activation blocks": (mlp(3, 5, residual=True, bias=0.1, input_width=4), 2),
@@ -166,7 +182,7 @@ def test_inputs_that_coincide_or_nearly_do(relative):
         assert all(np.all(gap < -65) for gap in gaps)
 
 
-@pytest.mark.parametrize("name", ["BN, ReLU", "pre-activation blocks", "tanh, one input"])
+@pytest.mark.parametrize("name", ["BN, ReLU", "GroupNorm", "BN with γ", "pre-activation blocks", "tanh, one input"])
 def test_float32_has_the_same_law(name):
     net, batch = NETWORKS[name]
     inputs = inputs_of(net, batch)
@@ -248,6 +264,23 @@ def test_a_constant_unit_at_a_large_scale(engine):
     np.testing.assert_allclose(found[1][2:, 0], found[0][2:, 0], atol=1e-4)
     assert found[1][2, 0] == pytest.approx(math.log(2 / 3), abs=1e-4)
     assert not np.isinf(found[1][:, 4]).any()
+
+
+@ENGINES
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("gamma", [1e-300, 1e300])
+def test_any_gamma_is_a_shift_of_the_logarithms(engine, dtype, training, gamma):
+    """Of the rows after a BatchNorm, and of the gradients before it; the same draws."""
+    nets = [stack(Dense(4), BatchNorm(0.1, g, training), RELU, Dense(3), width=3) for g in (1.0, gamma)]
+    one, other = (
+        draw(engine, net, inputs_of(net, 4), 5, trials=3, dtype=dtype).reshape(3, -1, len(COLUMNS))[:, :, [0, 4]]
+        for net in nets
+    )
+    expected = 2 * math.log(gamma) * np.array([[0, 0, 1, 1, 1], [1, 1, 0, 0, 0]]).T
+    np.testing.assert_allclose(
+        other - one, np.broadcast_to(expected, one.shape), atol=1e-3 if dtype == np.float32 else 1e-9
+    )
 
 
 @ENGINES

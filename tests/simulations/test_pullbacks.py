@@ -7,7 +7,7 @@ import pytest
 
 from bntheory import activation
 from bntheory.activations import KNOWN
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, LayerNorm, Pool, ZeroPad
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
 from bntheory.networks import Residual
 from simulations import pullbacks, weights
 from simulations.pullbacks import RULES
@@ -64,9 +64,11 @@ LINEAR_ON_IMAGES = [
     Pool("average", 2, 3),
     Dropout(0.4),
 ]
-ON_IMAGES = [*LINEAR_ON_IMAGES, BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0)]
+ON_IMAGES = [*LINEAR_ON_IMAGES, BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0), GroupNorm(2), GroupNorm(1, 0)]
+ON_IMAGES += [BatchNorm(gamma=0.1), BatchNorm(0.5, 30.0), BatchNorm(0.5, 3.0, training=False)]
 ON_IMAGES += [Pool("max"), Pool("max", 2), Pool("max", 3, 1), Pool("max", 2, 3), Conv(4, 3, 2)]
 ON_VECTORS = [BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0), Dropout(0.4), Dense(3), Dense(3, "orthogonal")]
+ON_VECTORS += [BatchNorm(0.5, 3.0), BatchNorm(0.5, 3.0, training=False), GroupNorm(2), GroupNorm(2, 0.5), GroupNorm(1)]
 AT_ANY_SCALE = [(layer, VECTORS) for layer in HOMOGENEOUS + ON_VECTORS] + [(layer, IMAGES) for layer in ON_IMAGES]
 
 
@@ -219,6 +221,43 @@ def test_the_norm_of_a_gradient_through_a_normalization(layer, shape, axes, epsi
     norms -= (2 - np.exp(log_variance - log_total)) * np.sum(values * y, axis=axes) ** 2 / size
     expected = np.logaddexp.reduce(np.log(norms) - log_total)
     assert pullback(g).log_square_norm() == pytest.approx(expected, abs=1e-11)
+
+
+def test_group_norm_is_its_formula():
+    """Group by group and input by input; one group is a LayerNorm."""
+    h = np.random.default_rng(0).standard_normal((3, 6, 2, 5)) + 1
+    found = pullbacks.normalization(GroupNorm(3, 0.5), Signal(h, 0.0))[0]
+    for of_input, normal in zip(h, found.values * math.exp(found.log_scale), strict=True):
+        for k in (0, 2, 4):
+            group = of_input[k : k + 2]
+            np.testing.assert_allclose(
+                normal[k : k + 2], (group - group.mean()) / np.sqrt(group.var() + 0.5), atol=1e-13
+            )
+    one, other = (pullbacks.normalization(layer, Signal(h, 0.0))[0] for layer in (GroupNorm(1), LayerNorm()))
+    np.testing.assert_array_equal(one.values, other.values)
+
+
+@pytest.mark.parametrize("shape", [VECTORS, IMAGES], ids=name)
+def test_gamma_and_evaluation_mode_are_their_formulas(shape):
+    h = signal(shape, 0, 1.5)
+    values = h.values * math.exp(1.5)
+    plain = pullbacks.normalization(BatchNorm(0.5), h)[0]
+    for layer, expected in (
+        (BatchNorm(0.5, 3.0), 3 * plain.values * math.exp(plain.log_scale)),
+        (BatchNorm(0.5, 3.0, training=False), 3 * values / math.sqrt(1.5)),
+        (BatchNorm(training=False), values / math.sqrt(1 + 1e-5)),
+    ):
+        found = pullbacks.normalization(layer, h)[0]
+        np.testing.assert_allclose(found.values * math.exp(found.log_scale), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("log_scale", [-300.0, 0.0, 300.0])
+def test_gamma_zero_is_zero_there_and_back(training, log_scale):
+    output, pullback = pullbacks.normalization(BatchNorm(gamma=0, training=training), signal(IMAGES, 0, log_scale))
+    back = pullback(signal(IMAGES, 1, 900.0))
+    assert output.log_square_norm() == back.log_square_norm() == -math.inf
+    assert not output.values.any() and not back.values.any() and output.log_scale == back.log_scale == 0
 
 
 def test_a_constant_unit_passes_the_centred_gradient_over_the_root_of_epsilon():

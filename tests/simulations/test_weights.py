@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from bntheory import activation, initialization, leaves, mlp, resnet
+from bntheory import activation, cnn, initialization, leaves, mlp, resnet, vgg
 from bntheory.activations import KNOWN, Activation
 from bntheory.initializations import INITIALIZATIONS
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, LayerNorm, Pool, ZeroPad
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
 from bntheory.networks import Residual, Sequential
 from simulations import streams
 from simulations.samples import log_cosine_distance, moments
@@ -35,6 +35,17 @@ NETWORKS = {
     "mlp BN, two ε": Sequential((Dense(6), BatchNorm(1e-9), TANH, Dense(5), BatchNorm(0.3), RELU), (4,)),
     "residual mlp": mlp(3, 6, "gelu", "torch_default", residual=True, batch_norm=True, input_width=4),
     "LayerNorm": Sequential((Dense(6), LayerNorm(), RELU, Dense(5, bias=0.1), LayerNorm(0.5), TANH, Dense(2)), (4,)),
+    "GroupNorm": Sequential(
+        (Dense(6), GroupNorm(2), RELU, Dense(8, bias=0.1), GroupNorm(1, 0.5), TANH, Dense(2)), (4,)
+    ),
+    "GroupNorm of images": images(Conv(6), GroupNorm(3), RELU, Conv(4), GroupNorm(4, 0.2), GroupNorm(1), Conv(2)),
+    "BN with γ": images(Conv(6), BatchNorm(gamma=0.3), TANH, Conv(4, bias=0.1), BatchNorm(0.1, gamma=20.0), RELU),
+    "BN evaluated": images(Conv(6), BatchNorm(0.2, 3.0, False), RELU, Conv(4), BatchNorm(training=False), RELU),
+    "BN of γ = 0": images(
+        Residual((Conv(4), BatchNorm(gamma=0.0), TANH)),
+        Residual((Conv(6), BatchNorm(), RELU, Conv(6), BatchNorm(gamma=0)), (Conv(6, 1), BatchNorm())),
+        Residual((Conv(6), BatchNorm(0.1, 0.0, False))),
+    ),
     "scaled and nested": Sequential(
         (
             Residual((Residual((Dense(5),), (Dense(5),), scale=3.0), TANH), (Dense(5, "orthogonal"),), scale=0.1),
@@ -50,11 +61,16 @@ NETWORKS = {
     "conv groups": images(Conv(6, groups=2), TANH, Conv(12, groups=6, init="xavier_normal"), RELU, Conv(4, groups=4)),
     "conv padding": images(Conv(6, 3, padding=0), TANH, Conv(5, padding=3), Conv(4, init="torch_default")),
     "average pools": images(Pool("average", 2), Conv(3), Pool("average", 3, 1), TANH, Pool("average", 1, 2)),
-    "max pools": images(Conv(3), Pool("max", 3, 2), Conv(3), Pool("max", 2, 1), Conv(3), Pool("max", 2, 3)),
+    "max pools": images(
+        *(Conv(3), Pool("max", 3, 2), Conv(3), Pool("max", 2, 1), Conv(3), Pool("max", 2, 3)), shape=(4, 13, 9)
+    ),
     "whole maps": images(Residual((Pool("max"),), (Pool("average"),)), Conv(4, 1)),
     "zero-pad": images(Conv(4), ZeroPad(7, 2), TANH, ZeroPad(8), Residual((Conv(11, stride=2),), (ZeroPad(11, 2),))),
     "resnet 8": resnet(8, batch_norm=True, image=(3, 8, 8)),
     "resnet 14 zero-pad": resnet(14, shortcut="zero-pad", image=(3, 8, 8)),
+    "vgg 11 BN": vgg(11, batch_norm=True, image=(2, 9, 4), channels=3),
+    "cnn": cnn(4, 5, "gelu", "torch_default", image=(2, 5, 5), classes=3),
+    "mlp LayerNorm": mlp(3, 6, layer_norm=True),
     "no layers": Sequential((), (4,)),
 }
 
@@ -98,9 +114,9 @@ def through_torch(net, batch, gradient, seed, draw):
     for k, (leaf, row) in enumerate(zip(leaves(net), rows, strict=True)):
         h = row.detach().numpy()
         table[k, :3], table[k, 3] = moments(h), log_cosine_distance(h)
-        table[k, 4] = math.log((row.grad**2).sum()) - log_output
+        table[k, 4] = torch.log((row.grad**2).sum()) - log_output
         if isinstance(leaf.layer, (Dense, Conv)):
-            table[k, 5] = math.log((named[leaf.name].weight.grad ** 2).sum()) - log_output
+            table[k, 5] = torch.log((named[leaf.name].weight.grad ** 2).sum()) - log_output
     return table
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bntheory.activations import KNOWN, activation
-from bntheory.layers import BatchNorm, LayerNorm
+from bntheory.layers import BatchNorm, GroupNorm, LayerNorm
 from bntheory.networks import Residual, Sequential
 from simulations import pullbacks
 from simulations.kernels import activations, blocks, layers
@@ -47,23 +47,52 @@ def signals(log_scale, shape=(BATCH, UNITS)):
     return (Signal(rng.standard_normal(shape) + 0.3, scale) for scale in (log_scale, 2 * log_scale + 1))
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 1e-5, 3.0])
-@pytest.mark.parametrize("log_scale", [-300.0, -4.0, 0.0, 300.0])
+EPSILONS = pytest.mark.parametrize("epsilon", [0.0, 1e-5, 3.0])
+LOG_SCALES = pytest.mark.parametrize("log_scale", [-300.0, -4.0, 0.0, 300.0])
+
+
+@EPSILONS
+@LOG_SCALES
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("kind", [BatchNorm, LayerNorm])
-def test_normalizations(kind, shape, log_scale, epsilon):
+def test_batch_norm(shape, log_scale, epsilon):
     batch, units = shape
     h, g = signals(log_scale, shape)
-    output, pullback = pullbacks.normalization(kind(epsilon), h)
-    forward, back, size = {
-        BatchNorm: (layers.batch_norm, layers.batch_norm_backward, units),
-        LayerNorm: (layers.layer_norm, layers.layer_norm_backward, batch),
-    }[kind]
-    y, out, inverse = np.empty(h.values.size), np.empty(h.values.size), np.empty(size)
-    top = forward(kernel_row(h), y, units, batch, h.log_scale, epsilon, inverse)
+    output, pullback = pullbacks.normalization(BatchNorm(epsilon), h)
+    y, out, inverse = np.empty(h.values.size), np.empty(h.values.size), np.empty(units)
+    top = layers.batch_norm(kernel_row(h), y, units, batch, h.log_scale, epsilon, inverse)
     compare(y, h.log_scale - top, output)
-    back(y, h.log_scale - top, kernel_row(g), out, units, batch, inverse)
+    layers.batch_norm_backward(y, h.log_scale - top, kernel_row(g), out, units, batch, inverse)
     compare(out, g.log_scale - top, pullback(g))
+
+
+@EPSILONS
+@LOG_SCALES
+@pytest.mark.parametrize(
+    ("shape", "groups"), [(SHAPES[0], 1), (SHAPES[0], 3), (SHAPES[1], 1), (SHAPES[1], 2), (SHAPES[1], 260)], ids=str
+)
+def test_group_norm(shape, groups, log_scale, epsilon):
+    """Groups of 5 units to those of several blocks, whose ends are not the blocks'; one group is a LayerNorm."""
+    batch, units = shape
+    h, g = signals(log_scale, shape)
+    layer = LayerNorm(epsilon) if groups == 1 else GroupNorm(groups, epsilon)
+    output, pullback = pullbacks.normalization(layer, h)
+    y, out, inverse = np.empty(h.values.size), np.empty(h.values.size), np.empty(batch * groups)
+    top = layers.group_norm(kernel_row(h), y, units, batch, groups, h.log_scale, epsilon, inverse)
+    compare(y, h.log_scale - top, output)
+    layers.group_norm_backward(y, h.log_scale - top, kernel_row(g), out, units, batch, groups, inverse)
+    compare(out, g.log_scale - top, pullback(g))
+
+
+@pytest.mark.parametrize(("units", "batch", "size"), [(9, 4, 3), (9, 4, 9), (1300, 130, 5), (1300, 130, 650)])
+def test_pieces_are_all_units_once(units, batch, size):
+    """Unit by unit: the block and the group it is in."""
+    found = [
+        (index * blocks.block_units(batch) + column, group)
+        for index, low, high, group in layers.pieces(units, batch, size)
+        for column in range(low, high)
+    ]
+    assert found == [(unit, unit // size) for unit in range(units)]
+    assert all(high <= blocks.block_units(batch) for _, _, high, _ in layers.pieces(units, batch, size))
 
 
 @pytest.mark.parametrize("name", ["linear", "relu", "leaky_relu(-0.4)"])

@@ -10,8 +10,8 @@ from scipy import stats
 
 from bntheory.activations import Activation, activation
 from bntheory.initializations import INITIALIZATIONS, initialization
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, LayerNorm, Pool
-from bntheory.networks import Residual, Sequential, leaves, mlp, resnet
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool
+from bntheory.networks import Residual, Sequential, cnn, leaves, mlp, resnet, vgg
 
 torch = pytest.importorskip("torch")
 modules = pytest.importorskip("simulations.training.modules")
@@ -45,7 +45,23 @@ NETWORKS = {
         ),
         (3, 4, 4),
     ),
+    "other normalizations": Sequential(
+        (
+            GroupNorm(3, 0.1),
+            Conv(6),
+            BatchNorm(0.2, 3.0, training=False),
+            Residual((GroupNorm(2), Conv(6), BatchNorm(gamma=0))),
+            Flatten(),
+            GroupNorm(4),
+            BatchNorm(gamma=0.1),
+        ),
+        (3, 4, 4),
+    ),
+    "vgg": vgg(13, batch_norm=True, image=(1, 8, 8), channels=2),
+    "cnn": cnn(3, 4, bias=0.1, image=(2, 5, 5), classes=3),
+    "mlp LayerNorm": mlp(2, 5, layer_norm=True),
 }
+WITH_WEIGHTS = (Dense, Conv, BatchNorm, LayerNorm, GroupNorm)
 P_VALUE = 1e-6  # false-alarm rate of each test of a distribution; the seeds are fixed
 SIGMAS = 5  # 6e-7
 
@@ -57,7 +73,7 @@ def parameters(model):
 @pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)
 def test_state_dict_is_named_after_the_rows(net):
     model = build(net)
-    with_weights = [leaf.name for leaf in leaves(net) if isinstance(leaf.layer, (Dense, Conv, BatchNorm, LayerNorm))]
+    with_weights = [leaf.name for leaf in leaves(net) if isinstance(leaf.layer, WITH_WEIGHTS)]
     assert list(dict.fromkeys(key.rpartition(".")[0] for key in model.state_dict())) == with_weights
     named = dict(model.named_modules())
     for leaf in leaves(net):
@@ -248,6 +264,47 @@ def test_batch_norm_is_the_description_s():
     assert isinstance(flat, torch.nn.BatchNorm1d) and flat.eps == 0.5 and flat.training
     assert isinstance(image, torch.nn.BatchNorm2d) and image.eps == 1e-5
     assert bool((flat.weight == 1).all()) and bool((flat.bias == 0).all())
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4, 5)])
+def test_gamma_is_the_description_s_and_can_be_trained(shape):
+    h = torch.randn(6, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1
+    plain = nn_functional.batch_norm(h, None, None, training=True)
+    for gamma in (0.0, 0.1, 3.0):
+        module = build(Sequential((BatchNorm(gamma=gamma),), shape), dtype="float64")[0]
+        assert bool((module.weight == gamma).all())  # to the last bit, although torch makes its weights in float32
+        np.testing.assert_allclose(module(h).detach(), gamma * plain, rtol=1e-13, atol=1e-15)
+        module.zero_grad()
+        (module(h) * h).sum().backward()
+        assert module.weight.requires_grad and bool((module.weight.grad > 0).all())
+    assert build(Sequential((BatchNorm(gamma=0.1),), shape))[0].weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 4, 5)])
+def test_an_evaluated_batch_norm_uses_mean_0_and_variance_1(shape):
+    """One input is enough, and the running statistics stay; the other modules are in training mode."""
+    model = build(Sequential((activation("relu"), BatchNorm(0.5, 3.0, training=False)), shape), dtype="float64")
+    assert model.training and model[0].training and not model[1].training
+    h = torch.linspace(0, 4, math.prod(shape), dtype=torch.float64).reshape(1, *shape)
+    np.testing.assert_allclose(model(h).detach(), 3 * h / math.sqrt(1.5), rtol=1e-14)
+    assert int(model[1].num_batches_tracked) == 0 and bool((model[1].running_mean == 0).all())
+
+
+@pytest.mark.parametrize("shape", [(8,), (4, 3, 5)])
+def test_group_norm_is_torch_s(shape):
+    module = build(Sequential((GroupNorm(2, 0.5),), shape), dtype="float64")[0]
+    h = 3 * np.random.default_rng(1).standard_normal((4, *shape)) + 1
+    grouped = h.reshape(4, 2, -1)
+    expected = (grouped - grouped.mean(2, keepdims=True)) / np.sqrt(grouped.var(2, keepdims=True) + 0.5)
+    np.testing.assert_allclose(module(torch.from_numpy(h)).detach(), expected.reshape(h.shape), rtol=1e-12, atol=1e-14)
+    assert isinstance(module, torch.nn.GroupNorm) and build(Sequential((GroupNorm(2),), shape))[0].eps == 1e-5
+
+
+def test_vgg_has_the_parameters_of_its_convolutions():
+    """Table 2 of the paper less its three Dense layers and all biases, and 512 · 10 of ours: 14.7 M for VGG-16."""
+    widths = [3, 64, 64, 128, 128, *[256] * 3, *[512] * 6]
+    by_hand = sum(9 * old * new for old, new in zip(widths, widths[1:], strict=False)) + 512 * 10
+    assert parameters(build(vgg(16))) == by_hand == 14_715_584
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 4, 5)])

@@ -11,6 +11,8 @@ _PUBLIC = {
     # describe
     "mlp": "networks",
     "resnet": "networks",
+    "vgg": "networks",
+    "cnn": "networks",
     "Sequential": "networks",
     "Residual": "networks",
     "leaves": "networks",
@@ -19,6 +21,7 @@ _PUBLIC = {
     "Conv": "layers",
     "BatchNorm": "layers",
     "LayerNorm": "layers",
+    "GroupNorm": "layers",
     "Dropout": "layers",
     "Pool": "layers",
     "Flatten": "layers",
@@ -30,6 +33,7 @@ _PUBLIC = {
     # growth
     "predict_growth": "growth.prediction",
     "Growth": "growth.prediction",
+    "kernel_alignment": "growth.backward.alignment",
     "critical_gain": "growth.phase",
     "phase": "growth.phase",
     "edge_of_chaos": "growth.phase",

@@ -12,7 +12,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bntheory import arguments, predict_growth
-from bntheory.growth.moments import ALONE, check_inputs
+from bntheory.growth.infinite_width.moments import ALONE
+from bntheory.growth.infinite_width.state import check_inputs
 from bntheory.layers import BatchNorm, Dense, Shape
 from bntheory.networks import Leaf, Sequential, leaves
 from simulations import conditional, radial, signal, streams, weights
@@ -82,7 +83,7 @@ def simulate_growth(
     ------
     ValueError
         For a layer or a weight law that the method does not have, inputs of another shape, not finite or all zero,
-        trials or batch below 1, BatchNorm over a single number, or more memory than the machine has.
+        trials or batch below 1, BatchNorm over a single number in training, or more memory than the machine has.
 
     Warns
     -----
@@ -174,7 +175,7 @@ def uncorrelated_inputs(shape: Shape, batch: int, root_seed: int) -> np.ndarray:
 def _method(rows: tuple[Leaf, ...], steps: list[Step], batch: int, method: str | None) -> str:
     """Check that the engine has every layer, and choose one if none is named."""
     for step in steps:
-        if isinstance(step.layer, BatchNorm) and batch * math.prod(step.shape[1:]) == 1:
+        if isinstance(step.layer, BatchNorm) and step.layer.training and batch * math.prod(step.shape[1:]) == 1:
             raise ValueError(f"row {rows[step.row].name}: {ALONE}")
     obstacle = conditional.obstacle(steps)
     if method is None:

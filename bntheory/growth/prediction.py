@@ -1,23 +1,37 @@
-"""Reading 1: walk a description and predict how large its activations are, row by row."""
+"""Reading 1: predict how large the activations and gradients of a description are, row by row."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Generator
+import numbers
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bntheory import arguments
-from bntheory.growth import log_growth, moments
-from bntheory.layers import Shape
-from bntheory.networks import Leaf, PerRow, Residual, Sequential, leaves, output_shape
+from bntheory.growth import walk
+from bntheory.growth.diagnosis import table, verdict
+from bntheory.growth.finite_width import bands
+from bntheory.growth.infinite_width.state import start
+from bntheory.networks import Leaf, PerRow, Sequential, leaves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FLOAT32_MAX_LOG = 88.72  # ln of the largest float32
+    from bntheory.growth.diagnosis.findings import Findings
+
+
+class Question(NamedTuple):
+    """What was asked."""
+
+    net: Sequential
+    inputs: Any
+    batch_size: int | None
+
+
+METHODS = ("moment_method", "channel_method", "gradient_method", "band_method", "gradient_band_method")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,30 +44,88 @@ class Growth(PerRow):
         Row 0 is the input, then every leaf of the description in execution order. ``name``, ``operation`` and ``shape``
         are their columns.
     log_second_moment : array
-        ln of the expectation, over weights, Dropout masks and inputs, of the mean of h² over units.
+        ln of the expectation, over weights, Dropout masks and inputs, of the mean of h² over units and positions.
     log_channel_mean_square, log_channel_variance : array
-        Its two parts: ln of the mean over units of (mean over inputs)², and of the variance over inputs.
+        Its two parts: ln of the mean over channels of (mean over inputs and positions)², and of the variance over
+        inputs and positions. Of images the variance includes, to first order in 1/channels, what finite width adds.
+    log_cosine_distance : array
+        ln of the mean over pairs of inputs of 1 − cos, cos the uncentred cosine of their rows; NaN without pairs.
+    log_gradient : array
+        ln E ‖∂ℓ/∂h_l‖² − ln E ‖∂ℓ/∂h_L‖², sums over inputs, units and positions, L the last row, whose gradient is
+        white and independent of the weights.
+    log_weight_gradient : array
+        ln E ‖∂ℓ/∂W‖² − ln E ‖∂ℓ/∂h_L‖² of rows with weights W, NaN at the others.
     log_growth_mean, log_growth_std : array
-        Mean and standard deviation over weight draws of ln(mean of h² over units) for one input whose second moment is
-        the batch's, given that the row is alive. The mean lies below ``log_second_moment`` (Jensen).
+        Mean and standard deviation over weight draws of ln(mean of h²), given that the row is alive: of vectors for one
+        input whose second moment is the batch's (over the batch from the first BatchNorm on), of images over the batch.
+        The mean lies below ``log_second_moment`` (Jensen).
+    log_gradient_mean, log_gradient_std : array
+        The same of the logarithm of the squared gradient; vector networks only.
     p_dead : array
-        Probability that the row is exactly zero.
-    moment_method, channel_method, band_method : tuple of str
-        "exact" (at any width), "mean-field" (infinite width), "first-order" (to first order in 1/width),
-        or "unsupported".
+        Probability that the row is exactly zero (of images an upper bound).
+    moment_method, channel_method, gradient_method, band_method, gradient_band_method : tuple of str
+        "exact" (at any width), "mean-field" (infinite width), "population" (infinite width, from sampled units),
+        "first-order" (to first order in 1/width), or "unsupported".
+    question : Question
+        What was asked: the network, its inputs and the batch size.
     """
 
     rows: tuple[Leaf, ...]
     log_second_moment: np.ndarray
     log_channel_mean_square: np.ndarray
     log_channel_variance: np.ndarray
-    log_growth_mean: np.ndarray
-    log_growth_std: np.ndarray
-    p_dead: np.ndarray
+    log_cosine_distance: np.ndarray
+    log_gradient: np.ndarray
+    log_weight_gradient: np.ndarray
     moment_method: tuple[str, ...]
     channel_method: tuple[str, ...]
-    band_method: tuple[str, ...]
-    _chain: log_growth.Chain = field(repr=False)
+    gradient_method: tuple[str, ...]
+    question: Question = field(repr=False)
+    _band_rule: Callable[[], bands.Bands] = field(repr=False)
+    _gradient_band_rule: Callable[[], bands.Bands] = field(repr=False)
+
+    @functools.cached_property
+    def _band(self) -> bands.Bands:
+        return self._band_rule()
+
+    @functools.cached_property
+    def _gradient_band(self) -> bands.Bands:
+        return self._gradient_band_rule()
+
+    @property
+    def log_growth_mean(self) -> np.ndarray:
+        """Mean over weight draws of ln(mean of h²)."""
+        return self._band.mean
+
+    @property
+    def log_growth_std(self) -> np.ndarray:
+        """Standard deviation over weight draws of ln(mean of h²)."""
+        return self._band.std
+
+    @property
+    def p_dead(self) -> np.ndarray:
+        """Probability that the row is exactly zero."""
+        return self._band.p_dead
+
+    @property
+    def band_method(self) -> tuple[str, ...]:
+        """How mean, standard deviation and band were found."""
+        return self._band.method
+
+    @property
+    def log_gradient_mean(self) -> np.ndarray:
+        """Mean over weight draws of the logarithm of the squared gradient, less that of the last row."""
+        return self._gradient_band.mean
+
+    @property
+    def log_gradient_std(self) -> np.ndarray:
+        """Standard deviation over weight draws of the same."""
+        return self._gradient_band.std
+
+    @property
+    def gradient_band_method(self) -> tuple[str, ...]:
+        """How they were found."""
+        return self._gradient_band.method
 
     @property
     def second_moment(self) -> np.ndarray:
@@ -86,15 +158,11 @@ class Growth(PerRow):
         >>> print(f"{lower[-1]:.3f} {upper[-1]:.3f}")
         -5.292 1.306
         """
-        level = arguments.number("level", level, above=0)
-        if level >= 1:
-            raise ValueError(f"level must be in (0, 1), got {level}")
-        levels = np.array([(1 - level) / 2, (1 + level) / 2])
-        edges = np.full((len(self.rows), 2), np.nan)
-        edges[0] = self._chain.start
-        if self._chain.ends:
-            edges[1 : len(self._chain.ends) + 1] = log_growth.quantiles(self._chain, levels)
-        return edges[:, 0], edges[:, 1]
+        return self._band.edges(_level(level))
+
+    def gradient_band(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Return the central band of the logarithm of the squared gradient over weight draws, as `band` does."""
+        return self._gradient_band.edges(_level(level))
 
     @property
     def unsupported(self) -> Leaf | None:
@@ -102,66 +170,56 @@ class Growth(PerRow):
         pairs = zip(self.rows, self.moment_method, strict=True)
         return next((row for row, method in pairs if method == "unsupported"), None)
 
-    def verdict(self) -> str:
-        """Say in words what to expect: growth, spread between draws, dead networks, overflow of float32.
+    def findings(self) -> Findings:
+        """Say what to expect, as data: facts, problems, their causes, and remedies that were predicted to help.
+
+        Returns
+        -------
+        Findings
+            Of the kinds "growth", "spread", "dead", "range", "gradients", "collapse", "unsupported", where known.
+
+        Notes
+        -----
+        Problems: a second moment or squared gradient that changes by a factor above 10⁴; draws whose ln(mean of h²) has
+        a standard deviation above 1; over 1% dead draws; activations out of the range of float16; outputs whose mean
+        1 − cos is below 0.01 though that of the inputs was not. Every remedy costs a prediction; those that would take
+        many seconds are not tried, and named.
 
         Examples
         --------
         >>> from bntheory import mlp, predict_growth
-        >>> print(predict_growth(mlp(depth=100, width=128, init="lecun_normal")).verdict())
-        The second moment shrinks by a factor 1.3e+30 over 100 layers (0.5 a layer; exact).
-        A typical draw is 7.2 times smaller still, and draws differ: standard deviation 2.01 of the logarithm (exact).
+        >>> found = predict_growth(mlp(depth=50, width=256, batch_norm=True)).findings()
+        >>> print(found["gradients"].problem, round(found["gradients"].numbers["log_per_layer"], 3))
+        True 0.383
         """
-        if self.unsupported is not None:
-            row = self.unsupported
-            return f"No rule for {row.operation} (row {row.name}): nothing is predicted from there on."
-        depth = sum(hasattr(row.layer, "weight_variance") for row in self.rows)
-        total = self.log_second_moment[-1] - self.log_second_moment[0]
-        lines = [_growth_sentence(total, depth, self.moment_method[-1])]
-        if self.log_growth_std[-1] > 0:
-            lines.append(self._spread_sentence())
-        if self.p_dead[-1] > 0.01:
-            share = "Over 99%" if self.p_dead[-1] > 0.99 else f"{self.p_dead[-1]:.0%}"
-            lines.append(f"{share} of the draws are dead: their output is exactly zero.")
-        over = np.flatnonzero(self.log_second_moment / 2 > FLOAT32_MAX_LOG)
-        if len(over):
-            lines.append(f"Activations leave the range of float32 at row {self.rows[over[0]].name}.")
-        return "\n".join(lines)
+        return self._findings
 
-    def _spread_sentence(self) -> str:
-        gap, std = self.log_second_moment[-1] - self.log_growth_mean[-1], self.log_growth_std[-1]
-        size = f"{_power(gap)} times smaller still" if gap > 0.05 else "as large"
-        return (
-            f"A typical draw is {size}, and draws differ: "
-            f"standard deviation {std:.{2 if std > 0.1 else 4}f} of the logarithm ({self.band_method[-1]})."
-        )
+    @functools.cached_property
+    def _findings(self) -> Findings:
+        return verdict.find(self)
+
+    def verdict(self) -> str:
+        """Say in words what to expect: `findings`, a line a fact, where there is a problem with its cause and remedies.
+
+        Examples
+        --------
+        >>> from bntheory import mlp, predict_growth
+        >>> print(predict_growth(mlp(depth=15, width=256, init="lecun_normal")).verdict())
+        The second moment shrinks by a factor 3.3e+04 over 15 layers (0.5 a layer; exact).
+          Cause: σ_w² = 1 is below 2, the critical value of relu.
+          Remedy: critical gain: factor 3.1e-05 → 1.
+          Remedy: BatchNorm before activations: factor 3.1e-05 → 0.5.
+        A typical draw is 1.2 times smaller still, and draws differ: standard deviation 0.55 of the logarithm (exact).
+        Squared gradients shrink by a factor 1.6e+04 from the output back to row 1 (0.5 a layer; exact).
+          Cause: σ_w² = 1 is below 2, the critical value of relu.
+          Remedy: critical gain: factor 6.1e-05 → 1.
+          Remedy: BatchNorm before activations: factor 6.1e-05 → 210.
+        """
+        return str(self.findings())
 
     def table(self, most: int = 24) -> str:
-        """Return the rows as aligned text; of a long network the first and last `most`/2.
-
-        Parameters
-        ----------
-        most : int
-            Rows to show.
-        """
-        head = ("row", "operation", "ln E h²", "mean ln", "std ln", "p dead", "moment", "band")
-        lines = []
-        for index, row in enumerate(self.rows):
-            logs = (self.log_second_moment, self.log_growth_mean, self.log_growth_std)
-            cells = [_cell(round(float(values[index]), 9)) for values in logs]  # a zero with its rounding errors is 0
-            cells.append(_cell(self.p_dead[index]))
-            lines.append((row.name, row.operation, *cells, self.moment_method[index], self.band_method[index]))
-        if len(lines) > most:
-            half = max(1, most // 2)
-            lines = [*lines[:half], ("…",) * len(head), *lines[-half:]]
-        widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
-        return "\n".join(
-            "  ".join(
-                cell.rjust(width) if 2 <= column < 6 else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in (head, *lines)
-        )
+        """Return the rows as aligned text, at most `most` (see `bntheory.growth.table.table`)."""
+        return table.table(self, most)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain lists, ready for JSON: NaN and infinities become None."""
@@ -171,12 +229,17 @@ class Growth(PerRow):
                 "log_second_moment",
                 "log_channel_mean_square",
                 "log_channel_variance",
+                "log_cosine_distance",
                 "log_growth_mean",
                 "log_growth_std",
                 "p_dead",
+                "log_gradient",
+                "log_weight_gradient",
+                "log_gradient_mean",
+                "log_gradient_std",
             )
         }
-        words = {key: list(getattr(self, key)) for key in ("moment_method", "channel_method", "band_method")}
+        words = {key: list(getattr(self, key)) for key in METHODS}
         rows = {"name": list(self.name), "operation": list(self.operation), "shape": [list(s) for s in self.shape]}
         return {**rows, **arrays, **words}
 
@@ -187,7 +250,9 @@ class Growth(PerRow):
         return plot_growth(self, ax=ax)
 
 
-def predict_growth(net: Sequential, inputs: Any = None, batch_size: int | None = None) -> Growth:
+def predict_growth(
+    net: Sequential, inputs: Any = None, batch_size: int | None = None, covariances: bool = True
+) -> Growth:
     """Predict the size of every row of a network at initialization.
 
     Parameters
@@ -196,8 +261,13 @@ def predict_growth(net: Sequential, inputs: Any = None, batch_size: int | None =
         A description with an input shape, e.g. from `mlp`.
     inputs : array (B, *input shape), optional
         Inputs whose second moments and distances start the recursion; None: second moment 1, uncorrelated.
+        Vectors count one by one; images by their mean second moments and mean covariances, as if all were alike, with
+        the spread of their sizes and the fluctuations of their pairs beside.
     batch_size : int, optional
-        Without inputs, the batch that channel means and variances refer to; None: infinite.
+        Without inputs, the batch that BatchNorm, channel means and variances refer to; None: infinite.
+    covariances : bool
+        False: second moments and gradients only, without distances between inputs and positions, in a fraction of the
+        time. BatchNorm and pooling then have no rule.
 
     Returns
     -------
@@ -206,17 +276,26 @@ def predict_growth(net: Sequential, inputs: Any = None, batch_size: int | None =
     Raises
     ------
     ValueError
-        If net is not a description, or the inputs have another shape, are not finite or all zero.
+        If net is not a description; if the inputs have another shape, are not finite or all zero; if a BatchNorm gets a
+        single number; if images have more than 4096 positions, unless covariances is False. The row is named.
 
     Notes
     -----
-    Second moments: infinite width (Poole et al. 2016), exact at any width for linear, ReLU and leaky ReLU layers with
-    symmetric weights. Fluctuations: exact for linear and ReLU MLPs with Gaussian weights and biases at any width
-    (Hanin and Nica 2018); with uniform ones right to first order in 1/width, unless the input is concentrated on few
-    units. BatchNorm: large batch, with an error of order 1/batch; below 16 inputs only homogeneous activations have a
-    rule after it. LayerNorm: infinite width, for given inputs and for units of zero mean (after a Dense layer, or a sum
-    of such). Dropout, on vectors: exact in the mean over masks; an activation or BatchNorm has a rule only after
-    another Dense layer. Layers without a rule give "unsupported" and NaN in their row and all rows that follow.
+    Second moments, distances and gradients: infinite width (`growth.infinite_width`, `growth.backward`), exact at any
+    width for linear, ReLU and leaky ReLU layers with symmetric weights. Rows whose units are not Gaussian are sampled,
+    from a fixed seed ("population"). BatchNorm: exact at infinite width for vectors that are alike and on maps of at
+    most 256 positions, else at large batch, with an error of order 1/batch; smooth activations after BatchNorm over
+    fewer than 16 given vectors are sampled.
+    Fluctuations: exact for linear and ReLU MLPs with Gaussian weights (Hanin and Nica 2018), first order in 1/width for
+    other MLPs (`first_order`) and for images (`kernel_noise`), where networks of smooth activations whose given images
+    differ much get too wide a band. Orthogonal weights have no band. A sum whose parts share weights without being
+    functions of the same units has no rule. Layers without a rule give "unsupported" and NaN in their row and all that
+    follow.
+
+    References
+    ----------
+    Poole et al. 2016 (arXiv:1606.05340); Schoenholz et al. 2017 (arXiv:1611.01232); Xiao et al. 2018
+    (arXiv:1806.05393); Yang et al. 2019 (arXiv:1902.08129); Hanin and Nica 2018 (arXiv:1812.05994).
 
     Examples
     --------
@@ -226,82 +305,39 @@ def predict_growth(net: Sequential, inputs: Any = None, batch_size: int | None =
     -1.9786 2.0058
     """
     rows = tuple(leaves(net))
-    first = moments.start(inputs, rows[0].shape, batch_size)
-    states: list[moments.State | None] = [first]
-    walk = _walk(net, first, rows[0].shape)
-    for row in rows[1:]:
-        try:
-            states.append(next(walk))
-        except ValueError as error:
-            raise ValueError(f"row {row.name}: {error}") from None
-    chain = log_growth.chain(rows, first.log_second_moment)
-    fluctuations = np.full((3, len(rows)), np.nan)
-    fluctuations[:, 0] = first.log_second_moment, 0.0, 0.0
-    if chain.ends:
-        fluctuations[:, 1 : len(chain.ends) + 1] = log_growth.mean_std_dead(chain)
-    known = len(chain.ends) * ("exact" if chain.gaussian else "first-order",)
-    second_moment, mean_square, variance = _columns(states)
+    first = start(inputs, rows[0].shape, batch_size, covariances)
+    taken, way, last = walk.forward(net, rows, first)
+    columns = {name: np.array([getattr(row, name) for row in taken]) for name in walk.Moments._fields}
+    log_gradient, log_weight_gradient = walk.backward(way, rows, last).T
+    methods = tuple(columns["method"].tolist())
     return Growth(
         rows,
-        second_moment,
-        mean_square,
-        variance,
-        log_growth_mean=fluctuations[0],
-        log_growth_std=fluctuations[1],
-        p_dead=fluctuations[2],
-        moment_method=tuple("unsupported" if state is None else state.method for state in states),
-        channel_method=tuple(_channel_method(row, state) for row, state in zip(rows, states, strict=True)),
-        band_method=("exact", *known, *("unsupported",) * (len(rows) - 1 - len(known))),
-        _chain=chain,
+        columns["log_second_moment"],
+        columns["log_channel_mean_square"],
+        columns["log_channel_variance"],
+        columns["log_cosine_distance"],
+        log_gradient,
+        log_weight_gradient,
+        methods,
+        tuple(columns["channel_method"].tolist()),
+        tuple(_gradient_methods(rows, methods, log_gradient)),
+        Question(net, inputs, batch_size),
+        functools.partial(bands.of_activations, net, rows, first.batch, columns, inputs is not None),
+        functools.partial(bands.of_gradients, net, rows, first.log_second_moment, first.batch),
     )
 
 
-def _walk(
-    sequence: Sequential, state: moments.State | None, shape: Shape
-) -> Generator[moments.State | None, None, moments.State | None]:
-    """Yield the state of every leaf in the order of `leaves`; return the last."""
-    for layer in sequence.layers:
-        if isinstance(layer, Residual):
-            branch = yield from _walk(layer.branch, state, shape)
-            shortcut = yield from _walk(layer.shortcut, state, shape)
-            state = None if branch is None or shortcut is None else moments.added(layer, shortcut, branch)
-            yield state
-        elif isinstance(layer, Sequential):
-            state = yield from _walk(layer, state, shape)
-        else:
-            state = None if state is None else moments.through(layer, state, shape)
-            yield state
-        shape = output_shape(layer, shape)
-    return state
+def _gradient_methods(rows: tuple[Leaf, ...], methods: tuple[str, ...], log_gradient: np.ndarray) -> list[str]:
+    """Exact only where every row up to the output is, and no sum keeps the given input."""
+    worst, words = "exact", []
+    for row, method, value in reversed(list(zip(rows, methods, log_gradient, strict=True))):
+        if worst != "population" and (method != "exact" or row.operation == "sum"):
+            worst = "population" if method == "population" else "mean-field"
+        words.append("unsupported" if math.isnan(value) else worst)
+    return words[::-1]
 
 
-def _columns(states: list[moments.State | None]) -> list[np.ndarray]:
-    names = ("log_second_moment", "log_channel_mean_square", "log_channel_variance")
-    return [np.array([np.nan if state is None else getattr(state, name) for state in states]) for name in names]
-
-
-def _channel_method(row: Leaf, state: moments.State | None) -> str:
-    if state is None:
-        return "unsupported"
-    return "exact" if row.layer is None or state.values is not None else "mean-field"
-
-
-def _growth_sentence(total: float, depth: int, method: str) -> str:
-    layers = f"{depth} layer{'s' * (depth != 1)}"
-    if abs(total) < 0.05:
-        return f"The second moment keeps its size over {layers} ({method})."
-    rate = f"{_power(total / depth, digits=3)} a layer; " if depth > 1 else ""
-    verb, factor = "grows" if total > 0 else "shrinks", _power(abs(total))
-    return f"The second moment {verb} by a factor {factor} over {layers} ({rate}{method})."
-
-
-def _power(log: float, digits: int = 2) -> str:
-    """exp(log) at any size, with two digits or, where it needs no exponent, as many as asked for."""
-    exponent = math.floor(log / math.log(10))
-    if -3 < exponent < 4:
-        return f"{float(f'{math.exp(log):.{digits}g}'):g}"
-    return f"{math.exp(log - exponent * math.log(10)):.1f}e{exponent:+03d}"
-
-
-def _cell(value: float) -> str:
-    return "" if math.isnan(value) else f"{value + 0.0:.4g}"  # + 0.0: no "-0"
+def _level(level: float) -> float:
+    if isinstance(level, bool) or not isinstance(level, numbers.Real) or not 0 < level < 1:
+        raise ValueError(f"level must be a number above 0 and below 1, got {level!r:.60}")
+    return float(level)

@@ -8,7 +8,7 @@ import pytest
 
 from bntheory import activation, initialization, leaves, mlp, resnet
 from bntheory.activations import KNOWN
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, LayerNorm, Pool
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool
 from bntheory.networks import Residual, Sequential
 from simulations import growth, simulate_growth
 from simulations.samples import COLUMNS, QUANTITIES
@@ -125,7 +125,7 @@ def test_the_method_is_chosen_by_cost_and_law():
     assert simulate_growth(mlp(1, 64), 1, batch=3).method == "weights"
     assert simulate_growth(mlp(1, 64, init="he_uniform"), 1).method == "weights"
     assert simulate_growth(mlp(1, 64, init="torch_default", bias=0.1), 1).method == "weights"
-    others = (Residual(Sequential((BatchNorm(), RELU, Dense(64))), scale=0.5), LayerNorm(), Dropout(0.1))
+    others = (Residual(Sequential((BatchNorm(), RELU, Dense(64))), scale=0.5), LayerNorm(), GroupNorm(4), Dropout(0.1))
     assert simulate_growth(Sequential(others, (64,)), 1, batch=2).method == "conditional"
     assert simulate_growth(resnet(8, image=(3, 8, 8)), 1).method == "weights"
     assert simulate_growth(Sequential((RELU,), (4,)), 1).method == "weights"
@@ -266,6 +266,7 @@ def test_layers_that_an_engine_lacks_are_named():
         (resnet(20), r"row 0: method 'conditional' has no Conv\(16, 3×3, xavier_normal\); use method='weights'"),
         (Sequential((Pool(), Flatten(), Dense(4)), (2, 4, 4)), "row 0: method 'conditional' has no Pool"),
         (Sequential((BatchNorm(), Flatten()), (2, 4, 4)), "row 0: .* BatchNorm on vectors only, got shape"),
+        (Sequential((GroupNorm(2), Flatten()), (2, 4, 4)), r"row 0: .* GroupNorm\(2\) on vectors only, got shape"),
         (Sequential((), (4,)), "needs a network with layers, got none"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -280,6 +281,34 @@ def test_batch_norm_of_one_number():
         simulate_growth(mlp(2, 8, batch_norm=True), 1)
     maps = Sequential((Conv(4), BatchNorm(), RELU), (1, 4, 4))
     assert np.isfinite(simulate_growth(maps, 1).log_second_moment).all()  # over 16 positions
+    with pytest.raises(ValueError, match="row 1: BatchNorm needs a batch of at least 2, got 1"):
+        simulate_growth(Sequential((Dense(8), BatchNorm(gamma=0)), (4,)), 1)
+
+
+@METHODS
+def test_an_evaluated_batch_norm_takes_one_input(method):
+    """h ↦ γ h/√(1 + ε) multiplies activations and, on the way back, gradients."""
+    net = Sequential((Dense(8), BatchNorm(0.5, 3.0, training=False), Dense(8)), (4,))
+    samples = simulate_growth(net, 20, method=method)
+    for quantity, rows in ((samples.log_second_moment, (2, 1)), (samples.log_gradient, (1, 2))):
+        np.testing.assert_allclose(quantity[:, rows[0]] - quantity[:, rows[1]], math.log(9 / 1.5), rtol=1e-12)
+
+
+@METHODS
+@pytest.mark.parametrize("training", [True, False])
+def test_branches_that_start_at_zero(method, training):
+    """γ = 0 ends the branch: its last row and its gradients are exact zeros, and the block is its shortcut."""
+    branch = Sequential((Dense(8), BatchNorm(), RELU, Dense(8, bias=0.1), BatchNorm(gamma=0, training=training)))
+    net = Sequential((Dense(8), Residual(branch), Dense(3)), (4,))
+    samples = simulate_growth(net, 30, batch=5, method=method)
+    values, back = samples.log_second_moment, samples.log_gradient
+    assert np.all(values[:, 6] == -np.inf) and np.isfinite(values[:, [0, 1, 2, 3, 4, 5, 7, 8]]).all()
+    assert np.all(back[:, 2:6] == -np.inf) and np.isfinite(back[:, [0, 1, 6, 7, 8]]).all()
+    assert np.all(samples.log_weight_gradient[:, [2, 5]] == -np.inf)
+    np.testing.assert_array_equal(values[:, 7], values[:, 1])
+    np.testing.assert_allclose(back[:, 7], back[:, 1], rtol=1e-12)
+    assert "-inf" in samples.table() or "dead" in samples.table()
+    json.dumps(samples.to_dict(), allow_nan=False)
 
 
 def test_float32_shows_its_error():

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import interpolate, signal, special
 
-from bntheory.growth import fluctuations
-from bntheory.growth.fluctuations import LogChi2, Step
+from bntheory.growth.finite_width import fluctuations
+from bntheory.growth.finite_width.fluctuations import LogChi2, Step
 
 _TAIL = 1e-17  # weight cut off on either side, per layer
 

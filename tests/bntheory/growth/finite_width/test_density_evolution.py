@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from bntheory.growth import density_evolution, fluctuations
-from bntheory.growth.fluctuations import LogChi2, Step
+from bntheory.growth.finite_width import density_evolution, fluctuations
+from bntheory.growth.finite_width.fluctuations import LogChi2, Step
 from simulations.statistics import binomial_interval, mean_with_error, tolerance
 
 RELU, LINEAR = (lambda n: LogChi2(n, True)), (lambda n: LogChi2(n, False))

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.growth import density_evolution, fluctuations
-from bntheory.growth.fluctuations import LogChi2, Step
+from bntheory.growth.finite_width import density_evolution, fluctuations
+from bntheory.growth.finite_width.fluctuations import LogChi2, Step
 from bntheory.layers import Dense
 from bntheory.networks import Leaf
 

@@ -1,0 +1,1 @@
+"""The way back: squared gradients of activations and weights."""

@@ -1,0 +1,321 @@
+"""Infinite width: the squared gradient of every row, on the way back from a white one at the output.
+
+γ_p is the mean over units of E (∂ℓ/∂h_p)². Weights above a row are fresh: its gradient is independent of it.
+
+    Dense, Conv  γ_a = n v Σ γ_P over the outputs P that read a        n v: outputs of a unit (and offset) times Var w
+    Activation   γ E φ′²
+    BatchNorm    on vectors by `batch_norm.pullback`, with the activation after it; on images `gradient_covariances`
+    Norms        1/(s² + ε), up to one part in the number of units
+    Pool         shares squared, or the position of the maximum
+    sum          the gradient to both, times α² to the branch
+
+Gradients of different points are uncorrelated until an average or a BatchNorm has mixed them; from there on down their
+`links` are carried (`gradient_covariances`). Rows that are sampled (`population`) keep γ unit by unit, since φ′ depends
+on what the unit was before.
+Schoenholz et al. 2017, section 4; Yang et al. 2019.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bntheory.activations import Activation
+from bntheory.growth.backward import covariances
+from bntheory.growth.backward.covariances import SAMPLED, Blocks
+from bntheory.growth.backward.gradient_rows import Above, Gradient, averaged, of_moments, scaled
+from bntheory.growth.infinite_width import batch_modes, batch_norm, population, positions
+from bntheory.growth.infinite_width.state import State
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, Shape, ZeroPad
+
+MOST_SAMPLED = 2**18  # points of units for means over sampled ones
+
+
+Pullback = Callable[[Gradient], Gradient | None]
+
+
+def correlate(layer: Any) -> bool:
+    """Whether a layer makes gradients of different points correlated."""
+    if isinstance(layer, Pool):
+        return layer.kind == "average"
+    return isinstance(layer, BatchNorm) and layer.training
+
+
+def pullback(layer: Any, before: State, after: State, shape: Shape, correlated: bool = True) -> Pullback | None:
+    """The way back through a leaf, from the states of its input and output; None where there is no rule.
+
+    `correlated`: whether gradients of different points can be, so that their links need to be known.
+    """
+    return RULES[type(layer)](layer, before, after, shape, correlated)
+
+
+def _dense(layer: Dense, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
+    log_gain = math.log(layer.features) + math.log(layer.weight_variance(shape))
+    return lambda gradient: averaged(gradient, 1.0, log_gain, evenness=1.0)
+
+
+def _conv(layer: Conv, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
+    log_gain = math.log(layer.channels // layer.groups) + math.log(layer.weight_variance(shape))
+    outputs, pad = layer.output_shape(shape)[1:], layer.padding or 0
+
+    def back(gradient: Gradient) -> Gradient:
+        if gradient.links is not None:
+            read = covariances.each(lambda block: covariances.convolved(layer, shape, block), gradient.moments())
+            return of_moments(read, gradient.log_scale + log_gain)
+        total = np.zeros([side + 2 * pad for side in shape[1:]])
+        for place in positions.offsets(layer.kernel, outputs, layer.stride, layer.dilation):
+            total[place] += gradient.points.reshape(outputs)
+        inside = total[pad : pad + shape[1], pad : pad + shape[2]].ravel()
+        return scaled(Gradient(inside, gradient.log_scale), 1.0, log_gain)
+
+    return back
+
+
+def _activation(phi: Activation, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
+    if str(phi) == "linear":
+        return lambda gradient: gradient
+    if not before.gaussian or before.mixed:
+        return _sampled_activation(phi, before, correlated)
+    if before.values is not None:
+        slopes = np.square(phi.dphi(before.values))
+        known = slopes.reshape(*slopes.shape[:2], -1).mean(axis=(0, 1)) if slopes.ndim > 2 else slopes.mean(axis=1)
+        return lambda gradient: scaled(dataclasses.replace(gradient, values=gradient.points), known)
+    slope, before = np.exp(phi.log_moments(before.log_q).log_derivative), covariances.light(before)
+    small = math.isfinite(before.sphere) and before.sphere >= 2 and phi.homogeneous_slopes is None
+    if small:
+        slope = np.full(before.points, batch_norm.sphere_moments(phi, before.sphere, before.log_second_moment).slope)
+
+    def back(gradient: Gradient) -> Gradient:
+        if gradient.values.ndim > 1:
+            return _unit_by_unit(phi, before, gradient)
+        links = gradient.links
+        if links is not None and small:
+            sphere = batch_norm.sphere_moments(phi, before.sphere, before.log_second_moment)
+            links = covariances.shared(links, sphere.slope_pair / sphere.slope)
+        elif links is not None:
+            links = covariances.each(np.multiply, links, covariances.slopes(phi, covariances.field(before)))
+
+        def radial() -> Blocks:
+            points = gradient.links or covariances.diagonal(before.points)
+            return covariances.each(np.multiply, points, covariances.radial(phi, covariances.field(before)))
+
+        above = Above(radial, None, phi, gradient)
+        return scaled(gradient, slope, links=links, above=above, evenness=_evenness(phi, before.log_second_moment))
+
+    return back
+
+
+@functools.lru_cache(maxsize=256)
+def _evenness(phi: Activation, log_q: float) -> float:
+    """E|φ′|/√(E φ′²)."""
+    slopes = np.abs(_slopes(phi, population.normal_quantiles(population.ENOUGH), log_q / 2))
+    size = math.sqrt(float(np.mean(slopes**2)))
+    return float(slopes.mean()) / size if size > 0 else 1.0
+
+
+def _unit_by_unit(phi: Activation, before: State, gradient: Gradient) -> Gradient:
+    """Slopes of chosen units hardly differ: their links remain."""
+    units = population.drawn(before)
+    if gradient.values.ndim == 2:
+        values = _slopes(phi, units.particles, units.log_scale) ** 2 * gradient.values
+        return averaged(dataclasses.replace(gradient, values=values))
+    assert units.fields is not None
+    fields = units.fields[: len(gradient.values)]
+    values = _slopes(phi, fields, units.log_scale) ** 2 * gradient.values
+
+    def radial() -> Blocks:
+        size = np.sqrt(values)
+        factors = covariances.ratio(covariances.products(size * fields), covariances.products(size))
+        links = gradient.links or covariances.diagonal(before.points)
+        share = np.float32(1 / np.mean(fields**2))
+        return covariances.each(lambda link, factor: link * factor * share, links, factors)
+
+    return averaged(dataclasses.replace(gradient, values=values), above=Above(radial))
+
+
+def _slopes(phi: Activation, values: np.ndarray, log_scale: float) -> np.ndarray:
+    factor = 1.0 if phi.homogeneous_slopes is not None else math.exp(min(max(log_scale, -80.0), 80.0))
+    return phi.dphi(values * values.dtype.type(factor))
+
+
+def _sampled_activation(phi: Activation, before: State, correlated: bool) -> Pullback:
+    units = population.drawn(before)
+    squares = (_slopes(phi, units.particles, units.log_scale) ** 2).astype(np.float32)
+    some = slice(0, max(SAMPLED, MOST_SAMPLED // before.points))
+    fields = units.fields[some].copy() if correlated and units.fields is not None else None
+    branch = None
+    if fields is not None and units.parts is not None and units.parts[1].fields is not None:
+        branch = units.parts[1].fields[some] * np.float32(math.exp(units.parts[1].log_scale - units.log_scale))
+    log_scale, points = units.log_scale, before.points
+    del units, before  # more than a deep network can keep
+
+    def back(gradient: Gradient) -> Gradient:
+        values = gradient.values if gradient.values.ndim < 3 else gradient.points
+        if fields is None:
+            return scaled(dataclasses.replace(gradient, values=values * squares), 1.0)
+        slopes, links = _slopes(phi, fields, log_scale), gradient.links or covariances.diagonal(points)
+        size, factors = covariances.normalized(covariances.products(slopes))
+
+        def of_part(part: np.ndarray) -> Blocks:
+            moments = covariances.times(covariances.products(slopes * part), covariances.inverse(np.sqrt(size)))
+            square = float(np.mean(part**2))
+            share = np.float32(1 / square if square else 0)  # a branch of zeros
+            return covariances.each(lambda link, moment: link * moment * share, links, moments)
+
+        above = None
+        if branch is not None:
+            above = Above(lambda: of_part(branch), lambda: of_part(fields - branch))
+        changed = None if gradient.links is None else covariances.each(np.multiply, links, factors)
+        return scaled(dataclasses.replace(gradient, values=values * squares), 1.0, links=changed, above=above)
+
+    return back
+
+
+def _batch_norm(layer: BatchNorm, before: State, after: State, shape: Shape, correlated: bool) -> Pullback | None:
+    if not layer.training:
+        log_factor = _log_gamma(layer) - math.log1p(layer.epsilon)
+        return lambda gradient: scaled(gradient, 1.0, log_factor)
+    if before.values is not None or not before.gaussian:
+        return None
+    points, copies, batch = before.points, before.copies, before.batch
+    before = before.folded()
+    log_variance = before.log_channel_variance
+    log_distance = log_variance + math.log(2) - math.log1p(-1 / batch)
+    image = points > 1 and len(shape) == 3
+    epsilon = layer.epsilon * math.exp(min(-log_variance, 700.0))
+    field = batch_modes.centred(before)
+    field = covariances.single(field) if points > batch_modes.MOST_POINTS else field
+    del before
+
+    def back(gradient: Gradient) -> Gradient:
+        above = gradient.above
+        if image or (above is not None and above.phi is None):
+            y, log_inverse = batch_modes.normalized(field, copies, epsilon)
+            lost = 1 - (epsilon / (1 + epsilon)) ** 2
+            log_factor = _log_gamma(layer) + log_inverse - log_variance
+            return _on_a_field(gradient, covariances.single(y), copies, log_factor, lost)
+        phi, given = (above.phi, above.given) if above is not None else (Activation("linear"), gradient)
+        assert phi is not None and given is not None
+        rule = batch_norm.pullback(phi, log_distance, batch, layer.epsilon, layer.gamma)
+        total = float(np.mean(given.points))
+        value = rule.on_total * total + rule.on_mean * given.mean_part / batch
+        links = covariances.zero_sum(points, copies)
+        before_scale = Gradient(np.full(points, value), given.log_scale, links, evenness=gradient.evenness)
+        return scaled(before_scale, 1.0, rule.log_scale)
+
+    return back
+
+
+def _on_a_field(gradient: Gradient, y: Blocks, copies: float, log_factor: float, lost: float) -> Gradient:
+    """Through a BatchNorm over points that are not alike, `lost` the share of the part along y that it removes."""
+    links = gradient.links or covariances.diagonal(len(y[0]))
+    radial = gradient.above.radial() if gradient.above is not None else covariances.each(np.multiply, links, y)
+    radial = covariances.times(radial, np.sqrt(gradient.points * lost))
+    moments = covariances.projected(gradient.moments(), radial, y, copies)
+    return of_moments(moments, gradient.log_scale + log_factor, gradient.evenness)
+
+
+def _log_gamma(layer: BatchNorm) -> float:
+    return 2 * math.log(layer.gamma) if layer.gamma else -math.inf
+
+
+def _normalization(
+    layer: LayerNorm | GroupNorm, before: State, after: State, shape: Shape, correlated: bool
+) -> Pullback | None:
+    if before.values is not None:
+        return None
+    log_epsilon = math.log(layer.epsilon) if layer.epsilon else -math.inf
+    if len(shape) == 3:
+        log_factor = after.log_second_moment - before.log_second_moment
+        if isinstance(layer, GroupNorm) and layer.groups > 1:
+            log_factor = -np.logaddexp(before.log_second_moment, log_epsilon)
+        return lambda gradient: averaged(gradient, 1.0, float(log_factor))
+    if not before.centred:
+        return None
+    log_s = np.logaddexp(before.log_q, log_epsilon)
+    top = float(log_s.min())
+    return lambda gradient: averaged(gradient, np.exp(top - log_s), -top)
+
+
+def _dropout(layer: Dropout, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
+    def back(gradient: Gradient) -> Gradient:
+        links = gradient.links and covariances.shared(gradient.links, 1 - layer.rate)
+        return averaged(gradient, 1.0, -math.log1p(-layer.rate), links=links)
+
+    return back
+
+
+def _flatten(layer: Flatten, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
+    if len(shape) == 1:
+        return lambda gradient: gradient
+
+    def back(gradient: Gradient) -> Gradient:
+        mean, links = float(gradient.points.mean()), None
+        if gradient.links is not None and mean > 0:
+            own = covariances.diagonal(before.points)[0]
+            links = own, own * np.float32(gradient.mean_part / mean - 1) if before.copies > 1 else None
+        return dataclasses.replace(gradient, values=np.full(before.points, mean), links=links, above=None)
+
+    return back
+
+
+def _pool(layer: Pool, before: State, after: State, shape: Shape, correlated: bool) -> Pullback | None:
+    if layer.kind == "average":
+        matrix = positions.averaging(layer, shape).astype(np.float32)
+        return lambda gradient: of_moments(
+            covariances.each(lambda block: matrix.T @ (block @ matrix), gradient.moments()), gradient.log_scale
+        )
+    places = positions.windows(layer, shape)
+    fields = population.drawn(before).fields
+    if fields is None:
+        return None
+    fields, points = fields[:SAMPLED].copy(), before.points
+    chosen = fields[..., places].argmax(axis=-1)
+    del before
+
+    def back(gradient: Gradient) -> Gradient:
+        values = np.zeros((fields.size // points, points), np.float32)
+        index = np.take_along_axis(np.broadcast_to(places, (*chosen.shape, places.shape[1])), chosen[..., None], -1)
+        units = np.repeat(np.arange(len(values)), len(places))
+        np.add.at(values, (units, index.ravel()), np.tile(gradient.points.astype(np.float32), len(values)))
+        links = None
+        if gradient.links is not None:
+            gamma, links = covariances.normalized(covariances.maxima(gradient.moments(), places, fields))
+            values = values * (gamma * covariances.inverse(values.mean(axis=0)))  # windows that overlap choose the same
+        return scaled(dataclasses.replace(gradient, values=values.reshape(fields.shape)), 1.0, links=links)
+
+    return back
+
+
+def _zero_pad(layer: ZeroPad, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
+    index = np.arange(before.points).reshape(shape[1:])[:: layer.stride, :: layer.stride].ravel()
+
+    def back(gradient: Gradient) -> Gradient:
+        values = gradient.values if gradient.values.ndim < 3 else gradient.points
+        if values.ndim == 2:
+            values = values[: round(len(values) * shape[0] / layer.channels)]
+        spread = np.zeros((*values.shape[:-1], before.points))
+        spread[..., index] = values
+        links = gradient.links and covariances.spread(gradient.links, index, before.points)
+        return scaled(dataclasses.replace(gradient, values=spread), 1.0, links=links)
+
+    return back
+
+
+RULES: dict[type, Callable[[Any, State, State, Shape, bool], Pullback | None]] = {
+    Dense: _dense,
+    Conv: _conv,
+    Activation: _activation,
+    BatchNorm: _batch_norm,
+    LayerNorm: _normalization,
+    GroupNorm: _normalization,
+    Dropout: _dropout,
+    Flatten: _flatten,
+    Pool: _pool,
+    ZeroPad: _zero_pad,
+}

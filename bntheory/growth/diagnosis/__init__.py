@@ -1,0 +1,1 @@
+"""What a prediction means: findings, causes, remedies, tables."""

@@ -1,0 +1,121 @@
+"""Which law of the fluctuations a network gets, row by row: exact, first order, or of an image's noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from bntheory.growth.finite_width import first_order, first_order_gradients, log_growth, survival
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout
+from bntheory.networks import Leaf, Residual, Sequential
+
+FAR = 0.2  # of the law's mean from ln of the second moment, with BatchNorm: more is no effect of width
+
+Columns = dict[str, np.ndarray]  # the numbers of `walk.Moments`
+Edges = Callable[[float], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True, eq=False)
+class Bands:
+    """Mean, standard deviation and quantiles of a logarithm over weight draws, given alive; one entry a row."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    p_dead: np.ndarray
+    method: tuple[str, ...]
+    edges: Edges
+
+
+def of_activations(net: Sequential, rows: Sequence[Leaf], batch: float, moments: Columns, given: bool) -> Bands:
+    """Bands of ln(mean of h²).
+
+    Vector networks: for one input, exactly where there is an exact law (`log_growth`), else to first order in 1/width
+    (`first_order`). Images: a normal law of the logarithm, with variance and expectation from `kernel_noise`.
+    """
+    dead = survival.p_dead(net, rows[0].shape)
+    if len(rows[0].shape) == 3:
+        log_mean = moments["log_second_moment"] + moments["log_shift"]
+        variance = np.where(np.isneginf(log_mean), 0.0, moments["log_variance"])  # zeros do not vary
+        return _normal(log_mean - variance / 2, np.sqrt(variance), dead)
+    return _of_vectors(net, rows, batch, moments, dead, given)
+
+
+def _of_vectors(
+    net: Sequential, rows: Sequence[Leaf], batch: float, moments: Columns, dead: np.ndarray, given: bool
+) -> Bands:
+    """Given inputs pass the layers before the first weights as they are; the law starts after those."""
+    first = _without_weights(net) if given else 0
+    net, inner = Sequential(net.layers[first:], rows[first].shape), rows[first:]
+    log_start = float(moments["log_second_moment"][first])
+    chain = log_growth.chain(inner, log_start)
+    exact = first + len(chain.ends) + 1
+    mean, std = np.full((2, len(rows)), np.nan)
+    mean[: first + 1], std[: first + 1] = moments["log_second_moment"][: first + 1], 0.0
+    if chain.ends:
+        mean[first + 1 : exact], std[first + 1 : exact], dead[first + 1 : exact] = log_growth.mean_std_dead(chain)
+    methods = [*["exact"] * (first + 1), *["exact" if chain.gaussian else "first-order"] * len(chain.ends)]
+    rest = None
+    if exact < len(rows):
+        rest = first_order.fluctuations(net, log_start, batch)
+        known = _known(inner, rest, {name: column[first:] for name, column in moments.items()})[exact - first :]
+        tail = rest.mean[exact - first :], rest.std[exact - first :]
+        mean[exact:], std[exact:] = np.where(known, tail, np.nan)
+        words = rest.method[exact - first :]
+        methods += [word if here else "unsupported" for word, here in zip(words, known, strict=True)]
+
+    def edges(level: float) -> tuple[np.ndarray, np.ndarray]:
+        lower, upper = np.full((2, len(rows)), np.nan)
+        if rest is not None:
+            lower[first:], upper[first:] = rest.band(level)
+            lower, upper = np.where(np.isnan(mean), np.nan, (lower, upper))
+        lower[: first + 1] = upper[: first + 1] = mean[: first + 1]
+        if chain.ends:
+            sides = np.array([(1 - level) / 2, (1 + level) / 2])
+            lower[first + 1 : exact], upper[first + 1 : exact] = log_growth.quantiles(chain, sides).T
+        return lower, upper
+
+    return Bands(mean, std, dead, tuple(methods), edges)
+
+
+def _without_weights(net: Sequential) -> int:
+    """How many layers there are before the first that has weights, or parts."""
+    plain = [not isinstance(layer, (Dense, Conv, Sequential, Residual, Dropout)) for layer in net.layers]
+    return plain.index(False) if False in plain else len(plain)
+
+
+def _known(rows: Sequence[Leaf], law: first_order.Fluctuations, moments: Columns) -> np.ndarray:
+    """Whether a row's law holds: its moment is known, and no given numbers are left in the units of it or before it.
+
+    With BatchNorm the law takes inputs for uncorrelated; given ones that are not come to differ from its mean.
+    """
+    log_second_moment = moments["log_second_moment"]
+    known = np.isfinite(log_second_moment) & ~np.maximum.accumulate(moments["mixed"])
+    if any(isinstance(row.layer, BatchNorm) for row in rows):
+        with np.errstate(invalid="ignore"):
+            far = np.abs(law.mean - log_second_moment) > FAR + 2 * law.std
+        known &= ~np.maximum.accumulate(far)
+    return known
+
+
+def of_gradients(net: Sequential, rows: Sequence[Leaf], log_start: float, batch: float) -> Bands:
+    """Bands of ln ‖∂ℓ/∂h‖² less that of the last row; vector networks only."""
+    if len(rows[0].shape) == 3:
+        unknown = np.full(len(rows), np.nan)
+        unknown[-1] = 0.0
+        return _normal(unknown, np.where(np.isnan(unknown), np.nan, 0.0), np.full(len(rows), np.nan))
+    law = first_order_gradients.gradient_fluctuations(net, log_start, batch)
+    return Bands(law.mean, law.std, np.full(len(rows), np.nan), law.method, law.band)
+
+
+def _normal(mean: np.ndarray, std: np.ndarray, dead: np.ndarray) -> Bands:
+    method = ["unsupported" if math.isnan(value) else "first-order" if value else "exact" for value in std]
+
+    def edges(level: float) -> tuple[np.ndarray, np.ndarray]:
+        reach = float(special.ndtri((1 + level) / 2)) * std
+        return mean - reach, mean + reach
+
+    return Bands(mean, std, dead, tuple(method), edges)

@@ -1,0 +1,261 @@
+"""Population dynamics: sampled units, for rows whose law over units is not Gaussian.
+
+Units of a wide layer are independent draws of one law. Where it has no closed map (the activation after the sum of a
+version-1 block, the maximum over a window, a normalization after an activation) it is carried as a sample:
+
+    particles   (n, points): every column follows the law of a unit at that point; second moments come from them
+    fields      (m, kept, points): whole units, over points and some copies of the batch; correlations come from them
+
+Particles are points of a low-discrepancy sequence: a Gaussian variable is given to the sorted particles by van der
+Corput's sequence (array-RQMC, L'Ecuyer, Lécot and Tuffin 2008), so that 1024 of them err by about 1e-3 in a second
+moment. All points of a particle receive the same quantile, which leaves each column's law what it is. Fields are drawn
+with the right covariance, from a fixed seed, in single precision; their second moments are set to the particles'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import linalg, special
+
+from bntheory.activations import Activation
+from bntheory.growth.infinite_width import positions
+from bntheory.growth.infinite_width.state import State
+
+MOST_NUMBERS = 2**19  # in particles; fields may have twice as many
+FEWEST, MOST, ENOUGH = 2**9, 2**16, 2**11  # particles or fields; as many fields are enough for means over an image
+FAR = 30.0  # |ln size| from which a smooth φ is a power law, well inside single precision
+GOLDEN = (math.sqrt(5) - 1) / 2
+LARGE = 512  # points
+IMAGE = 16  # points from which means over points help
+KEPT_POINTS = 128  # as many copies are kept as give so many points: enough for a BatchNorm over fields
+
+
+class Population(NamedTuple):
+    """h = exp(log_scale) · values; fields are None if distances are not carried; of a sum, its two parts as paired."""
+
+    particles: np.ndarray
+    fields: np.ndarray | None
+    log_scale: float
+    parts: tuple[Population, Population] | None = None
+
+
+def drawn(state: State, like: Population | None = None) -> Population:
+    """Sample the units of a row: its own population, the given units, or Gaussian ones; `like` says how many.
+
+    Particles of a Gaussian row are its quantiles in increasing order.
+    """
+    if state.population is not None:
+        return state.population()
+    count = _power_of_two(MOST_NUMBERS // state.points) if like is None else len(like.particles)
+    many, kept = _field_shape(state) if like is None or like.fields is None else like.fields.shape[:2]
+    if state.values is not None:
+        return _given(state.values, count, (many, kept) if state.log_d is not None else None)
+    scale = _scale(state)
+    size = np.exp(state.log_q / 2 - scale)
+    fields = _gaussian_fields(state, scale, many, kept) if state.log_d is not None else None
+    return Population(np.multiply.outer(normal_quantiles(count), size), fields, scale)
+
+
+def _given(values: np.ndarray, count: int, shape: tuple[int, int] | None) -> Population:
+    """Units of the given batch, (B, units, *positions), in turn; of images one after another."""
+    scale = float(np.abs(values).max()) or 1.0
+    unit = values.reshape(*values.shape[:2], -1) / scale
+    unit = np.moveaxis(unit, 1, 0) if values.ndim > 2 else unit.transpose(1, 2, 0)  # (units, copies, points)
+    channels, copies = unit.shape[:2]
+
+    def chosen(many: int, offset: int) -> np.ndarray:
+        index = np.arange(many)
+        return unit[index % channels, (index // channels + offset) % copies]
+
+    fields = None
+    if shape is not None:
+        fields = np.stack([chosen(shape[0], offset) for offset in range(shape[1])], axis=1).astype(np.float32)
+    return Population(chosen(count, 0), fields, math.log(scale))
+
+
+def applied(function: Callable[[np.ndarray], np.ndarray], population: Population) -> Population:
+    """Apply an elementwise function to every unit."""
+    factor = math.exp(population.log_scale)
+    particles = function(population.particles * factor)
+    fields = None if population.fields is None else function(population.fields * np.float32(factor))
+    return _rescaled(Population(particles, fields, 0.0))
+
+
+def activated(phi: Activation, population: Population) -> Population:
+    """φ of every unit; a homogeneous φ leaves the scale alone, others at sizes beyond e^±FAR follow a power law."""
+    if phi.homogeneous_slopes is None:
+        near = min(max(population.log_scale, -FAR), FAR)
+        units = applied(phi.phi, population._replace(log_scale=near))
+        if near == population.log_scale:
+            return units
+        there, here = (float(phi.log_moments(2 * scale).log_second) for scale in (population.log_scale, near))
+        return units._replace(log_scale=units.log_scale + (there - here) / 2)
+    fields = None if population.fields is None else phi.phi(population.fields)
+    return Population(phi.phi(population.particles), fields, population.log_scale)
+
+
+def added(first: Population, second: Population, factor: float, independent_of: int | None) -> Population:
+    """first + factor · second, unit by unit; a part that is independent, drawn by that row, is paired by ranks."""
+    scale = max((part.log_scale for part in (first, second) if part.particles.any()), default=first.log_scale)
+    first, second = (part if part.particles.any() else part._replace(log_scale=scale) for part in (first, second))
+    ratio, other = math.exp(first.log_scale - scale), factor * math.exp(second.log_scale - scale)
+    particles = second.particles
+    if independent_of is not None:
+        particles = _uncorrelated(first.particles, particles[_pairing(first.particles, independent_of)])
+    fields = None
+    if first.fields is not None and second.fields is not None:
+        fields = first.fields * np.float32(ratio) + second.fields * np.float32(other)
+    paired = second._replace(particles=particles, log_scale=second.log_scale + math.log(factor))
+    return _rescaled(Population(first.particles * ratio + particles * other, fields, scale, (first, paired)))
+
+
+def _pairing(particles: np.ndarray, row: int) -> np.ndarray:
+    """Which of a second part's sorted particles each of these gets: van der Corput's sequence along their ranks.
+
+    The sequence is shifted from row to row, since unshifted it gives the largest to the largest.
+    """
+    count = len(particles)
+    size = np.sqrt(np.mean(particles**2, axis=0))
+    order = np.argsort(np.sum(particles[:, size > 0] / size[size > 0], axis=1), kind="stable")
+    bits = max(1, (count - 1).bit_length())
+    ranks = np.arange(2**bits)
+    reversed_bits = np.zeros_like(ranks)
+    for bit in range(bits):
+        reversed_bits |= ((ranks >> bit) & 1) << (bits - 1 - bit)
+    shifted = (reversed_bits[:count] + int(row * GOLDEN % 1 * 2**bits)) % 2**bits
+    partner = np.empty(count, int)
+    partner[order] = np.argsort(np.argsort(shifted, kind="stable"), kind="stable")
+    return partner
+
+
+def _uncorrelated(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The second part without what correlation the pairing has left, at its own mean and variance."""
+    mean, deviation = second.mean(axis=0), _unit(first - first.mean(axis=0))
+    centred = second - mean
+    square = np.mean(deviation**2, axis=0)
+    slope = np.divide(np.mean(deviation * centred, axis=0), square, out=np.zeros_like(square), where=square > 0)
+    cleaned = centred - slope * deviation
+    before, after = np.mean(_unit(centred) ** 2, axis=0), np.mean(_unit(cleaned) ** 2, axis=0)
+    before, after = np.sqrt(before) * np.abs(centred).max(axis=0), np.sqrt(after) * np.abs(cleaned).max(axis=0)
+    return mean + cleaned * np.divide(before, after, out=np.ones_like(after), where=after > 0)
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    """Columns over their largest entry, so that squares stay numbers."""
+    largest = np.abs(values).max(axis=0)
+    return values / np.where(largest > 0, largest, 1)
+
+
+def _rescaled(population: Population) -> Population:
+    size = float(np.abs(population.particles).max())
+    if size == 0 or not math.isfinite(size):
+        return population
+    fields = None if population.fields is None else population.fields / np.float32(size)
+    log_scale = population.log_scale + math.log(size)
+    return population._replace(particles=population.particles / size, fields=fields, log_scale=log_scale)
+
+
+def moments(population: Population) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, Population]:
+    """ln q of every point, the distances within and between copies, and the population with fields matched to q."""
+    particles, fields, scale, _ = population
+    q = np.mean(particles**2, axis=0, dtype=float)
+    with np.errstate(divide="ignore"):
+        log_q = np.log(q) + 2 * scale
+    if fields is None:
+        return log_q, None, None, population
+    own = np.einsum("mkp,mkp->p", fields, fields).astype(float) / (fields.shape[0] * fields.shape[1])
+    factor = np.sqrt(np.divide(q, own, out=np.zeros_like(q), where=own > 0))
+    fields = fields * factor.astype(np.float32)
+    return log_q, *distances(fields, scale), population._replace(fields=fields)
+
+
+def distances(fields: np.ndarray, log_scale: float) -> tuple[np.ndarray, np.ndarray | None]:
+    """ln of the mean squared distances of points, within a copy and between two, of sampled units."""
+    many, kept, points = fields.shape
+    centred = fields - fields.mean(axis=(1, 2), keepdims=True)  # what all points of a unit share would only cancel
+    flat = centred.reshape(-1, points)
+    within = (flat.T @ flat).astype(float) / len(flat)
+    square = np.diagonal(within)
+    squares: list[np.ndarray | None] = [square[:, None] + square - 2 * within, None]
+    if kept > 1:
+        total = centred.sum(axis=1)
+        between = ((total.T @ total).astype(float) / many - kept * within) / (kept * (kept - 1))
+        squares[1] = square[:, None] + square - 2 * between
+    logs = [None if part is None else positions.log(np.maximum(part, 0)) + 2 * log_scale for part in squares]
+    assert logs[0] is not None
+    np.fill_diagonal(logs[0], -math.inf)
+    return logs[0], logs[1]
+
+
+def normal_quantiles(count: int) -> np.ndarray:
+    """Quantiles of N(0, 1) at the midpoints of `count` equal shares, scaled to variance 1.
+
+    >>> normal_quantiles(2)
+    array([-1.,  1.])
+    """
+    quantiles = special.ndtri((np.arange(count) + 0.5) / count)
+    return quantiles / np.sqrt(np.mean(quantiles**2)) if count > 1 else quantiles
+
+
+def quantiles_of(fields: np.ndarray, count: int) -> np.ndarray:
+    """Sorted particles of every point, from sampled units."""
+    many, kept, points = fields.shape
+    sample = np.sort(fields.reshape(many * kept, points), axis=0)
+    return sample[((np.arange(count) + 0.5) * len(sample) / count).astype(int)]
+
+
+def _gaussian_fields(state: State, scale: float, many: int, kept: int) -> np.ndarray:
+    """Units (many, kept, points) with the covariances of the state: a common mode of the copies, and the others.
+
+    They come in pairs f, −f, whose even parts vary less.
+    """
+    assert state.log_d is not None
+    q = np.exp(state.log_q - 2 * scale)
+    half = (q[:, None] + q) / 2
+    within = half - np.exp(state.log_d - 2 * scale) / 2
+    between = np.zeros_like(within) if state.log_cross is None else half - np.exp(state.log_cross - 2 * scale) / 2
+    rng = np.random.default_rng((int(many), int(kept), state.points, *sorted(state.lineage)[-1:]))
+    white = rng.standard_normal((kept, many // 2, state.points), dtype=np.float32)
+    modes = np.empty_like(white)
+    modes[0] = white[0] @ _root(within + (kept - 1) * between).T
+    if kept > 1:
+        modes[1:] = (white[1:].reshape(-1, state.points) @ _root(within - between).T).reshape(white[1:].shape)
+    fields = np.tensordot(modes, linalg.helmert(kept, full=True).astype(np.float32), (0, 0))  # (many / 2, points, kept)
+    fields = np.ascontiguousarray(np.moveaxis(fields, 2, 1))
+    return np.concatenate([fields, -fields])
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """A matrix R with R Rᵀ = covariance, up to rounding."""
+    size = np.sqrt(np.maximum(np.diagonal(covariance), 0))
+    safe = np.where(size > 0, size, 1)
+    large = len(covariance) > LARGE  # where rounding of 1e-6 is worth half the time
+    correlation = (covariance / safe[:, None] / safe).astype(np.float32 if large else float)
+    for jitter in (1e-6, 1e-5, 1e-4) if large else (1e-12, 1e-9, 1e-6):
+        try:
+            np.fill_diagonal(correlation, 1 + jitter)
+            root = linalg.cholesky(correlation, lower=True, check_finite=False)
+            return (root * size[:, None]).astype(np.float32)
+        except linalg.LinAlgError:
+            continue
+    values, vectors = linalg.eigh(correlation)
+    return (vectors * np.sqrt(np.maximum(values, 0)) * size[:, None]).astype(np.float32)
+
+
+def _field_shape(state: State) -> tuple[int, int]:
+    kept = int(min(state.copies, max(2, KEPT_POINTS // state.points)))
+    many = _power_of_two(2 * MOST_NUMBERS // (kept * state.points))
+    return (many if state.points < IMAGE else min(many, ENOUGH)), kept
+
+
+def _power_of_two(most: int) -> int:
+    return 2 ** min(max(most, FEWEST).bit_length() - 1, MOST.bit_length() - 1)
+
+
+def _scale(state: State) -> float:
+    top = float(state.log_q.max()) / 2
+    return top if math.isfinite(top) else 0.0

@@ -1,0 +1,115 @@
+"""Positions of an image as points: windows, zero padding and means over windows, for moments and distances.
+
+A convolution maps moments of the points it reads, one offset β of the kernel at a time,
+
+    q'_P = v (C/groups) Σ_β q_{sP+δβ−p},      d'_PP' = v (C/groups) Σ_β d_{sP+δβ−p, sP'+δβ−p}
+
+with v the variance of a weight, s, δ, p stride, dilation and padding. A point of the padding is 0: its distance from
+point a is q_a, and 0 from another point of the padding. Everything is done in logarithms with one scale an array.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from bntheory.growth.infinite_width.state import State
+from bntheory.layers import Conv, Pool, Shape
+
+Slices = tuple[slice, slice]
+
+
+def convolved(layer: Conv, state: State, shape: Shape) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Logarithms of the sums over the kernel of second moments and of each matrix of distances, weights apart."""
+    positions = layer.output_shape(shape)[1:]
+    pad, sides = layer.padding or 0, shape[1:]
+    window = list(offsets(layer.kernel, positions, layer.stride, layer.dilation))
+    q, q_scale = linear(state.log_q)
+    q = np.pad(q.reshape(sides), pad)
+    total_q = np.zeros(positions)
+    for place in window:
+        total_q += q[place]
+
+    def of_block(block: np.ndarray) -> np.ndarray:
+        scale = max(float(block.max()), q_scale if pad else -math.inf)
+        scale = scale if math.isfinite(scale) else 0.0
+        padded = _padded(np.exp(block - scale), np.exp(state.log_q - scale), sides, pad)
+        total = np.zeros((*positions, *positions))
+        for place in window:
+            total += padded[place + place]
+        return log(total.reshape(math.prod(positions), -1)) + scale
+
+    return log(total_q.ravel()) + q_scale, [of_block(block) for block in state.blocks]
+
+
+def offsets(kernel: int, positions: Shape, stride: int, dilation: int = 1) -> Iterator[Slices]:
+    """For every offset of a square window, the places of a padded map that all positions read there."""
+    for shifts in itertools.product(range(0, kernel * dilation, dilation), repeat=2):
+        spans = [(shift, shift + stride * (side - 1) + 1) for shift, side in zip(shifts, positions, strict=True)]
+        yield slice(*spans[0], stride), slice(*spans[1], stride)
+
+
+def _padded(d: np.ndarray, q: np.ndarray, sides: Shape, pad: int) -> np.ndarray:
+    """Distances as (h, w, h, w) with padding: the distance of a point from one outside is its second moment."""
+    d = d.reshape(*sides, *sides)
+    if pad == 0:
+        return d
+    height, width = sides
+    full = np.zeros((height + 2 * pad, width + 2 * pad) * 2)
+    inside = (slice(pad, pad + height), slice(pad, pad + width))
+    full[inside] = q.reshape(*sides, 1, 1)
+    full[(slice(None), slice(None), *inside)] = q.reshape(sides)
+    full[inside + inside] = d  # both outside: 0
+    return full
+
+
+def averaging(layer: Pool, shape: Shape) -> np.ndarray:
+    """Matrix (output positions, input positions) of the shares of every position in every window."""
+    places = windows(layer, shape)
+    matrix = np.zeros((len(places), math.prod(shape[1:])))
+    np.put_along_axis(matrix, places, 1 / places.shape[1], axis=1)
+    return matrix
+
+
+def windows(layer: Pool, shape: Shape) -> np.ndarray:
+    """Positions that every window of a pool reads, (output positions, window)."""
+    index = np.arange(math.prod(shape[1:])).reshape(shape[1:])
+    if layer.kernel is None or layer.stride is None:
+        return index.reshape(1, -1)
+    positions = layer.output_shape(shape)[1:]
+    return np.stack([index[place].ravel() for place in offsets(layer.kernel, positions, layer.stride)], axis=1)
+
+
+def averaged(matrix: np.ndarray, state: State) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Moments of means over windows, A the matrix of shares.
+
+    |mean_a h|² = mean_a q_a − ½ mean_ab d_ab, and the distance of two means is mean_ab d_ab less ½ that within each.
+    """
+    assert state.log_d is not None
+    scale = max(float(state.log_d.max()), float(state.log_q.max()))
+    scale = scale if math.isfinite(scale) else 0.0
+    within = np.exp(state.log_d - scale)
+    own = np.einsum("ia,ab,ib->i", matrix, within, matrix, optimize=True) / 2
+    logs = [log(np.maximum(matrix @ np.exp(state.log_q - scale) - own, 0)) + scale]
+    for block in state.blocks:
+        between = matrix @ np.exp(block - scale) @ matrix.T - own[:, None] - own
+        logs.append(log(np.maximum(between, 0)) + scale)
+        if block is state.log_d:
+            np.fill_diagonal(logs[-1], -math.inf)
+    return logs[0], logs[1:]
+
+
+def linear(logs: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return exp(logs − top) and top, the largest of them, 0 if all are −inf."""
+    top = float(np.max(logs))
+    top = top if math.isfinite(top) else 0.0
+    return np.exp(logs - top), top
+
+
+def log(values: np.ndarray) -> np.ndarray:
+    """ln, −inf for zeros."""
+    with np.errstate(divide="ignore"):
+        return np.log(values)

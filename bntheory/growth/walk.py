@@ -1,0 +1,245 @@
+"""There and back through a description: the moments of every row, their noise, and the gradients.
+
+Forward, every leaf gives a `State`, the `Noise` of images, and the way back for gradients; the rest of a state is
+forgotten once the next row has been read. Backward, a white gradient at the output takes these ways in reverse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from bntheory.growth.backward import covariances as gradient_covariances
+from bntheory.growth.backward import gradient_rows, gradients
+from bntheory.growth.backward.covariances import Blocks
+from bntheory.growth.backward.gradient_rows import Gradient
+from bntheory.growth.backward.gradients import Pullback
+from bntheory.growth.finite_width import kernel_noise
+from bntheory.growth.finite_width.kernel_noise import Noise
+from bntheory.growth.infinite_width import moments, positions
+from bntheory.growth.infinite_width.state import State, log_rest
+from bntheory.layers import BatchNorm, Conv, Dense, Shape
+from bntheory.networks import Leaf, Residual, Sequential, output_shape
+
+
+class Here(NamedTuple):
+    """What is known of a row; None where there is no rule."""
+
+    state: State | None
+    noise: Noise | None
+
+
+class Moments(NamedTuple):
+    """The numbers that are kept of a row."""
+
+    log_second_moment: float
+    log_channel_mean_square: float
+    log_channel_variance: float
+    log_cosine_distance: float
+    log_variance: float  # of the logarithm of the row's mean square, for images
+    log_shift: float  # of the logarithm of its expectation, from infinite width
+    mixed: bool  # whether given numbers are left in its units
+    method: str
+    channel_method: str
+
+
+@dataclass
+class Way:
+    """The way back through a leaf, or through the two parts of a block."""
+
+    row: int
+    units: int
+    points: int
+    back: Pullback | None = None
+    weight_gradient: WeightGradient | None = None
+    block: Residual | None = None
+    branch: list[Way] = field(default_factory=list)
+    shortcut: list[Way] = field(default_factory=list)
+
+
+UNKNOWN = Moments(*(math.nan,) * 6, False, "unsupported", "unsupported")
+
+
+def forward(net: Sequential, rows: tuple[Leaf, ...], first: State) -> tuple[list[Moments], list[Way], State | None]:
+    """Moments of every row, the way back, and the last state.
+
+    Raises
+    ------
+    ValueError
+        If a layer cannot take what reaches it, with the row's name in front.
+    """
+    noise = kernel_noise.start(first) if len(rows[0].shape) == 3 and first.log_d is not None else None
+    taken: list[Moments] = []
+    trail = Trail(rows, taken, math.isfinite(first.copies))
+    taken.append(_moments(first, noise, trail.of_batch))
+    way: list[Way] = []
+    here = trail.through(net, Here(first, noise), rows[0].shape, way)
+    return taken, way, here.state
+
+
+class Trail:
+    """The rows that have been taken, in the order of `leaves`.
+
+    of_batch : whether fluctuations are those of the mean over the batch, as with a BatchNorm, or of one input.
+    """
+
+    def __init__(self, rows: tuple[Leaf, ...], taken: list[Moments], finite: bool = True) -> None:
+        self.rows, self.taken = rows, taken
+        self.of_batch = finite or any(isinstance(row.layer, BatchNorm) and row.layer.training for row in rows)
+        self.correlated = any(gradients.correlate(row.layer) for row in rows)
+
+    def through(self, sequence: Sequential, here: Here, shape: Shape, way: list[Way]) -> Here:
+        for layer in sequence.layers:
+            if isinstance(layer, Sequential):
+                here = self.through(layer, here, shape, way)
+            elif isinstance(layer, Residual):
+                here = self._block(layer, here, shape, way)
+            else:
+                here = self._leaf(layer, here, shape, way)
+            shape = output_shape(layer, shape)
+        return here
+
+    def _leaf(self, layer: object, here: Here, shape: Shape, way: list[Way]) -> Here:
+        row = len(self.taken)
+        before = here.state
+        try:
+            after = None if before is None else moments.through(layer, before, shape, row)
+        except ValueError as error:
+            raise ValueError(f"row {self.rows[row].name}: {error}") from None
+        if before is None or after is None:
+            return self._take(Here(None, None), Way(row, 1, 1), way)
+        noise = here.noise and kernel_noise.through(layer, here.noise, before, after, shape)
+        weights = None
+        if isinstance(layer, (Dense, Conv)):
+            weights = weight_gradient(layer, before, after, shape, self.correlated)
+        back = gradients.pullback(layer, before, after, shape, self.correlated)
+        return self._take(Here(after, noise), Way(row, shape[0], before.points, back, weights), way)
+
+    def _block(self, block: Residual, here: Here, shape: Shape, way: list[Way]) -> Here:
+        branch_way: list[Way] = []
+        shortcut_way: list[Way] = []
+        branch = self.through(block.branch, _linked(here, None), shape, branch_way)
+        shortcut = self.through(block.shortcut, _linked(here, branch.noise), shape, shortcut_way)
+        row, total = len(self.taken), None
+        if branch.state is not None and shortcut.state is not None:
+            total = moments.added(block, shortcut.state, branch.state)
+        points = 1 if here.state is None else here.state.points
+        step = Way(row, shape[0], points, block=block, branch=branch_way, shortcut=shortcut_way)
+        noise = None
+        if total is not None and shortcut.noise is not None and branch.noise is not None:
+            assert shortcut.state is not None and branch.state is not None
+            states = shortcut.state, branch.state, total
+            noise = kernel_noise.added(block, shortcut.noise, branch.noise, states, self.rows[row].shape[0])
+        return self._take(Here(total, noise), step, way)
+
+    def _take(self, here: Here, step: Way, way: list[Way]) -> Here:
+        self.taken.append(UNKNOWN if here.state is None else _moments(here.state, here.noise, self.of_batch))
+        way.append(step)
+        return here
+
+
+def _linked(here: Here, outside: Noise | None) -> Here:
+    """The start of a block's part: what it is linked to is the block's input, or the end of the other part."""
+    if here.noise is None:
+        return here
+    sampled = kernel_noise.sampled_row(here.noise)
+    blocks = sampled.within, sampled.cross
+    if outside is not None and outside.linked is not None:
+        first, second = outside.linked
+        blocks = (first.T, None if second is None else second.T)
+    return here._replace(noise=dataclasses.replace(sampled, linked=blocks))
+
+
+def _moments(state: State, noise: Noise | None, of_batch: bool) -> Moments:
+    log_channel_variance = kernel_noise.log_channel_variance(state, noise)
+    known = state.log_d is not None or state.values is not None
+    return Moments(
+        state.log_second_moment,
+        log_rest(state.log_second_moment, log_channel_variance) if known else math.nan,
+        log_channel_variance,
+        state.log_cosine_distance,
+        math.nan if noise is None else noise.variance(state, of_batch),
+        math.nan if noise is None else noise.mean_shift(state),
+        state.mixed,
+        state.method,
+        state.channel_method if known else "unsupported",
+    )
+
+
+class WeightGradient(NamedTuple):
+    """E ‖∂ℓ/∂W‖² of a layer, given the gradient of its output, over one copy of the points.
+
+    Σ over pairs of points, the second of all copies, of E g g' E h h', h all that a unit reads.
+    """
+
+    log_gain: float
+    log_scale: float
+    read: np.ndarray  # E h² over e^log_scale, for every output point
+    pairs: Blocks | None  # E h h' likewise, of points within a copy and of two; None if gradients are uncorrelated
+
+    def log_norm(self, gradient: Gradient) -> float:
+        """Its logarithm."""
+        total = float(gradient.points @ self.read)
+        if gradient.links is not None and self.pairs is not None:
+            moments = gradient.moments()
+            np.fill_diagonal(moments[0], 0)
+            products = gradient_covariances.each(np.multiply, moments, self.pairs)
+            total += float(sum(block.sum(dtype=float) for block in products if block is not None))
+        return float(positions.log(np.array(max(0.0, total)))) + self.log_gain + self.log_scale + gradient.log_scale
+
+
+def weight_gradient(layer: Dense | Conv, before: State, after: State, shape: Shape, correlated: bool) -> WeightGradient:
+    """Read off what the gradient with respect to the weights needs of the forward pass."""
+    q, scale = positions.linear(before.log_q)
+    inputs = shape[0] // (layer.groups if isinstance(layer, Conv) else 1)
+    log_inputs, outputs = math.log(inputs), layer.output_shape(shape)
+    if isinstance(layer, Conv):
+        padded, total = np.pad(q.reshape(shape[1:]), layer.padding or 0), np.zeros(outputs[1:])
+        for place in positions.offsets(layer.kernel, outputs[1:], layer.stride, layer.dilation):
+            total += padded[place]
+        q = total.ravel()
+    pairs = None
+    if correlated and after.log_d is not None:  # distances are those of what is read: the bias cancels
+        after, log_size = after.folded(), math.log(layer.weight_variance(shape)) + log_inputs + scale
+        blocks = [np.exp((block - log_size).astype(np.float32)) for block in after.blocks]
+        half = (q / 2).astype(np.float32)
+        own, *other = (half[:, None] + half - block / 2 for block in blocks)
+        pairs = own, other[0] if other else None
+    return WeightGradient(log_inputs + math.log(outputs[0]), scale, q, pairs)
+
+
+def backward(way: list[Way], rows: tuple[Leaf, ...], last: State | None) -> np.ndarray:
+    """(rows, 2): ln ‖∂ℓ/∂h‖² and ln ‖∂ℓ/∂W‖², both less that of the last row; NaN where there is no rule."""
+    norms = np.full((len(rows), 2), np.nan)
+    if last is None:
+        return norms
+    output = gradient_rows.white(last)
+
+    def visit(step: Way, gradient: Gradient) -> None:
+        norms[step.row, 0] = gradient.log_total(rows[step.row].shape[0])
+        if step.weight_gradient is not None:
+            norms[step.row, 1] = step.weight_gradient.log_norm(gradient)
+
+    first = back(way, output, visit)
+    norms[0, 0] = math.nan if first is None else first.log_total(rows[0].shape[0])
+    return norms - output.log_total(rows[-1].shape[0])
+
+
+def back(way: list[Way], gradient: Gradient | None, visit: Callable[[Way, Gradient], None]) -> Gradient | None:
+    """Take a gradient back, showing that of every row on the way; None from where there is no rule."""
+    for step in reversed(way):
+        if gradient is None:
+            return None
+        visit(step, gradient)
+        if step.block is not None:
+            branch = back(step.branch, gradient_rows.to_branch(step.block, gradient), visit)
+            shortcut = back(step.shortcut, gradient_rows.to_shortcut(gradient), visit)
+            gradient = None if branch is None or shortcut is None else gradient_rows.added(branch, shortcut)
+        else:
+            gradient = None if step.back is None else step.back(gradient)
+    return gradient

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import os
 import tempfile
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from bntheory.networks import Sequential
 
 PICTURES = (".png", ".pdf", ".svg")
+QUANTITIES = ("activations", "channels", "gradients")  # that plot_growth draws
+
+
+ARCHITECTURES = ("mlp", "cnn", "vgg", "resnet")  # functions of the package, whose arguments are the options
+SIZES = {"mlp": {"depth": 100, "width": 512}}  # where the function has no default
 
 
 def network_options(
@@ -26,49 +32,81 @@ def network_options(
         return functools.partial(network_options, input_width=input_width)
 
     @functools.wraps(command)
-    def described(
-        depth: int,
-        width: int,
-        activation: str,
-        init: str,
-        gain: float | None,
-        bias: float | None,
-        batch_norm: bool,
-        residual: bool,
-        input_width: int | None,
-        net: str | None,
-        **others: Any,
-    ) -> None:
-        from bntheory import from_json, initialization, mlp
+    def described(**given: Any) -> None:
+        words = {name: given.pop(name) for name in NETWORK_OPTIONS}
+        command(net=_described({name: word for name, word in words.items() if word is not None}, input_width), **given)
 
-        if net is not None:
-            described_net = from_json(Path(net).read_text(encoding="utf-8"))
-        else:
-            law = initialization(init, gain=gain)
-            described_net = mlp(depth, width, activation, law, bias, batch_norm, residual, input_width)
-        command(net=described_net, **others)
-
-    for option in reversed(
-        (
-            click.option("--depth", type=int, default=100, show_default=True, help="Dense + activation pairs."),
-            click.option("--width", type=int, default=512, show_default=True, help="Units of every layer."),
-            click.option("--activation", default="relu", show_default=True, help="relu, tanh, leaky_relu(0.2), …"),
-            click.option("--init", default="he_normal", show_default=True, help="he_normal, torch_default, …"),
-            click.option("--gain", type=float, help="Replaces the initialization's gain."),
-            click.option("--bias", type=float, help="Variance of Gaussian biases. [default: the initialization's own]"),
-            click.option("--batch-norm", is_flag=True, help="BatchNorm before every activation."),
-            click.option("--residual", is_flag=True, help="Pre-activation residual blocks."),
-            click.option(
-                "--input-width",
-                type=int,
-                default=input_width,
-                help=f"Units of the input. [default: {input_width or 'width'}]",
-            ),
-            click.option("--net", metavar="FILE", help="A description written by to_json, instead of the above."),
-        )
-    ):
-        described = option(described)
+    for name, settings in reversed(NETWORK_OPTIONS.items()):
+        if name == "input_width" and input_width is not None:
+            settings = {**settings, "help": f"Units of the input. mlp [default: {input_width}]"}
+        described = click.option(_flag(name), name, default=None, **settings)(described)
     return described
+
+
+def _image(ctx: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    """Read "C,H,W"."""
+    if text is None:
+        return None
+    try:
+        channels, height, width = (int(side) for side in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} must be channels,height,width, for example 3,32,32", ctx, option) from None
+    return channels, height, width
+
+
+NETWORK_OPTIONS: dict[str, dict[str, Any]] = {
+    "architecture": {"help": "mlp, cnn, vgg or resnet. [default: mlp]"},
+    "depth": {"type": int, "help": "Layers. [default: mlp 100 (Dense + activation pairs), cnn 20, vgg 16, resnet 110]"},
+    "width": {"type": int, "help": "Units of every layer. mlp [default: 512]"},
+    "channels": {"type": int, "help": "Of every convolution; vgg: of the first stage. cnn, vgg [default: 64]"},
+    "activation": {"help": "relu, tanh, leaky_relu(0.2), … [default: relu]"},
+    "init": {"help": "he_normal, torch_default, … [default: he_normal; resnet xavier_normal]"},
+    "gain": {"type": float, "help": "Replaces the initialization's gain."},
+    "bias": {"type": float, "help": "Variance of Gaussian biases. mlp, cnn [default: the initialization's own]"},
+    "batch_norm": {"is_flag": True, "help": "BatchNorm before every activation."},
+    "layer_norm": {"is_flag": True, "help": "LayerNorm before every activation. mlp"},
+    "residual": {"is_flag": True, "help": "Pre-activation residual blocks. mlp"},
+    "shortcut": {"help": "projection or zero-pad, where the shape changes. resnet [default: projection]"},
+    "kernel": {"type": int, "help": "Side of the kernel. cnn [default: 3]"},
+    "image": {"metavar": "C,H,W", "callback": _image, "help": "Input. cnn, vgg, resnet [default: 3,32,32]"},
+    "input_width": {"type": int, "help": "Units of the input. mlp [default: width]"},
+    "output_width": {"type": int, "help": "Adds a Dense layer. mlp [default: none]"},
+    "classes": {"type": int, "help": "Outputs. cnn, vgg, resnet [default: 10; cnn: no output layer]"},
+    "net": {"metavar": "FILE", "help": "A description written by to_json, instead of the above."},
+}
+
+
+def _described(given: dict[str, Any], input_width: int | None) -> Sequential:
+    """The network of the options that were given; an option that does not belong is refused by name."""
+    import bntheory
+    from bntheory import arguments
+
+    if "net" in given:
+        others = [_flag(name) for name in given if name != "net"]
+        if others:
+            raise click.UsageError(f"--net describes the whole network: leave out {', '.join(others)}")
+        return bntheory.from_json(_text(given["net"]))
+    architecture = arguments.choice("architecture", given.pop("architecture", "mlp"), ARCHITECTURES)
+    build = getattr(bntheory, architecture)
+    known = inspect.signature(build).parameters
+    strange = [_flag(name) for name in given if name not in known and name != "gain"]
+    if strange:
+        takes = ", ".join(_flag(name) for name in NETWORK_OPTIONS if name in known or name == "gain")
+        raise click.UsageError(f"{strange[0]} does not belong to --architecture {architecture}, which takes {takes}")
+    init = bntheory.initialization(given.pop("init", known["init"].default), gain=given.pop("gain", None))
+    sizes = {**SIZES.get(architecture, {}), **({"input_width": input_width} if "input_width" in known else {})}
+    return build(**{**sizes, **given}, init=init)
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise click.UsageError(f"--net {path!r} is not text: it must be a description written by to_json") from None
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def output_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -124,20 +162,40 @@ def _replace(path: str, write: Callable[[str], object]) -> None:
 
 @click.command()
 @network_options
-@click.option("--level", type=float, default=0.9, show_default=True, help="Probability inside the band.")
+@click.option(
+    "--batch", type=int, help="Inputs that BatchNorm and channel moments refer to. [default: infinitely many]"
+)
+@click.option("--level", type=float, default=0.9, show_default=True, help="Probability inside the bands.")
+@click.option(
+    "--quantity", default="activations", show_default=True, help="What --plot draws: or channels, or gradients."
+)
+@click.option("--no-covariances", is_flag=True, help="Second moments and gradients only: faster, for large images.")
 @output_options
-def growth(net: Sequential, level: float, json_file: str | None, plot_file: str | None) -> None:
-    """Predict how large activations are, layer by layer."""
-    from bntheory import plot_growth, predict_growth
+def growth(
+    net: Sequential,
+    batch: int | None,
+    level: float,
+    quantity: str,
+    no_covariances: bool,
+    json_file: str | None,
+    plot_file: str | None,
+) -> None:
+    """Predict how large activations and gradients are, layer by layer, and what is wrong with them."""
+    from bntheory import arguments, plot_growth, predict_growth
 
-    predicted = predict_growth(net)
+    arguments.choice("quantity", quantity, QUANTITIES)
+    batch_size = None if batch is None else arguments.integer("batch", batch)
+    predicted = predict_growth(net, batch_size=batch_size, covariances=not no_covariances)
     lower, upper = predicted.band(level)
-    click.echo(f"{net}\n\n{predicted.table()}\n\n{predicted.verdict()}")
+    gradient_lower, gradient_upper = predicted.gradient_band(level)
+    found = predicted.findings()
+    click.echo(f"{net}\n\n{predicted.table()}\n\n{found}")
     if upper[-1] == upper[-1]:
         click.echo(f"{level:.0%} of all draws end with ln mean square between {lower[-1]:.4g} and {upper[-1]:.4g}.")
-    edges = {"lower": _plain(lower), "upper": _plain(upper)}
-    write_json(json_file, {"network": str(net), **predicted.to_dict(), "level": level, **edges})
-    save_figure(plot_file, lambda ax: plot_growth(predicted, ax=ax, level=level))
+    edges = {"lower": lower, "upper": upper, "gradient_lower": gradient_lower, "gradient_upper": gradient_upper}
+    bands = {"level": level, **{name: _plain(edge) for name, edge in edges.items()}}
+    write_json(json_file, {"network": str(net), **predicted.to_dict(), **bands, "findings": found.to_dict()})
+    save_figure(plot_file, lambda ax: plot_growth(predicted, ax=ax, level=level, quantity=quantity))
 
 
 @click.command()

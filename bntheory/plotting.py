@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bntheory import arguments
 from bntheory.activations import Activation, activation
-from bntheory.networks import Leaf
+from bntheory.growth.diagnosis.layer_trends import layer_rows, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,11 +17,19 @@ if TYPE_CHECKING:
     from bntheory.spectra.law import SpectralLaw
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito's colours, told apart by all eyes
-DRAWN = {"activations": "log_second_moment", "gradients": "log_gradient"}
+BLACK, BROWN = "black", "#6B3000"  # of simulations beside blue and orange
+ZERO = -60.0  # ln of a channel's squared mean over its mean square that is what rounding leaves of zero
+DRAWN = {
+    "activations": ("log_second_moment",),
+    "channels": ("log_channel_mean_square", "log_channel_variance"),
+    "gradients": ("log_gradient",),
+}
 LABELS = {
     "activations": r"mean square of activations, $\ln\,\langle h_\ell^2\rangle$",
-    "gradients": r"squared gradient, $\ln\,\|g_\ell\|^2/\|g_L\|^2$, $g_\ell = \partial\mathcal{L}/\partial h_\ell$",
+    "channels": r"squared mean and variance of channels, $\ln\,\langle m_c^2\rangle$, $\ln\,\langle v_c\rangle$",
+    "gradients": r"squared gradient, $\ln\,(\|g_\ell\|^2/\|g_L\|^2)$, $g_\ell = \partial\mathcal{L}/\partial h_\ell$",
 }
+NAMES = {"log_channel_mean_square": r"squared mean $m_c^2$, ", "log_channel_variance": r"variance $v_c$, "}
 CONFIDENCE = 0.95  # of the bars at simulated quantiles …
 BARS = 12  # … and at how many layers: more would hide the lines
 
@@ -37,12 +44,12 @@ def plot_growth(
     color: str = BLUE,
     quantity: str = "activations",
 ) -> Axes:
-    """Draw ln(mean of h²) or ln(squared gradient) against the layer: prediction, simulation, measured networks.
+    """Draw the size of activations, channels or gradients against the layer: prediction, simulation, measurement.
 
     Parameters
     ----------
     growth : Growth, optional
-        Mean and band of the logarithm where there is a law, ln of the expected second moment where there is none.
+        Mean and band of the logarithm where there is a law, and ln of the expectation; of channels the latter alone.
     samples : Samples, optional
         Simulated networks: their median, dashed, and the quantiles that the band should match, dotted. Bars at a dozen
         layers show the 95% confidence interval of each, where there are enough networks to close it. Dead networks are
@@ -57,8 +64,9 @@ def plot_growth(
         Name of the network in the legend.
     color : str
         Of the prediction; of the simulation where nothing is predicted.
-    quantity : {"activations", "gradients"}
-        "gradients": ln ‖∂ℓ/∂h‖² less that of the last row. They are simulated, not predicted.
+    quantity : {"activations", "channels", "gradients"}
+        "channels": mean over channels of the squared mean, and of the variance, over inputs and positions, the latter
+        in a second colour. "gradients": ln ‖∂ℓ/∂h‖² less that of the last row.
 
     Returns
     -------
@@ -67,57 +75,74 @@ def plot_growth(
     Raises
     ------
     ValueError
-        If there is nothing to draw, the quantity is unknown or not in what is given, or level is not in (0, 1).
+        If there is nothing to draw (fewer than two layers are predicted), the quantity is unknown or not in what is
+        given, or level is not in (0, 1).
     """
     from matplotlib.ticker import MaxNLocator
 
-    name = _quantity(quantity, growth, samples, measured)
+    names = _names(quantity, growth, samples, measured)
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
-    ax = _axes(ax)
-    label = f"{label}: " if label else ""
     rows = next(part.rows for part in (growth, samples, measured) if part is not None)
     index = layer_rows(rows)
-    layers = np.arange(len(index))
-    if growth is not None:
-        _draw_prediction(ax, growth, index, layers, level, label, color)
-    if samples is not None:
-        _draw_simulation(ax, samples, name, index, level, label, color if growth is None else "black")
-    if measured is not None:
-        values = _finite(getattr(measured, name)[:, index])
-        ax.plot(layers, values.T, ".", color=ORANGE, ms=3, alpha=0.6)
-        ax.plot([], [], ".", color=ORANGE, label=f"{label}{measured.trials} measured")
-    ax.set_xlabel(r"layer $\ell$")
+    if samples is None and measured is None and not any(_line_known(growth, name, index) for name in names):
+        raise ValueError(f"nothing is predicted for {quantity}: fewer than two layers have a finite logarithm")
+    ax = _axes(ax)
+    for name, colors in zip(names, ((color, BLACK, ORANGE), (ORANGE, BROWN, GREEN)), strict=False):
+        text = (f"{label}: " if label else "") + NAMES.get(name, "")
+        if growth is not None:
+            _draw_prediction(ax, growth, name, index, level, text, colors[0])
+        if samples is not None:
+            _draw_simulation(ax, samples, name, index, level, text, colors[growth is not None])
+        if measured is not None:
+            _draw_measured(ax, measured, name, index, text, colors[2])
+    ax.set_xlabel(rf"{'residual ' if unit(rows) == 'block' else ''}{unit(rows)} $\ell$")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     ax.set_ylabel(LABELS[quantity])
     _legend_above_the_curves(ax)
     return ax
 
 
-def _quantity(quantity: str, growth: Growth | None, samples: Any, measured: Any) -> str:
-    """Name of the array to draw; ValueError if it is not there."""
-    name = DRAWN[arguments.choice("quantity", quantity, DRAWN)]
+def _names(quantity: str, growth: Growth | None, samples: Any, measured: Any) -> tuple[str, ...]:
+    """Names of the arrays to draw; ValueError if they are not there."""
+    names = DRAWN[arguments.choice("quantity", quantity, DRAWN)]
     if growth is None and samples is None and measured is None:
         raise ValueError("plot_growth needs growth, samples or measured, got none of them")
-    if quantity == "gradients" and growth is not None:
-        raise ValueError("gradients are simulated, not predicted: give samples alone, without growth")
-    if any(part is not None and getattr(part, name) is None for part in (samples, measured)):
-        raise ValueError(f"{name} was not sampled: simulate_growth records it with gradients=True")
-    return name
+    for name in names:
+        if any(part is not None and getattr(part, name) is None for part in (samples, measured)):
+            raise ValueError(f"{name} was not sampled: simulate_growth records it with gradients=True")
+    return names
 
 
 def _draw_prediction(
-    ax: Axes, growth: Growth, index: np.ndarray, layers: np.ndarray, level: float, label: str, color: str
+    ax: Axes, growth: Growth, name: str, index: np.ndarray, level: float, label: str, color: str
 ) -> None:
-    known = np.isfinite(growth.log_growth_mean[index])
-    if known.sum() > 1:
-        lower, upper = growth.band(level)
-        ax.fill_between(layers[known], lower[index][known], upper[index][known], color=color, alpha=0.25, lw=0)
-        text = f"{label}predicted: mean of the logarithm, {level:.0%} band"
-        ax.plot(layers[known], growth.log_growth_mean[index][known], color=color, label=text)
-    text = f"{label}predicted: logarithm of the mean"
-    if np.isfinite(growth.log_second_moment[index][1:]).any():
-        ax.plot(layers, growth.log_second_moment[index], "-.", color=color, lw=1, label=text)
+    layers = np.arange(len(index))
+    laws = {
+        "log_second_moment": (growth.log_growth_mean, growth.band),
+        "log_gradient": (growth.log_gradient_mean, growth.gradient_band),
+    }
+    if name in laws:
+        mean, band = laws[name][0][index], laws[name][1]
+        known = np.isfinite(mean)
+        if known.sum() > 1:
+            lower, upper = (edge[index][known] for edge in band(level))
+            ax.fill_between(layers[known], lower, upper, color=color, alpha=0.25, lw=0)
+            text = f"{label}predicted: mean of the logarithm, {level:.0%} band"
+            ax.plot(layers[known], mean[known], color=color, label=text)
+    if _line_known(growth, name, index):
+        values = _shown(growth, name, index)
+        ax.plot(layers, values, "-.", color=color, lw=1, label=f"{label}predicted: logarithm of the mean")
+
+
+def _line_known(growth: Growth | None, name: str, index: np.ndarray) -> bool:
+    """Whether a line goes through the expectations of at least two layers."""
+    return growth is not None and np.isfinite(_shown(growth, name, index)).sum() > 1
+
+
+def _draw_measured(ax: Axes, measured: Any, name: str, index: np.ndarray, label: str, color: str) -> None:
+    ax.plot(np.arange(len(index)), _shown(measured, name, index).T, ".", color=color, ms=3, alpha=0.6)
+    ax.plot([], [], ".", color=color, label=f"{label}{measured.trials} measured")
 
 
 def _draw_simulation(
@@ -125,6 +150,7 @@ def _draw_simulation(
 ) -> None:
     levels = ((1 - level) / 2, 0.5, (1 + level) / 2)
     lines, lower, upper = (_finite(part[:, index]) for part in samples.quantiles(levels, CONFIDENCE, name))
+    lines = np.where(np.isnan(_shown(samples, name, index)).all(axis=0), np.nan, lines)
     for line, style in zip(lines, (":", "--", ":"), strict=True):
         text = f"{label}{samples.trials} simulated: median, {100 * levels[0]:.3g}% and {100 * levels[2]:.3g}% quantiles"
         ax.plot(np.arange(len(index)), line, style, color=color, lw=1, label=text if style == "--" else None)
@@ -149,11 +175,12 @@ def _legend_above_the_curves(ax: Axes) -> None:
     ax.legend(fontsize="small")
 
 
-def layer_rows(rows: Sequence[Leaf]) -> np.ndarray:
-    """Indices of the rows that count as layers: the input, then sums of residual blocks, else activations, else all."""
-    sums = [k for k, row in enumerate(rows) if row.operation == "sum"]
-    nonlinear = [k for k, row in enumerate(rows) if isinstance(row.layer, Activation)]
-    return np.array([0, *(sums or nonlinear or range(1, len(rows)))])
+def _shown(part: Any, name: str, index: np.ndarray) -> np.ndarray:
+    """The logarithms of layers, with gaps where there are none, or only what rounding leaves of zero."""
+    values = _finite(getattr(part, name)[..., index])
+    if name == "log_channel_mean_square":
+        return np.where(values < part.log_second_moment[..., index] + ZERO, np.nan, values)
+    return values
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bntheory.commands import network_options, output_options, save_figure, write_json
+from bntheory.commands import QUANTITIES, network_options, output_options, save_figure, write_json
 
 if TYPE_CHECKING:
     from bntheory.networks import Sequential
@@ -31,7 +31,9 @@ def simulate() -> None:
 @click.option("--dtype", default="float64", show_default=True, help="float64 or float32, of the arithmetic.")
 @click.option("--workers", type=int, help="Threads. [default: one a core, or as many as fit into memory]")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--quantity", default="activations", show_default=True, help="What --plot draws: or gradients.")
+@click.option(
+    "--quantity", default="activations", show_default=True, help="What --plot draws: or channels, or gradients."
+)
 @output_options
 @click.pass_context
 def simulate_growth(
@@ -50,7 +52,7 @@ def simulate_growth(
     from simulations import growth
     from simulations.comparison import compare
 
-    arguments.choice("quantity", quantity, ("activations", "gradients"))
+    arguments.choice("quantity", quantity, QUANTITIES)
     if quantity == "gradients" and not settings["gradients"]:
         raise click.UsageError("--quantity gradients needs --gradients, got --no-gradients")
     with _warnings_in_one_line():
@@ -63,8 +65,7 @@ def simulate_growth(
     click.echo(f"{net}\n{_title(samples)}\n{reached}\n{result.table()}\n\n{sentence}{result.verdict()}")
     numbers = {"network": str(net), "method": samples.method, "dtype": samples.dtype, **result.to_dict(), **gradients}
     write_json(json_file, numbers)
-    drawn = result.predicted if quantity == "activations" else None
-    save_figure(plot_file, lambda ax: plot_growth(drawn, samples=samples, ax=ax, quantity=quantity))
+    save_figure(plot_file, lambda ax: plot_growth(predicted, samples=samples, ax=ax, quantity=quantity))
     ctx.exit(0 if result.agrees else 1)
 
 

@@ -19,18 +19,78 @@ def test_growth_prints_what_the_library_predicts(run, tmp_path):
     data = json.loads((tmp_path / "g.json").read_text())
     assert data["log_growth_mean"] == growth.log_growth_mean.tolist()
     assert data["upper"][-1] == pytest.approx(growth.band(0.9)[1][-1])
+    assert data["gradient_lower"][0] == pytest.approx(growth.gradient_band(0.9)[0][0])
+    assert [fact["kind"] for fact in data["findings"]["facts"]] == [fact.kind for fact in growth.findings().facts]
     assert (tmp_path / "g.png").read_bytes()[:4] == b"\x89PNG"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g.json", "g.png"]  # nothing temporary left
 
 
 def test_growth_reads_a_description(run, tmp_path):
-    (tmp_path / "net.json").write_text(bn.resnet(20, batch_norm=True).to_json())
+    net = bn.resnet(8, image=(1, 8, 8))
+    (tmp_path / "net.json").write_text(net.to_json())
     status, out, _ = run("growth", "--net", "net.json")
-    assert status == 0
-    assert "No rule for Conv(16, 3×3" in out
+    assert status == 0 and out.startswith(str(net)) and "over 10 layers (population)." in out
     (tmp_path / "net.json").write_text(bn.mlp(2, 5, "tanh", residual=True, input_width=3).to_json())
     status, out, _ = run("growth", "--net", "net.json")
     assert status == 0 and "Residual" in out and "mean-field" in out
+
+
+SMALL = ("--image", "2,8,8")
+
+
+@pytest.mark.parametrize(
+    ("words", "net"),
+    [
+        (("--depth", "2", "--width", "4"), bn.mlp(2, 4)),
+        (("--depth", "3"), bn.mlp(3, 512)),
+        (
+            ("--depth", "2", "--width", "4", "--layer-norm", "--output-width", "3", "--input-width", "5"),
+            bn.mlp(2, 4, layer_norm=True, output_width=3, input_width=5),
+        ),
+        (
+            ("--architecture", "cnn", "--depth", "2", "--channels", "3", "--kernel", "5", "--bias", "0.1", *SMALL),
+            bn.cnn(2, 3, bias=0.1, kernel=5, image=(2, 8, 8)),
+        ),
+        (
+            ("--architecture", "vgg", "--depth", "11", "--channels", "2", "--gain", "1.2", "--classes", "4", *SMALL),
+            bn.vgg(11, channels=2, init=bn.initialization("he_normal", 1.2), classes=4, image=(2, 8, 8)),
+        ),
+        (
+            ("--architecture", "resnet", "--depth", "8", "--shortcut", "zero-pad", "--activation", "tanh", *SMALL),
+            bn.resnet(8, shortcut="zero-pad", activation="tanh", image=(2, 8, 8)),
+        ),
+    ],
+    ids=str,
+)
+def test_options_are_the_arguments_of_the_architecture(run, words, net):
+    status, out, err = run("growth", *words)
+    assert (status, err) == (0, "") and out.splitlines()[0] == str(net)
+
+
+def test_defaults_are_those_of_the_architecture(monkeypatch):
+    from bntheory.commands import _described
+
+    assert _described({}, None) == bn.mlp(100, 512)
+    assert _described({}, 64) == bn.mlp(100, 512, input_width=64)
+    for name in ("cnn", "vgg", "resnet"):
+        assert _described({"architecture": name}, 64) == getattr(bn, name)()
+
+
+def test_batch_and_quantity(run, tmp_path):
+    words = ("--depth", "30", "--width", "64", "--batch-norm", "--batch", "8", "--json", "g.json")
+    for quantity in ("channels", "gradients"):
+        status, out, _ = run("growth", *words, "--plot", f"{quantity}.png", "--quantity", quantity)
+        assert status == 0 and "λ = 1.79 a layer at 8 numbers a unit" in out
+        assert (tmp_path / f"{quantity}.png").read_bytes()[:4] == b"\x89PNG"
+    facts = {fact["kind"]: fact for fact in json.loads((tmp_path / "g.json").read_text())["findings"]["facts"]}
+    assert facts["gradients"]["problem"] and facts["gradients"]["log_per_layer"] == pytest.approx(0.581, abs=0.01)
+
+
+def test_a_description_comes_alone(run, tmp_path):
+    (tmp_path / "net.json").write_text(bn.mlp(2, 4).to_json())
+    for words in (("--depth", "3"), ("--batch-norm",), ("--architecture", "mlp", "--image", "3,8,8")):
+        status, _, err = run("growth", "--net", "net.json", *words)
+        assert status == 2 and "--net describes the whole network: leave out --" in err and words[0] in err
 
 
 def test_gain_bias_and_activation_reach_the_prediction(run, tmp_path):
@@ -70,12 +130,39 @@ REFUSED = {
     "depth must be at least 1, got 0": ("growth", "--depth", "0"),
     "width must be at least 1, got -3": ("growth", "--width", "-3"),
     "'x' is not a valid integer": ("growth", "--depth", "x"),
+    "gain must be finite and above 0, got 0.0": ("growth", "--gain", "0"),
+    "gain must be between 1e-100 and 1e100, got 1e+200": ("growth", "--gain", "1e200"),
+    "bias must be finite and at least 0, got nan": ("growth", "--bias", "nan"),
+    "bias must be finite and at least 0, got inf": ("growth", "--bias", "inf"),
+    "architecture must be one of mlp, cnn, vgg, resnet; got 'vg' (did you mean vgg?)": (
+        "growth",
+        "--architecture",
+        "vg",
+    ),
+    "--width does not belong to --architecture vgg": ("growth", "--architecture", "vgg", "--width", "3"),
+    "--shortcut does not belong to --architecture mlp": ("growth", "--shortcut", "projection"),
+    "--bias does not belong to --architecture resnet": ("growth", "--architecture", "resnet", "--bias", "0.1"),
+    "--layer-norm does not belong to --architecture cnn": ("growth", "--architecture", "cnn", "--layer-norm"),
+    "got batch_norm=True and layer_norm=True": ("growth", "--batch-norm", "--layer-norm"),
+    "'3x3' must be channels,height,width": ("growth", "--architecture", "cnn", "--image", "3x3"),
+    "'3,8' must be channels,height,width": ("growth", "--architecture", "cnn", "--image", "3,8"),
+    "image must be at least 1, got 0": ("growth", "--architecture", "vgg", "--image", "3,0,8"),
+    "layer 2: Conv(64, 8×8, he_normal) reaches over 8 positions, got a side of 1": (
+        *("growth", "--architecture", "cnn", "--kernel", "8", "--image", "3,2,2"),
+    ),
+    "depth of a VGG network must be 11, 13, 16 or 19, got 20": ("growth", "--architecture", "vgg", "--depth", "20"),
+    "must be 6 n + 2, got 100; the nearest is 98": ("growth", "--architecture", "resnet", "--depth", "100"),
+    "shortcut must be one of projection, zero-pad": ("growth", "--architecture", "resnet", "--shortcut", "none"),
+    "distances between 10000 positions are too many": ("growth", "--architecture", "cnn", "--image", "3,100,100"),
+    "batch must be at least 1, got 0": ("growth", "--batch", "0"),
+    "BatchNorm needs a batch of at least 2, got 1": ("growth", "--batch-norm", "--batch", "1"),
+    "quantity must be one of activations, channels, gradients; got 'weights'": ("growth", "--quantity", "weights"),
     "gain must be finite and above 0, got nan": ("growth", "--gain", "nan"),
     "gain must be finite and above 0, got inf": ("growth", "--gain", "inf"),
     "bias must be finite and at least 0, got -1.0": ("growth", "--bias", "-1"),
     "did you mean 'relu'": ("growth", "--activation", "rleu"),
     "did you mean he_normal?": ("growth", "--init", "he_norml"),
-    "level must be in (0, 1), got 1.5": ("growth", "--level", "1.5"),
+    "level must be a number above 0 and below 1, got 1.5": ("growth", "--level", "1.5"),
     "No such file or directory: missing.json": ("growth", "--net", "missing.json"),
     "'g.xyz' must end in .png, .pdf, .svg": ("growth", "--plot", "g.xyz"),
     "cannot write 'no/such/folder.json': there is no folder 'no/such'": ("growth", "--json", "no/such/folder.json"),
@@ -119,3 +206,24 @@ def test_the_installed_program_refuses_without_a_traceback():
 def test_without_a_command_the_help_is_shown_as_it_is(run, words):
     status, out, _ = run(*words)
     assert status == 2 and out.startswith("Usage: bntheory") and "\n  growth " in out
+
+
+def test_growth_without_covariances(run):
+    """The way out of an image with too many positions."""
+    large = ("growth", "--architecture", "cnn", "--depth", "2", "--channels", "4", "--image", "1,80,80")
+    status, _, err = run(*large)
+    assert status != 0 and "covariances=False" in err
+    status, out, _ = run(*large, "--no-covariances")
+    net = bn.cnn(2, 4, image=(1, 80, 80))
+    assert status == 0 and bn.predict_growth(net, covariances=False).table() in out
+
+
+def test_growth_refuses_a_description_that_is_not_text(run, tmp_path):
+    (tmp_path / "net.bin").write_bytes(b"\xff\xfe\x00\x80")
+    status, _, err = run("growth", "--net", "net.bin")
+    assert status != 0 and "net.bin" in err and "not text" in err
+
+
+def test_what_an_architecture_takes_includes_the_gain(run):
+    status, _, err = run("growth", "--kernel", "3")
+    assert status != 0 and "--architecture mlp, which takes" in err and "--gain" in err

@@ -1,8 +1,11 @@
 """Pictures hold the numbers that they claim to show, with labelled axes."""
 
+import dataclasses
+
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 import bntheory as bn
 from bntheory.plotting import layer_rows
@@ -65,6 +68,51 @@ def test_gradients_relative_to_the_output(ax):
     assert median[-1] == 0 and median[0] > 1 and "partial" in ax.get_ylabel()
 
 
+def test_predicted_gradients_have_a_band_beside_simulated_ones(ax):
+    net = bn.mlp(12, 32)
+    growth, samples = bn.predict_growth(net), simulate_growth(net, trials=200)
+    bn.plot_growth(growth, samples, ax=ax, quantity="gradients", level=0.8)
+    rows = layer_rows(growth.rows)
+    assert _line(ax, "mean of the logarithm").get_ydata() == pytest.approx(growth.log_gradient_mean[rows])
+    assert _line(ax, "logarithm of the mean").get_ydata() == pytest.approx(growth.log_gradient[rows])
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    lower, upper = growth.gradient_band(0.8)
+    assert (band.min(), band.max()) == pytest.approx((lower[rows].min(), upper[rows].max()))
+    drawn = samples.quantiles((0.1, 0.9), quantity="log_gradient").quantile[:, 0]
+    assert drawn == pytest.approx([lower[0], upper[0]], abs=0.5)  # 4 standard errors of 200 draws, about
+
+
+def test_channels_are_two_curves(ax):
+    net = bn.mlp(8, 64)
+    growth, samples = bn.predict_growth(net, batch_size=2), simulate_growth(net, trials=30, batch=2)
+    bn.plot_growth(growth, samples, samples, ax=ax, quantity="channels")
+    rows = layer_rows(growth.rows)
+    for word, name in (("squared mean", "log_channel_mean_square"), ("variance", "log_channel_variance")):
+        predicted = next(line for line in ax.lines if f"{word}" in line.get_label() and "predicted" in line.get_label())
+        simulated = next(line for line in ax.lines if f"{word}" in line.get_label() and "median" in line.get_label())
+        assert predicted.get_ydata() == pytest.approx(getattr(growth, name)[rows])
+        assert simulated.get_ydata() == pytest.approx(samples.quantiles(0.5, quantity=name).quantile[rows])
+        assert predicted.get_color() != simulated.get_color()
+    assert "m_c^2" in ax.get_ylabel() and "v_c" in ax.get_ylabel()
+
+
+def test_rounding_of_a_squared_mean_of_zero_is_a_gap(ax):
+    net = bn.Sequential((bn.Dense(16), bn.BatchNorm()) * 3, (16,))
+    samples = simulate_growth(net, trials=5, batch=4)
+    rows = [k for k, name in enumerate(samples.operation) if name == "BatchNorm"]
+    assert (samples.log_channel_mean_square[:, rows] < -60).all()
+    bn.plot_growth(bn.predict_growth(net, batch_size=4), samples, samples, ax=ax, quantity="channels")
+    for word in ("squared mean $m_c^2$, predicted", "squared mean $m_c^2$, 5 simulated"):
+        values = np.asarray(_line(ax, word).get_ydata())
+        assert np.isnan(values[rows]).all() and np.isfinite(values[:2]).all()
+    assert ax.get_ylim()[0] > -20
+
+
+def test_blocks_are_named_on_the_axis(ax):
+    bn.plot_growth(bn.predict_growth(bn.mlp(4, 8, residual=True)), ax=ax)
+    assert ax.get_xlabel() == r"residual block $\ell$" and ax.get_xlim()[1] < 5
+
+
 def test_the_legend_lies_above_the_curves(ax):
     growth, samples = bn.predict_growth(bn.mlp(10, 64)), simulate_growth(bn.mlp(10, 64), trials=30)
     bn.plot_growth(growth, samples, ax=ax)
@@ -82,7 +130,8 @@ def test_the_legend_lies_above_the_curves(ax):
 
 def test_growth_without_a_law_shows_the_mean_field(ax):
     growth = bn.predict_growth(bn.mlp(5, 32, "tanh"))
-    bn.plot_growth(growth, ax=ax)
+    unknown = dataclasses.replace(growth._band, mean=np.full(11, np.nan), std=np.full(11, np.nan))
+    bn.plot_growth(dataclasses.replace(growth, _band_rule=lambda: unknown), ax=ax)
     assert not ax.collections
     expected = growth.log_second_moment[layer_rows(growth.rows)]
     assert _line(ax, "logarithm of the mean").get_ydata() == pytest.approx(expected)
@@ -158,10 +207,8 @@ def test_a_result_draws_itself():
 def test_bad_arguments(ax):
     with pytest.raises(ValueError, match="plot_growth needs growth, samples or measured, got none of them"):
         bn.plot_growth(ax=ax)
-    with pytest.raises(ValueError, match="quantity must be one of activations, gradients; got 'gradient'"):
+    with pytest.raises(ValueError, match="quantity must be one of activations, channels, gradients; got 'gradient'"):
         bn.plot_growth(bn.predict_growth(bn.mlp(2, 4)), ax=ax, quantity="gradient")
-    with pytest.raises(ValueError, match="gradients are simulated, not predicted: give samples alone"):
-        bn.plot_growth(bn.predict_growth(bn.mlp(2, 4)), ax=ax, quantity="gradients")
     with pytest.raises(ValueError, match="log_gradient was not sampled: simulate_growth records it"):
         simulate_growth(bn.mlp(2, 4), trials=2, gradients=False).plot(ax, "gradients")
     with pytest.raises(ValueError, match="plot_spectrum needs a law or log_singular_values, got neither"):
@@ -172,3 +219,19 @@ def test_bad_arguments(ax):
         bn.plot_phase("tanh", ax=ax, weight_variance=(2, 1))
     with pytest.raises(ValueError, match=r"level must be in \(0, 1\), got 1"):
         bn.plot_growth(bn.predict_growth(bn.mlp(2, 4)), ax=ax, level=1)
+
+
+@pytest.mark.parametrize("quantity", ["activations", "channels", "gradients"])
+def test_a_prediction_with_nothing_to_draw_is_refused(quantity):
+    """One layer of zeros after the input: a point, or nothing; no figure is left open."""
+    net = bn.Sequential((bn.Dense(8), bn.BatchNorm(gamma=0), bn.activation("relu")), (8,))
+    before = pyplot.get_fignums()
+    with pytest.raises(ValueError, match=f"nothing is predicted for {quantity}"):
+        bn.plot_growth(bn.predict_growth(net, batch_size=8), quantity=quantity)
+    assert pyplot.get_fignums() == before
+
+
+def test_channels_without_covariances_are_refused():
+    growth = bn.predict_growth(bn.cnn(3, 4, image=(2, 4, 4)), covariances=False)
+    with pytest.raises(ValueError, match="nothing is predicted for channels"):
+        bn.plot_growth(growth, quantity="channels")

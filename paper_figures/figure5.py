@@ -7,6 +7,7 @@ of variance σ_w²/fan_in that reads x has outputs, before the next BN, with
     std² = σ_w² (k₁ E x² − k₂ (E x)²),     ln|mean| = ln(σ_w √k₂ E x) + ln|g|,     E ln|g| = −(γ + ln 2)/2
 
 k₁ and k₂ being what zero padding leaves of the second moment and of the squared mean (1 far from borders).
+Without BN the moments and their band over draws of the weights are those of `bntheory.predict_growth` for the images.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ TEXT = (
     "Natural logarithms of the channels' standard deviation and of the magnitude of their mean, averaged over "
     "channels, of convolution outputs before BN. With BN those of the blocks' first convolutions follow a reflected "
     "random walk that starts anew in every stage, and those of the second stay level; without BN all grow "
-    "exponentially (no law here yet: measured networks, and the paper's one network, which lies in their lower part "
-    "and in places below). The last point is the classifier, which has no law. Measured on untrained networks (Xavier "
-    "normal, projection shortcuts, BN with batch statistics) for 128 of scikit-learn's 1797 digits of 8×8 pixels, "
-    "interpolated to 32×32 in three equal channels; the paper used CIFAR-10."
+    "exponentially, and single networks spread widely: the band holds 90% of them according to the theory, for channel "
+    "variances averaged before the logarithm, which lies a little above the average of logarithms that is drawn of the "
+    "measured networks and of the paper's one network. The last point is the classifier, which has no law with BN. "
+    "Measured on untrained networks (Xavier normal, projection shortcuts, BN with batch statistics) for 128 of "
+    "scikit-learn's 1797 digits of 8×8 pixels, interpolated to 32×32 in three equal channels; the paper used CIFAR-10."
 )
 PANELS = {"log_std": "ln std", "log_mean": "ln |mean|"}
 LOG_ABS_GAUSSIAN = -(np.euler_gamma + math.log(2)) / 2  # E ln|g|
@@ -59,7 +61,7 @@ def compute(
     -------
     dict
         "bn", "nobn": log_std, log_mean and their standard deviations over channels, (draws, depth), layer 1 first;
-        "law": layers, log_std and log_mean of layers 2 … depth − 1.
+        "law": layers, log_std and log_mean of layers 2 … depth − 1; "predicted": without BN, see `predicted`.
     """
     from bntheory import resnet
     from simulations.training.datasets import batch_of, digits
@@ -69,14 +71,15 @@ def compute(
     for key, batch_norm in (("bn", True), ("nobn", False)):
         net = resnet(depth, batch_norm=batch_norm, image=(3, size, size))
         measured = _measured(net, batch, draws, seed, device)
-        names = ("log_std", "log_std_spread", "log_mean", "log_mean_spread")
+        names = ("log_std", "log_std_spread", "log_mean", "log_mean_spread", "log_rms")
         data[key] = dict(zip(names, np.moveaxis(measured, -1, 0), strict=True))
     data["law"] = law(depth, size)
+    data["predicted"] = predicted(batch, depth, size)
     return data
 
 
 def _measured(net: Any, batch: np.ndarray, draws: int, seed: int, device: str) -> np.ndarray:
-    """(draws, main-path layers, 4): mean and standard deviation over channels of ln std and of ln|mean|."""
+    """(draws, main-path layers, 5): mean and spread over channels of ln std and of ln|mean|; ½ ln of mean variance."""
     import torch
 
     from paper_figures.devices import one_torch_thread
@@ -93,7 +96,8 @@ def _measured(net: Any, batch: np.ndarray, draws: int, seed: int, device: str) -
             channels = output.transpose(0, 1).flatten(1)
             variance, mean = torch.var_mean(channels, dim=1, correction=0)
             logs = torch.stack([variance.log() / 2, mean.abs().log()]).double()
-            rows.append(torch.stack([logs.mean(dim=1), logs.std(dim=1, correction=0)], dim=1).flatten().tolist())
+            moments = torch.stack([logs.mean(dim=1), logs.std(dim=1, correction=0)], dim=1).flatten().tolist()
+            rows.append([*moments, float(variance.double().mean().log() / 2)])
 
         for name, module in model.named_modules():
             if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)) and "shortcut" not in name:
@@ -146,6 +150,33 @@ def law(depth: int = 110, size: int = 32) -> dict[str, np.ndarray]:
     return {"layers": np.arange(2, depth), "log_std": log_std, "log_mean": log_mean}
 
 
+def predicted(batch: np.ndarray, depth: int = 110, size: int = 32) -> dict[str, np.ndarray]:
+    """Moments without BN, for that batch: main-path convolutions and the classifier.
+
+    Parameters
+    ----------
+    batch : array (B, 3, size, size)
+    depth : int
+        6 n + 2.
+    size : int
+
+    Returns
+    -------
+    dict
+        log_std, log_mean: mean over draws of ½ ln of the mean over channels of the variance, and of the mean over
+        channels of ln|mean|, (depth,); spread: the standard deviation over draws of both.
+    """
+    from bntheory import predict_growth, resnet
+    from bntheory.layers import Conv, Dense
+
+    growth = predict_growth(resnet(depth, image=(3, size, size)), batch)
+    main = np.array([isinstance(row.layer, (Conv, Dense)) and "shortcut" not in row.name for row in growth.rows])
+    lowered = growth.log_growth_mean - growth.log_second_moment  # from ln of the mean to the mean of ln
+    log_std = (growth.log_channel_variance + lowered) / 2
+    log_mean = (growth.log_channel_mean_square + lowered) / 2 + LOG_ABS_GAUSSIAN
+    return {"log_std": log_std[main], "log_mean": log_mean[main], "spread": growth.log_growth_std[main] / 2}
+
+
 def _conv_output(mean: float, second: float, gain: float, side: int, stride: int) -> tuple[float, float]:
     """(ln std, mean over channels of ln|mean|) of a padded 3×3 convolution's output."""
     places = stride * np.arange(math.ceil(side / stride))  # the kernel's centres
@@ -171,7 +202,27 @@ def check(data: dict[str, Any]) -> list[Check]:
     checks.append(between(text, spread, 0.9, 1.2))
     # a block's second moment grows by λ = 1.34 (Xavier), which is ½ ln λ in ln std over two layers: 0.07 a layer;
     # a stage's first blocks and zero padding on small maps lower it
-    return [*checks, between("without BN, rise of ln std a layer within stages", _rise(data), 0.02, 0.14)]
+    checks.append(between("without BN, rise of ln std a layer within stages", _rise(data), 0.02, 0.14))
+    return [*checks, *_without_bn(data)]
+
+
+def _without_bn(data: dict[str, Any]) -> list[Check]:
+    """The theory without BN against the measured networks, from layer 6 on, and the paper's points in its band."""
+    from simulations.statistics import mean_with_error, tolerance
+
+    inner, theory, paper = slice(5, -1), data["predicted"], paper_values()["figure5"]
+    difference = (data["nobn"]["log_rms"] - theory["log_std"])[:, inner]
+    average, error = mean_with_error(difference.mean(axis=1))
+    allowed = 0.1 * math.log(10) / 2 + float(tolerance(error, 1e-4, degrees_of_freedom=len(difference) - 1))
+    text = f"without BN, ½ ln of the channels' mean variance: mean of {data['draws']} networks minus theory, all layers"
+    checks = [near(text, float(average), 0, allowed)]
+    if data["depth"] == 110:
+        at = np.array(paper["layers"][:-1]) - 1
+        for name, text in (("log_std", "ln std"), ("log_mean", "ln |mean|")):
+            z = np.abs(np.array(paper[f"{name}_nobn"][:-1]) - theory[name][at]) / theory["spread"][at]
+            text = f"without BN, {text}: the paper's one network from the theory's mean, in standard deviations"
+            checks.append(at_most(f"{text} of a draw, on average", float(z.mean()), 3.0))
+    return checks
 
 
 def _rise(data: dict[str, Any]) -> float:
@@ -216,11 +267,15 @@ def draw(data: dict[str, Any]) -> Figure:
         axes.set(title=f"with BN: {label}", ylabel=label)
     for (name, label), marker, color in zip(PANELS.items(), "sD", ("C2", "C3"), strict=True):
         values = data["nobn"][name][:, first - 1]
-        panels[2].fill_between(first, values.min(axis=0), values.max(axis=0), color=color, alpha=0.25, lw=0)
-        panels[2].plot(first, np.median(values, axis=0), color=color, label=f"{label}: median, range")
+        middle, reach = data["predicted"][name][first - 1], 1.645 * data["predicted"]["spread"][first - 1]
+        panels[2].fill_between(first, middle - reach, middle + reach, color=color, alpha=0.2, lw=0)
+        panels[2].plot(first, middle, color=color, label=f"{label}: theory, 90% band")
+        panels[2].plot(first, np.median(values, axis=0), ":", color=color, label=f"{label}: median of networks")
         _draw_paper(panels[2], f"{name}_nobn", marker, color, f"paper: {label}")
     panels[2].set(title=f"without BN: {data['draws']} networks, first convolutions", ylabel="ln std, ln |mean|")
     panels[2].set_xlabel("layer ℓ along the main path")
+    low, high = panels[2].get_ylim()
+    panels[2].set_ylim(low, high + 0.75 * (high - low))  # room for the legend
     panels[2].legend(loc="upper left", fontsize=9.5)
     handles, labels = panels[0].get_legend_handles_labels()
     order = [labels.index(label) for label in (labels[0], "law", "paper")]  # error bars come last of themselves

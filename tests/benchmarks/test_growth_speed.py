@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bntheory import initialization, mlp, predict_growth
+from bntheory import initialization, mlp, predict_growth, resnet
 
 TEN = initialization("lecun_normal", gain=10)
 
@@ -14,6 +14,23 @@ def test_a_prediction_takes_a_moment(benchmark, width):
     assert np.isfinite(growth.log_growth_std).all()
     if benchmark.stats:
         assert benchmark.stats.stats.min < 0.2
+
+
+@pytest.mark.parametrize("shortcut", ["projection", "zero-pad"])
+@pytest.mark.parametrize(("covariances", "seconds"), [(False, 1), (True, 15)])
+def test_resnet_110(benchmark, shortcut, covariances, seconds):
+    """Second moments alone, and with channel means and variances, gradients and the band, of 32×32 images."""
+    net = resnet(110, shortcut=shortcut)
+    growth = benchmark.pedantic(_with_band, (net, covariances), rounds=3 if seconds == 1 else 1)
+    assert np.isfinite(growth.log_second_moment[:-3]).all()
+    if benchmark.stats:
+        assert benchmark.stats.stats.min < seconds
+
+
+def _with_band(net, covariances):
+    growth = predict_growth(net, batch_size=8, covariances=covariances)
+    growth.band()
+    return growth
 
 
 @pytest.mark.parametrize("options", [{}, {"bias": 0.1}, {"batch_norm": True}, {"residual": True}], ids=str)

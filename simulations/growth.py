@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bntheory import arguments, predict_growth
-from bntheory.growth.infinite_width.moments import ALONE
+from bntheory.growth.infinite_width.normalizations import ALONE
 from bntheory.growth.infinite_width.state import check_inputs
 from bntheory.layers import BatchNorm, Dense, Shape
 from bntheory.networks import Leaf, Sequential, leaves

@@ -14,6 +14,7 @@ with the right covariance, from a fixed seed, in single precision; their second 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -171,6 +172,37 @@ def moments(population: Population) -> tuple[np.ndarray, np.ndarray | None, np.n
     factor = np.sqrt(np.divide(q, own, out=np.zeros_like(q), where=own > 0))
     fields = fields * factor.astype(np.float32)
     return log_q, *distances(fields, scale), population._replace(fields=fields)
+
+
+def sampled_state(state: State, change: Callable[[Population], Population]) -> State | None:
+    """A row whose units are sampled and changed."""
+    log_q, log_d, log_cross, after = moments(change(drawn(state)))
+    return dataclasses.replace(
+        state,
+        log_q=log_q,
+        log_d=log_d,
+        log_cross=log_cross,
+        method="population",
+        channel_method="population",
+        symmetric=False,
+        gaussian=False,
+        centred=False,
+        sphere=math.inf,
+        mixed=False,
+        population=lambda: after,
+        values=None,
+    )
+
+
+def matched(sampled: Population, log_q: np.ndarray) -> Population:
+    """A population with the second moments that are known of its row."""
+    particles, fields, scale, _ = sampled
+    with np.errstate(divide="ignore", invalid="ignore"):  # a point at which every unit is 0
+        log_factor = log_q / 2 - np.log(np.mean(particles**2, axis=0)) / 2 - scale
+    log_factor = np.where(np.isfinite(log_factor), log_factor, -math.inf)
+    factor, top = positions.linear(log_factor)
+    changed = Population(particles * factor, fields, scale + top)
+    return moments(changed)[3] if fields is not None else changed
 
 
 def distances(fields: np.ndarray, log_scale: float) -> tuple[np.ndarray, np.ndarray | None]:

@@ -149,6 +149,17 @@ class State:
         return dataclasses.replace(self, log_d=blocks[0], log_cross=blocks[1], **changes)
 
 
+def two(blocks: list[np.ndarray]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Distances within a copy and between two, of the matrices that there are."""
+    within, cross, *_ = *blocks, None, None
+    return within, cross
+
+
+def inexact(method: str) -> str:
+    """What a rule that holds at infinite width only leaves of a method."""
+    return "mean-field" if method == "exact" else method
+
+
 def log_rest(log_whole: float, log_part: float) -> float:
     """ln(whole − part), −inf where rounding leaves nothing else.
 

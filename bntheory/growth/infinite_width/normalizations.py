@@ -1,0 +1,185 @@
+"""Infinite width: BatchNorm, LayerNorm and GroupNorm of moments and distances; see `moments` for the rules."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from bntheory.growth.infinite_width import batch_modes, population, positions
+from bntheory.growth.infinite_width.population import Population
+from bntheory.growth.infinite_width.state import State, inexact, log_mean, two
+from bntheory.layers import BatchNorm, GroupNorm, LayerNorm, Shape
+
+ALONE = "BatchNorm needs a batch of at least 2, got 1: every activation would become 0"
+PARALLEL = 1e-13  # LayerNorm leaves less of the distance of two parallel inputs: what rounding leaves of zero
+SMALL_BATCH = 16  # below, BatchNorm's outputs over a batch lie on a sphere too small to be taken for Gaussian
+
+
+def batch_norm(layer: BatchNorm, state: State, shape: Shape) -> State | None:
+    log_gamma = 2 * math.log(layer.gamma) if layer.gamma else -math.inf
+    if not layer.training:
+        return _scaled(state, log_gamma - math.log1p(layer.epsilon))
+    if state.batch == 1:
+        raise ValueError(ALONE)
+    if state.log_d is None:
+        return None
+    if not state.gaussian:
+        return _normalized_sample(layer, state, axes=(1, 2))
+    state = state.folded()
+    log_epsilon = math.log(layer.epsilon) if layer.epsilon else -math.inf
+    log_variance = state.log_channel_variance
+    log_scale = np.logaddexp(log_variance, log_epsilon) - log_gamma
+    if np.logaddexp(log_variance, log_epsilon) == -math.inf:
+        raise ValueError("BatchNorm with epsilon=0 divides by zero: all inputs of the batch look the same here")
+    small = len(shape) == 1 and state.batch < (SMALL_BATCH if state.points > 1 else math.inf)
+    mixed = state.mixed and state.copies == 1 and not math.isinf(log_scale)
+    if mixed or (small and state.batch <= population.KEPT_POINTS and not math.isinf(log_scale)):
+        sampled = functools.cache(lambda: _normalized(layer, population.drawn(state), (1, 2)))
+    else:
+        sampled = None
+    few = len(shape) == 3 and state.points <= batch_modes.MOST_POINTS and layer.gamma > 0
+    if few and log_epsilon - log_variance < math.log(batch_modes.DOMINANT):
+        log_q, blocks = _by_modes(state, math.exp(log_epsilon - log_variance))
+        log_d, log_cross = two([block + log_gamma for block in blocks])
+        normalized = dataclasses.replace(state, log_q=log_q + log_gamma, log_d=log_d, log_cross=log_cross)
+    else:
+        log_q = _centred(state.log_row_means(), log_variance) - log_scale
+        normalized = dataclasses.replace(state.mapped(lambda block: block - log_scale), log_q=log_q)
+    return dataclasses.replace(
+        normalized,
+        method=inexact(state.method),
+        channel_method=inexact(state.channel_method),
+        symmetric=False,
+        centred=True,
+        sphere=state.batch if small else math.inf,
+        mixed=mixed,
+        population=sampled,
+        values=None,
+    )
+
+
+def _by_modes(state: State, epsilon: float) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Second moments and distances after BatchNorm over few points, from their covariances."""
+    blocks, _ = batch_modes.normalized(batch_modes.centred(state), state.copies, epsilon)
+    q = np.diagonal(blocks[0])
+    logs = [positions.log(np.maximum(q[:, None] + q - 2 * block, 0)) for block in blocks if block is not None]
+    np.fill_diagonal(logs[0], -math.inf)
+    return positions.log(q), logs
+
+
+def _centred(log_row_means: np.ndarray, log_variance: float) -> np.ndarray:
+    """|h_p − mean|² = mean_p' d_pp' − ½ mean d, with ½ mean d the variance."""
+    if log_variance == -math.inf:
+        return np.full_like(log_row_means, -math.inf)
+    with np.errstate(divide="ignore"):
+        return np.log(np.maximum(np.exp(log_row_means - log_variance) - 1, 0)) + log_variance
+
+
+def _scaled(state: State, log_factor: float) -> State:
+    """h times exp(log_factor / 2)."""
+
+    def sampled() -> Population:
+        units = population.drawn(state)
+        return units._replace(log_scale=units.log_scale + log_factor / 2)
+
+    return dataclasses.replace(
+        state.mapped(lambda block: block + log_factor),
+        log_q=state.log_q + log_factor,
+        population=None if state.population is None else sampled,
+        values=None,
+    )
+
+
+def _normalized_sample(layer: BatchNorm | LayerNorm | GroupNorm, state: State, axes: tuple[int, ...]) -> State | None:
+    return population.sampled_state(state, lambda units: _normalized(layer, units, axes))
+
+
+def _normalized(layer: Any, units: Population, axes: tuple[int, ...]) -> Population:
+    """Subtract the mean of fields along axes and divide by their standard deviation; particles by quantiles."""
+    fields = units.fields
+    assert fields is not None
+    centred = fields - fields.mean(axis=axes, keepdims=True)
+    variance = np.mean(centred**2, axis=axes, keepdims=True, dtype=float)
+    epsilon = layer.epsilon * math.exp(min(-2 * units.log_scale, 700.0))
+    if np.any(variance + epsilon == 0):
+        raise ValueError(f"{type(layer).__name__} with epsilon=0 divides by zero: a unit is the same for all inputs")
+    fields = (centred / np.sqrt(variance + epsilon) * getattr(layer, "gamma", 1.0)).astype(np.float32)
+    return Population(population.quantiles_of(fields, len(units.particles)), fields, 0.0)
+
+
+def layer_norm(layer: LayerNorm, state: State, shape: Shape) -> State | None:
+    """At infinite width h ↦ h/s_i. In logarithms: (s_i − s_j)²/(s_i s_j) = r (1 − 1/r)² with r = s_i/s_j ≥ 1."""
+    image = len(shape) == 3
+    if not state.centred:
+        return None if state.log_d is None else _normalized_sample(layer, state, (0, 2) if image else (0,))
+    log_epsilon = math.log(layer.epsilon) if layer.epsilon else -math.inf
+    if image:
+        return _divided(state, np.logaddexp(state.log_second_moment, log_epsilon), layer)
+    log_s = np.logaddexp(state.log_q, log_epsilon) / 2
+    if np.any(log_s == -math.inf):
+        raise ValueError("LayerNorm with epsilon=0 divides by zero: every unit is 0 here for one of the inputs")
+
+    def divided(block: np.ndarray) -> np.ndarray:
+        log_product, ratio = log_s[:, None] + log_s, np.abs(log_s[:, None] - log_s)
+        log_d = block - log_product
+        with np.errstate(all="ignore"):  # equal sizes, equal inputs
+            lost = ratio + 2 * np.log(-np.expm1(-ratio)) + np.log1p(np.exp(log_epsilon - log_product))
+            kept = -np.expm1(np.where(ratio > 0, lost - log_d, -math.inf))
+            log_d = log_d + np.log(np.where(kept > PARALLEL, kept, 0))
+            least = 2 * np.maximum(root[:, None], root) + 2 * np.log(-np.expm1(-np.abs(root[:, None] - root)))
+            return np.clip(log_d, least, 2 * np.logaddexp(root[:, None], root))  # the rounding of very unequal inputs
+
+    root = state.log_q / 2 - log_s
+    return dataclasses.replace(
+        state.mapped(divided),
+        log_q=2 * root,
+        method=inexact(state.method),
+        channel_method=inexact(state.channel_method),
+        population=None,
+        values=None,
+    )
+
+
+def _divided(state: State, log_square: float, layer: Any) -> State:
+    """h/s with one s for all points, in mean field."""
+    if log_square == -math.inf:
+        raise ValueError(f"{type(layer).__name__} with epsilon=0 divides by zero: every unit is 0 here")
+    return dataclasses.replace(
+        _scaled(state, -log_square),
+        spread=0.0,
+        method=inexact(state.method),
+        channel_method=inexact(state.channel_method),
+    )
+
+
+def group_norm(layer: GroupNorm, state: State, shape: Shape) -> State | None:
+    """A channel's mean over positions counts 1/n in the mean of its group of n channels.
+
+    |h_p − M|² = q_p − (2/n) K_p + (1/n) K and, between two images, the difference of the two means M is lost as well.
+    """
+    members = shape[0] // layer.groups
+    if len(shape) == 1:
+        return layer_norm(LayerNorm(layer.epsilon), state, shape) if members > 1 else None
+    if not state.centred or state.log_d is None:
+        return None
+    q, scale = positions.linear(state.log_q)
+    d = np.exp(state.log_d - scale)
+    rows = d.mean(axis=1)
+    kernel = (q + q.mean() - rows) / 2 + 0.0  # K_p: mean over p' of E h_p h_p'
+    total = float(np.mean((q.mean() + q) / 2 - rows / 2))
+    centred = np.maximum(q - 2 * kernel / members + total / members, 0)
+    log_q = positions.log(centred) + scale
+    log_cross = state.log_cross
+    if log_cross is not None:
+        cross = np.exp(log_cross - scale)
+        other = cross.mean(axis=1)
+        mean_gap = other[:, None] + other - rows[:, None] - rows  # 2 E (h_p − h_p')(M − M') less the positions' part
+        means = cross.mean() - d.mean()
+        log_cross = positions.log(np.maximum(cross - (mean_gap - means) / members, 0)) + scale
+    changed = dataclasses.replace(state, log_q=log_q, log_cross=log_cross, population=None, values=None)
+    log_epsilon = math.log(layer.epsilon) if layer.epsilon else -math.inf
+    return _divided(changed, np.logaddexp(log_mean(log_q), log_epsilon), layer)

@@ -1,0 +1,116 @@
+"""Infinite width: layers that take positions together or apart, Flatten, pooling and the zero-padded shortcut."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import numpy as np
+
+from bntheory.growth.infinite_width import population, positions
+from bntheory.growth.infinite_width.population import Population
+from bntheory.growth.infinite_width.state import State, inexact, log_mean, two
+from bntheory.layers import Flatten, Pool, Shape, ZeroPad
+
+
+def flatten(layer: Flatten, state: State, shape: Shape) -> State:
+    """Units of the vector are channels at positions: means over positions, of points and of images at one place."""
+    if len(shape) == 1:
+        return state
+    log_d = None if state.log_d is None else np.full((1, 1), -math.inf)
+    log_cross = None if state.log_cross is None else np.full((1, 1), log_mean(np.diagonal(state.log_cross)))
+
+    def sampled() -> Population:
+        particles, fields, scale, _ = population.drawn(state)
+        if fields is not None:
+            fields = np.moveaxis(fields, 2, 1).reshape(-1, fields.shape[1], 1)
+        count = len(particles)
+        pooled = np.sort(particles.ravel())[particles.shape[1] // 2 :: particles.shape[1]]
+        return Population(pooled[:count, None], fields, scale)
+
+    alike = state.points == 1
+    return dataclasses.replace(
+        state,
+        log_q=np.array([state.log_second_moment]),
+        log_d=log_d,
+        log_cross=log_cross,
+        gaussian=state.gaussian and alike,
+        population=None if alike and state.gaussian else functools.cache(sampled),
+        values=None,
+    )
+
+
+def pool(layer: Pool, state: State, shape: Shape) -> State | None:
+    if state.log_d is None:
+        return None
+    if layer.kind == "max":
+        return _maximum(layer, state, shape)
+    matrix = positions.averaging(layer, shape)
+    log_q, blocks = positions.averaged(matrix, state)
+    log_d, log_cross = two(blocks)
+
+    def sampled() -> Population:
+        particles, fields, scale, _ = population.drawn(state)
+        assert fields is not None
+        pooled = fields @ matrix.T
+        return population.matched(Population(population.quantiles_of(pooled, len(particles)), pooled, scale), log_q)
+
+    return dataclasses.replace(
+        state,
+        log_q=log_q,
+        log_d=log_d,
+        log_cross=log_cross,
+        method=inexact(state.method),
+        channel_method=inexact(state.channel_method),
+        population=None if state.gaussian else functools.cache(sampled),
+        values=None,
+    )
+
+
+def _maximum(layer: Pool, state: State, shape: Shape) -> State | None:
+    places = positions.windows(layer, shape)
+
+    def maximum(units: Population) -> Population:
+        assert units.fields is not None
+        fields = units.fields[..., places].max(axis=-1)
+        return Population(population.quantiles_of(fields, len(units.particles)), fields, units.log_scale)
+
+    return population.sampled_state(state, maximum)
+
+
+def zero_pad(layer: ZeroPad, state: State, shape: Shape) -> State:
+    """Every stride-th position; of the channels a share is zero."""
+    index = np.arange(state.points).reshape(shape[1:])[:: layer.stride, :: layer.stride].ravel()
+    log_share = math.log(shape[0] / layer.channels)
+    blocks = [None if b is None else b[np.ix_(index, index)] + log_share for b in (state.log_d, state.log_cross)]
+
+    def sampled() -> Population:
+        particles, fields, scale, _ = population.drawn(state)
+        fields = None if fields is None else _with_zeros(fields[..., index], layer.channels / shape[0])
+        return Population(_with_zeros(particles[:, index], layer.channels / shape[0]), fields, scale)
+
+    return dataclasses.replace(
+        state,
+        log_q=state.log_q[index] + log_share,
+        log_d=blocks[0],
+        log_cross=blocks[1],
+        gaussian=state.gaussian and log_share == 0,
+        population=None if state.gaussian and log_share == 0 else functools.cache(sampled),
+        values=None,
+    )
+
+
+def _with_zeros(units: np.ndarray, factor: float) -> np.ndarray:
+    return np.concatenate([units, np.zeros((round(len(units) * (factor - 1)), *units.shape[1:]))])
+
+
+def on_positions(layer: Pool | ZeroPad, values: np.ndarray) -> np.ndarray:
+    """Means, maxima or a selection of the positions of given images."""
+    shape = layer.output_shape(values.shape[1:])
+    if isinstance(layer, Pool):
+        read = values.reshape(*values.shape[:2], -1)[..., positions.windows(layer, values.shape[1:])]
+        return (read.mean(axis=-1) if layer.kind == "average" else read.max(axis=-1)).reshape(len(values), *shape)
+    output, before = np.zeros((len(values), *shape)), (layer.channels - values.shape[1]) // 2
+    output[:, before : before + values.shape[1]] = values[:, :, :: layer.stride, :: layer.stride]
+    return output

@@ -76,7 +76,7 @@ def forward(net: Sequential, rows: tuple[Leaf, ...], first: State) -> tuple[list
     noise = kernel_noise.start(first) if len(rows[0].shape) == 3 and first.log_d is not None else None
     taken: list[Moments] = []
     trail = Trail(rows, taken, math.isfinite(first.copies))
-    taken.append(_moments(first, noise, trail.of_batch))
+    taken.append(_moments(first, noise, trail.of_batch, trail.image))
     way: list[Way] = []
     here = trail.through(net, Here(first, noise), rows[0].shape, way)
     return taken, way, here.state
@@ -90,6 +90,7 @@ class Trail:
 
     def __init__(self, rows: tuple[Leaf, ...], taken: list[Moments], finite: bool = True) -> None:
         self.rows, self.taken = rows, taken
+        self.image = len(rows[0].shape) == 3
         self.of_batch = finite or any(isinstance(row.layer, BatchNorm) and row.layer.training for row in rows)
         self.correlated = any(gradients.correlate(row.layer) for row in rows)
 
@@ -138,7 +139,9 @@ class Trail:
         return self._take(Here(total, noise), step, way)
 
     def _take(self, here: Here, step: Way, way: list[Way]) -> Here:
-        self.taken.append(UNKNOWN if here.state is None else _moments(here.state, here.noise, self.of_batch))
+        self.taken.append(
+            UNKNOWN if here.state is None else _moments(here.state, here.noise, self.of_batch, self.image)
+        )
         way.append(step)
         return here
 
@@ -155,14 +158,14 @@ def _linked(here: Here, outside: Noise | None) -> Here:
     return here._replace(noise=dataclasses.replace(sampled, linked=blocks))
 
 
-def _moments(state: State, noise: Noise | None, of_batch: bool) -> Moments:
+def _moments(state: State, noise: Noise | None, of_batch: bool, image: bool) -> Moments:
     log_channel_variance = kernel_noise.log_channel_variance(state, noise)
     known = state.log_d is not None or state.values is not None
     return Moments(
         state.log_second_moment,
         log_rest(state.log_second_moment, log_channel_variance) if known else math.nan,
         log_channel_variance,
-        state.log_cosine_distance,
+        state.log_cosine_distance if state.copies > 1 or not image else math.nan,  # positions are no inputs
         math.nan if noise is None else noise.variance(state, of_batch),
         math.nan if noise is None else noise.mean_shift(state),
         state.mixed,

@@ -42,6 +42,7 @@ def flatten(layer: Flatten, state: State, shape: Shape) -> State:
 
 
 def pool(layer: Pool, state: State, shape: Shape) -> State | None:
+    """Means over windows, from all distances within them, or the maximum of sampled units; None without distances."""
     if state.log_d is None:
         return None
     if layer.kind == "max":

@@ -100,11 +100,6 @@ class State:
             return math.nan
         return log_mean(self.log_row_means()) - math.log(2)
 
-    @property
-    def log_channel_mean_square(self) -> float:
-        """ln of the mean over channels of the squared mean over batch and positions."""
-        return log_rest(self.log_second_moment, self.log_channel_variance)
-
     def log_row_means(self) -> np.ndarray:
         """ln of the mean of d from every point to all points of the batch."""
         assert self.log_d is not None

@@ -46,6 +46,17 @@ def number(name: str, value: object, *, above: float = -math.inf, at_least: floa
     return plain
 
 
+def probability(name: str, value: object) -> float:
+    """Return `value` as a float strictly between 0 and 1.
+
+    >>> probability("level", 0.9)
+    0.9
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < 1:
+        raise ValueError(f"{name} must be in (0, 1), got {value!r:.60}")
+    return float(value)
+
+
 def flag(name: str, value: object) -> bool:
     """Return `value` if it is True or False.
 

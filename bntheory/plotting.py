@@ -81,8 +81,7 @@ def plot_growth(
     from matplotlib.ticker import MaxNLocator
 
     names = _names(quantity, growth, samples, measured)
-    if not 0 < level < 1:
-        raise ValueError(f"level must be in (0, 1), got {level}")
+    arguments.probability("level", level)
     rows = next(part.rows for part in (growth, samples, measured) if part is not None)
     index = layer_rows(rows)
     if samples is None and measured is None and not any(_line_known(growth, name, index) for name in names):

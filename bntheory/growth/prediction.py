@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from bntheory import arguments
 from bntheory.growth import walk
 from bntheory.growth.diagnosis import table, verdict
 from bntheory.growth.finite_width import bands
@@ -158,11 +158,11 @@ class Growth(PerRow):
         >>> print(f"{lower[-1]:.3f} {upper[-1]:.3f}")
         -5.292 1.306
         """
-        return self._band.edges(_level(level))
+        return self._band.edges(arguments.probability("level", level))
 
     def gradient_band(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Return the central band of the logarithm of the squared gradient over weight draws, as `band` does."""
-        return self._gradient_band.edges(_level(level))
+        return self._gradient_band.edges(arguments.probability("level", level))
 
     @property
     def unsupported(self) -> Leaf | None:
@@ -335,9 +335,3 @@ def _gradient_methods(rows: tuple[Leaf, ...], methods: tuple[str, ...], log_grad
             worst = "population" if method == "population" else "mean-field"
         words.append("unsupported" if math.isnan(value) else worst)
     return words[::-1]
-
-
-def _level(level: float) -> float:
-    if isinstance(level, bool) or not isinstance(level, numbers.Real) or not 0 < level < 1:
-        raise ValueError(f"level must be a number above 0 and below 1, got {level!r:.60}")
-    return float(level)

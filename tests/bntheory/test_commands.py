@@ -162,7 +162,7 @@ REFUSED = {
     "bias must be finite and at least 0, got -1.0": ("growth", "--bias", "-1"),
     "did you mean 'relu'": ("growth", "--activation", "rleu"),
     "did you mean he_normal?": ("growth", "--init", "he_norml"),
-    "level must be a number above 0 and below 1, got 1.5": ("growth", "--level", "1.5"),
+    "level must be in (0, 1), got 1.5": ("growth", "--level", "1.5"),
     "No such file or directory: missing.json": ("growth", "--net", "missing.json"),
     "'g.xyz' must end in .png, .pdf, .svg": ("growth", "--plot", "g.xyz"),
     "cannot write 'no/such/folder.json': there is no folder 'no/such'": ("growth", "--json", "no/such/folder.json"),

@@ -73,9 +73,7 @@ class Fluctuations(PerRow):
         >>> print(f"{lower[-1]:.2f} {upper[-1]:.2f}")
         -5.75 -4.01
         """
-        level = arguments.number("level", level, above=0)
-        if level >= 1:
-            raise ValueError(f"level must be in (0, 1), got {level}")
+        level = arguments.probability("level", level)
         edges = np.full((2, len(self.rows)), np.nan)
         for side, at in enumerate(((1 - level) / 2, (1 + level) / 2)):
             edges[side] = [np.nan if law is None else law.quantile(at) for law in self._laws]

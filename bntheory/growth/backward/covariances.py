@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.growth.finite_width import kernel_noise
+from bntheory.growth.finite_width import innovations
 from bntheory.growth.infinite_width import hermite, population
 from bntheory.growth.infinite_width.state import State, log_mean
 from bntheory.layers import Conv, Shape
@@ -48,7 +48,7 @@ class Field(NamedTuple):
 def field(state: State) -> Field:
     """What the rules need of a row of Gaussian units whose distances are carried."""
     state = state.folded()
-    return Field(state.log_q, kernel_noise.correlations(state))
+    return Field(state.log_q, innovations.correlations(state))
 
 
 def light(state: State) -> State:

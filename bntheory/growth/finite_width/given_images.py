@@ -1,9 +1,10 @@
 """Given images are not alike: what the spread of their pairs adds to the fluctuations of the first layers.
 
 The theory of images knows the mean second moments and the mean covariances of a batch. Fluctuations need means of
-squares of correlations, which exceed squares of means as long as images differ: here they are measured on the inputs
-themselves, after the first weights, and fade as layers bring all pairs together, with the slope of the map of
-correlations, q E φ′(u)φ′(v)/E φ².
+squares of correlations, which exceed squares of means as long as images differ. The covariances of two points a fixed
+shift apart, of one image or of two, are closed under convolutions and activations: they are carried exactly for a
+sample of images and shifts, as far as the first sum, pool or normalization. From there on what is left of the excess
+fades as layers bring all pairs together, with the slope of the map of correlations, q E φ′(u)φ′(v)/E φ².
 """
 
 from __future__ import annotations
@@ -13,20 +14,167 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bntheory.growth.infinite_width import positions
-from bntheory.layers import Conv, Dense
+from bntheory.activations import Activation
+from bntheory.growth.finite_width import innovations
+from bntheory.growth.finite_width.innovations import Blocks
+from bntheory.growth.infinite_width import hermite, positions
+from bntheory.layers import Conv, Dense, Shape
 
-PAIRS = 20_000  # sampled: their error is far below the first order in 1/channels
+NUMBERS = 2**18  # in all pairs, half of them within images
+MOST_SHIFTS = 2**11  # of either kind
+FEWEST = 16  # of either kind that a stride must leave
+
+
+class Pairs(NamedTuple):
+    """Covariances of points a shift apart at infinite width, times e^log_scale.
+
+    size : (B, height, width), of points with themselves;
+    product : (pairs, height, width), of a point of the first image with that a shift away in the second, 0 if outside;
+    images, shifts : (pairs, 2).
+    """
+
+    size: np.ndarray
+    product: np.ndarray
+    images: np.ndarray
+    shifts: np.ndarray
+    log_scale: float
+
+    def weighted(self, layer: Dense | Conv, shape: Shape) -> Pairs | None:
+        """After new weights, of a vector those at its one point; None if a stride leaves too few shifts."""
+        if isinstance(layer, Dense):
+            layer, shape = Conv(layer.features, kernel=1, init=layer.init, bias=layer.bias), (*shape, 1, 1)
+        kept = np.all(self.shifts % layer.stride == 0, axis=1)
+        within = self.images[:, 0] == self.images[:, 1]
+        if min(np.sum(kept & within), np.sum(kept & ~within) if len(self.size) > 1 else FEWEST) < FEWEST:
+            return None
+        sides, pad = layer.output_shape(shape)[1:], layer.padding or 0
+        window = list(positions.offsets(layer.kernel, sides, layer.stride, layer.dilation))
+        log_gain = math.log(layer.weight_variance(shape) * (shape[0] // layer.groups)) + self.log_scale
+        bias = layer.bias_variance(shape) * math.exp(min(-log_gain, 700.0))
+
+        def summed(maps: np.ndarray) -> np.ndarray:
+            padded = np.pad(maps, ((0, 0), (pad, pad), (pad, pad)))
+            total = np.full((len(maps), *sides), bias)
+            for place in window:
+                total += padded[(slice(None), *place)]
+            return total
+
+        size, shifts = summed(self.size), self.shifts[kept] // layer.stride
+        product = np.where(_inside(shifts, sides), summed(self.product[kept]), 0)
+        return Pairs(size, product, self.images[kept], shifts, log_gain)._rescaled()
+
+    def activated(self, phi: Activation) -> Pairs:
+        """After an activation of Gaussian units."""
+        log_q = positions.log(self.size.ravel()) + self.log_scale
+        after = np.asarray(phi.log_moments(log_q).log_second)
+        size, scale = positions.linear(after)
+        first, second = self.points()
+        if phi.homogeneous_slopes is not None:
+            a, b = phi.homogeneous_slopes
+            rho, product = self.correlation(), np.sqrt(size[first] * size[second])
+            angle = np.arccos(rho)
+            mean = a * b * rho + (a - b) ** 2 / (2 * math.pi) * (np.sin(angle) + rho * (math.pi - angle))
+            product *= mean * 2 / (a**2 + b**2)
+        else:
+            q = self.size.ravel()
+            apart = np.maximum(q[first] + q[second] - 2 * self.product, 0).ravel()
+            log_d = hermite.log_distance(
+                phi, log_q, first.ravel(), second.ravel(), positions.log(apart) + self.log_scale
+            )
+            product = (size[first] + size[second] - np.exp(log_d - scale).reshape(first.shape)) / 2
+        product = np.where(_inside(self.shifts, self.size.shape[1:]), product, 0)
+        return self._replace(size=size.reshape(self.size.shape), product=product, log_scale=scale)._rescaled()
+
+    def _rescaled(self) -> Pairs:
+        top = float(self.size.mean()) or 1.0
+        return self._replace(size=self.size / top, product=self.product / top, log_scale=self.log_scale + math.log(top))
+
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """Both points of every pair, as indices into the sizes of all images; those outside are moved to the edge."""
+        batch, *sides = self.size.shape
+        index = np.arange(self.size.size).reshape(batch, *sides)
+        rows, columns = _partners(self.shifts, tuple(sides))
+        return index[self.images[:, 0]], index[self.images[:, 1, None, None], rows, columns]
+
+    def correlation(self) -> np.ndarray:
+        """Of every pair."""
+        q = self.size.ravel()
+        first, second = self.points()
+        product = np.sqrt(q[first] * q[second])
+        ratio = np.divide(self.product, product, out=np.zeros_like(product), where=product > 0)
+        return np.clip(ratio, -1, 1)
+
+    def excess(self, covariance: np.ndarray, known: Blocks, log_q: np.ndarray) -> np.ndarray:
+        """Of the mean over pairs of shares of two points times a covariance, within an image and between two.
+
+        Parameters
+        ----------
+        covariance : array (pairs, height, width)
+        known : pair of arrays (points, points)
+            What the mean covariances say of it.
+        log_q : array (points,)
+            Second moments of points according to them.
+        """
+        sides = self.size.shape[1:]
+        first, second = self.points()
+        inside = _inside(self.shifts, sides)
+        share = self.size.ravel() / self.size.mean()
+        mean, _ = positions.linear(log_q)
+        mean = mean / (mean.mean() or 1.0)
+        here = np.arange(mean.size).reshape(1, *sides)
+        there = second % mean.size
+        within = self.images[:, 0] == self.images[:, 1]
+        result = np.zeros(2)
+        for kind, (chosen, block) in enumerate(((within, known[0]), (~within, known[1]))):
+            if block is None or not chosen.any():
+                continue
+            alike = mean[here] * mean[there[chosen]] * block[here, there[chosen]]
+            exact = share[first[chosen]] * share[second[chosen]] * covariance[chosen]
+            means = np.sum((exact - alike) * inside[chosen], axis=(1, 2)) / inside[chosen].sum(axis=(1, 2))
+            result[kind] = means.mean()
+        return result
+
+
+def start(values: np.ndarray) -> Pairs:
+    """Pairs of a given batch, of images or vectors; shifts as often as pairs of points are so far apart."""
+    values = values.reshape(*values.shape[:2], *(values.shape[2:] or (1, 1)))
+    batch, _, *sides = values.shape
+    scale = float(np.abs(values).max()) or 1.0
+    unit = values / scale
+    rng = np.random.default_rng(0)
+    count = max(FEWEST, min(NUMBERS // (2 * math.prod(sides)), MOST_SHIFTS))
+    shifts = rng.integers(sides, size=(2 * count, 2)) - rng.integers(sides, size=(2 * count, 2))
+    image = np.arange(2 * count) % batch
+    other = (image + rng.integers(1, max(batch, 2), size=2 * count)) % batch
+    images = np.stack([image, np.where(np.arange(2 * count) < count, image, other)], axis=1)
+    rows, columns = _partners(shifts, tuple(sides))
+    partner = np.moveaxis(unit, 1, -1)[images[:, 1, None, None], rows, columns]
+    product = np.einsum("nchw,nhwc->nhw", unit[images[:, 0]], partner) / values.shape[1]
+    product = np.where(_inside(shifts, tuple(sides)), product, 0)
+    return Pairs(np.mean(unit**2, axis=1), product, images, shifts, 2 * math.log(scale))
+
+
+def _partners(shifts: np.ndarray, sides: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the points a shift away, broadcast (pairs, height, width); the edge for those outside."""
+    rows, columns = (np.arange(side) + shift[:, None] for side, shift in zip(sides, shifts.T, strict=True))
+    return np.clip(rows, 0, sides[0] - 1)[:, :, None], np.clip(columns, 0, sides[1] - 1)[:, None, :]
+
+
+def _inside(shifts: np.ndarray, sides: Shape) -> np.ndarray:
+    rows, columns = (np.arange(side) + shift[:, None] for side, shift in zip(sides, shifts.T, strict=True))
+    inside = (rows >= 0) & (rows < sides[0]), (columns >= 0) & (columns < sides[1])
+    return inside[0][:, :, None] & inside[1][:, None, :]
 
 
 class Unevenness(NamedTuple):
-    """Excess over the mean pair, within an image and between two: of E ρ², and of E (G(ρ) − 2ρ²).
-
-    The second is None where it is to be had from the first by the curvature of G.
-    """
+    """Excess of E ρ² over the mean pair, within an image and between two, and the pairs as long as they are carried."""
 
     squares: np.ndarray
-    signed: np.ndarray | None = None
+    pairs: Pairs | None = None
+
+    def without_pairs(self) -> Unevenness:
+        """Where pairs are not carried any further."""
+        return Unevenness(self.squares)
 
     def faded(self, slope: float) -> Unevenness:
         """After an activation that maps correlations with that slope."""
@@ -34,7 +182,7 @@ class Unevenness(NamedTuple):
 
     def signed_excess(self, rho: float) -> np.ndarray:
         """Of E (G(ρ) − 2ρ²); ½ G″(ρ) = 4 (π − arccos ρ)/π."""
-        return self.squares * (2 - 4 * math.acos(rho) / math.pi) if self.signed is None else self.signed
+        return self.squares * (2 - 4 * math.acos(rho) / math.pi)
 
 
 ALIKE = Unevenness(np.zeros(2))
@@ -45,54 +193,15 @@ def mixed(first: Unevenness, second: Unevenness, share: float) -> Unevenness:
     return Unevenness(first.squares + share * (second.squares - first.squares))
 
 
-def relu_covariance(rho: np.ndarray) -> np.ndarray:
-    """G(ρ) = Cov(u₊², v₊²)/(E u₊² E v₊²) of Gaussian u, v with correlation ρ.
-
-    >>> relu_covariance(np.array([0.0, 1.0])).round(12).tolist()
-    [0.0, 5.0]
-    """
-    root = np.sqrt(np.maximum(1 - rho**2, 0))
-    return 2 / np.pi * (3 * rho * root + (np.pi - np.arccos(rho)) * (1 + 2 * rho**2)) - 1
-
-
-def measured(layer: Dense | Conv, values: np.ndarray, mean_pair: np.ndarray) -> Unevenness:
-    """Unevenness after the first weights.
-
-    Parameters
-    ----------
-    layer : Dense or Conv
-        That reads the given inputs.
-    values : array (B, *shape)
-        The inputs.
-    mean_pair : array (2, 2)
-        E ρ² and E (G(ρ) − 2ρ²) according to the mean covariances, within an image and between two.
-    """
-    patches = _patches(layer, values)
-    batch, points = patches.shape[:2]
-    rng = np.random.default_rng(0)
-    first, second = rng.integers(points, size=(2, PAIRS))
-    image = rng.integers(batch, size=PAIRS)
-    other = (image + rng.integers(1, max(batch, 2), size=PAIRS)) % batch
-    mean = np.mean(patches**2) * patches.shape[2]
-    excess = []
-    for partner in (image, other):
-        left, right = patches[image, first], patches[partner, second]
-        product = np.sum(left**2, axis=1) * np.sum(right**2, axis=1)
-        rho = np.sum(left * right, axis=1) / np.sqrt(np.where(product > 0, product, 1))
-        weight = product / mean**2
-        signed = relu_covariance(np.clip(rho, -1, 1)) - 2 * rho**2
-        excess.append((np.mean(weight * rho**2), np.mean(weight * signed)))
-    squares, angular = (np.array(excess) - mean_pair).T
-    return Unevenness(squares, angular)
-
-
-def _patches(layer: Dense | Conv, values: np.ndarray) -> np.ndarray:
-    """(B, points, numbers that a unit reads there)."""
-    if isinstance(layer, Dense):
-        return values.reshape(len(values), 1, -1)
-    pad = layer.padding or 0
-    padded = np.pad(values, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    outputs = layer.output_shape(values.shape[1:])[1:]
-    window = positions.offsets(layer.kernel, outputs, layer.stride, layer.dilation)
-    read = np.stack([padded[(..., *place)].reshape(*values.shape[:2], -1) for place in window], axis=2)
-    return np.moveaxis(read.reshape(len(values), -1, read.shape[-1]), 1, 2)
+def square_covariance(phi: Activation, pairs: Pairs) -> np.ndarray:
+    """Cov(φ(u)², φ(v)²)/(E φ² E φ²) of every pair."""
+    rho = pairs.correlation()
+    if phi.homogeneous_slopes is not None:
+        return innovations.homogeneous_covariance(phi, rho)
+    first, second = pairs.points()
+    log_q = positions.log(pairs.size.ravel()) + pairs.log_scale
+    table = innovations.square_series(phi, log_q)
+    total = np.zeros_like(rho)
+    for k in range(innovations.TERMS, 0, -1):
+        total = rho * (total + table[first, k] * table[second, k])
+    return total

@@ -29,18 +29,18 @@ import numpy as np
 from scipy import sparse
 
 from bntheory.activations import Activation
-from bntheory.growth.finite_width import given_images
+from bntheory.growth.finite_width import given_images, innovations
 from bntheory.growth.finite_width.given_images import Unevenness
-from bntheory.growth.infinite_width import hermite, population, positions
+from bntheory.growth.finite_width.innovations import Blocks, each
+from bntheory.growth.infinite_width import hermite, positions
 from bntheory.growth.infinite_width.moments import log_slope
 from bntheory.growth.infinite_width.state import State
 from bntheory.layers import BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pool, Shape, ZeroPad
 from bntheory.networks import Residual
 
 CURVATURE_STEP = 0.05  # of ln q
-SAMPLED = 256  # units from which covariances of squares are taken
-
-Blocks = tuple[np.ndarray, np.ndarray | None]
+DOUBTFUL = 0.3  # share of a variance that may be known roughly: what a BatchNorm before lets through, and a blur
+MAXIMUM = 0.07  # how far the logarithm of a maximum's mean square may be off where given images differ
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,11 @@ class Noise:
     shift : (points,), of ln E q from infinite width;
     uneven : what pairs of given images add that are not alike;
     linked : covariance of something outside, (its points, points), with this row;
-    parts : at a sum that is not Gaussian, the noise of shortcut and branch and their covariance.
+    parts : at a sum that is not Gaussian, the noise of shortcut and branch and their covariance;
+    norm : "batch" or "image" where the row's mean square has just been fixed, over the batch or image by image;
+    weights : whether the row's channels are sampled by weights of its own;
+    batch_norm : whether there is a BatchNorm before;
+    blur : square of how far the mean of the logarithm may be off since then.
     """
 
     within: np.ndarray
@@ -62,6 +66,10 @@ class Noise:
     uneven: Unevenness = given_images.ALIKE
     linked: Blocks | None = None
     parts: tuple[Noise, Noise, Blocks] | None = None
+    norm: str = ""
+    weights: bool = False
+    batch_norm: bool = False
+    blur: float = 0.0
 
     def mean_shift(self, state: State) -> float:
         """Of ln of the mean of q over points."""
@@ -69,19 +77,27 @@ class Noise:
         return float(q @ self.shift / q.sum()) if q.sum() > 0 else 0.0
 
     def variance(self, state: State, of_batch: bool) -> float:
-        """Var of the logarithm of the row's mean square, over all points of the batch or of one copy."""
+        """Var of the logarithm of the row's mean square, over all points of the batch or of one copy.
+
+        NaN where most of it is not known well enough: after a BatchNorm, except by weights of the row's own.
+        """
+        if self.norm:
+            return 0.0
+        inherited = self._of_mean((self.within, self.cross), state, of_batch)
+        own = 0.0 if self.own is None else self._of_mean(self.own, state, of_batch)
+        rough = self.blur + (inherited if self.batch_norm else 0.0)
+        if rough > DOUBTFUL * (inherited + own) or (self.batch_norm and not self.weights):
+            return math.nan
+        return max(0.0, inherited + own)
+
+    def _of_mean(self, blocks: Blocks, state: State, of_batch: bool) -> float:
         q, _ = positions.linear(state.log_q)
         shares = q / q.sum() if q.sum() > 0 else np.full_like(q, 1 / len(q))
-        own = self.own or (np.zeros((1, 1)), np.zeros((1, 1)))
-        within = shares @ self.within @ shares + _weighted(own[0], shares)
-        if self.cross is None or own[1] is None or not of_batch:
-            return max(0.0, float(within))
-        cross = shares @ self.cross @ shares + _weighted(own[1], shares)
-        return max(0.0, float(cross + (within - cross) / state.copies))
-
-
-def _weighted(block: np.ndarray, shares: np.ndarray) -> float:
-    return float(shares @ block @ shares) if block.shape[0] == len(shares) else 0.0
+        within = float(shares @ blocks[0] @ shares) if len(blocks[0]) == len(shares) else 0.0
+        if blocks[1] is None or self.cross is None or not of_batch:
+            return within
+        cross = float(shares @ blocks[1] @ shares)
+        return cross + (within - cross) / state.copies
 
 
 def start(state: State) -> Noise:
@@ -106,22 +122,16 @@ def through(layer: Any, noise: Noise, before: State, after: State, shape: Shape)
     if before.values is not None and after.values is not None:
         return start(after)
     if isinstance(layer, (Dense, Conv)):
-        matrix = _reading(layer, before, after, shape)
-        channels = layer.features if isinstance(layer, Dense) else layer.channels
-        uneven = noise.uneven if before.values is None else _unevenness(layer, before.values, after)
-        own = _raised(_gaussian_own(after, channels), 2 * uneven.squares / channels)
-        return dataclasses.replace(_mixed(sampled_row(noise), matrix), own=own, uneven=uneven, parts=None)
+        return _weights(layer, noise, before, after, shape)
     if isinstance(layer, Activation):
         return _activation(layer, noise, before, after, shape)
+    noise = dataclasses.replace(noise, uneven=noise.uneven.without_pairs())
     if isinstance(layer, BatchNorm) and layer.training:
-        return _projected(noise, before, together=True)
+        return dataclasses.replace(_projected(noise, before, together=True), norm="batch", batch_norm=True, blur=0.0)
     if isinstance(layer, (LayerNorm, GroupNorm)) and len(shape) == 3:
-        return _projected(noise, before, together=False)
-    if isinstance(layer, Pool) and layer.kind == "average" and before.gaussian:
-        pooled = _mixed(noise, _shares(positions.averaging(layer, shape), before))
-        return dataclasses.replace(pooled, own=_gaussian_own(after, shape[0]))
+        return dataclasses.replace(_projected(sampled_row(noise), before, together=False), norm="image")
     if isinstance(layer, Pool):
-        return _mixed(sampled_row(noise), _shares(positions.averaging(layer, shape), before))
+        return _pooled(layer, noise, before, after, shape)
     if isinstance(layer, Flatten) and len(shape) == 3:
         return _mixed(sampled_row(noise), _shares(np.ones((1, before.points)), before))
     if isinstance(layer, ZeroPad):
@@ -130,6 +140,38 @@ def through(layer: Any, noise: Noise, before: State, after: State, shape: Shape)
     if isinstance(layer, (BatchNorm, Flatten)):
         return noise
     return None
+
+
+def _weights(layer: Dense | Conv, noise: Noise, before: State, after: State, shape: Shape) -> Noise:
+    channels = layer.features if isinstance(layer, Dense) else layer.channels
+    uneven, known = noise.uneven, innovations.of_weights(after)
+    pairs = uneven.pairs if before.values is None else given_images.start(before.values)
+    pairs = pairs and pairs.weighted(layer, shape)
+    if pairs is not None:
+        uneven = Unevenness(
+            pairs.excess(pairs.correlation() ** 2, each(lambda block: block / 2, known), after.log_q), pairs
+        )
+    own = _raised(known, 2 * uneven.squares, channels)
+    mixed = _mixed(sampled_row(noise), _reading(layer, before, after, shape))
+    return dataclasses.replace(mixed, own=own, uneven=uneven, weights=True)
+
+
+def _raised(blocks: Blocks, by: np.ndarray, channels: int) -> Blocks:
+    """What one channel gives, and what is to be added within a copy and between two, over the channels."""
+    within, cross = blocks
+    raised = (within + np.float32(by[0])) / np.float32(channels)
+    return raised, None if cross is None else (cross + np.float32(by[1])) / np.float32(channels)
+
+
+def _pooled(layer: Pool, noise: Noise, before: State, after: State, shape: Shape) -> Noise:
+    """Means of the noise over windows, and what the squares of pooled units vary beyond means of squares."""
+    shares = _shares(positions.averaging(layer, shape), before)
+    if layer.kind == "average" and before.gaussian:
+        own = _raised(innovations.of_weights(after), np.zeros(2), shape[0])
+        return dataclasses.replace(_mixed(noise, shares), own=own)
+    own = _raised(innovations.of_pool(before, after, shares), np.zeros(2), shape[0])
+    blur = noise.blur if layer.kind == "average" else noise.blur + MAXIMUM**2
+    return dataclasses.replace(_mixed(sampled_row(noise), shares), own=own, blur=blur)
 
 
 def added(
@@ -144,15 +186,20 @@ def added(
         return start(total)
     if shortcut.linked is None:
         return None
-    link = _map(np.transpose, shortcut.linked)
+    link = each(np.transpose, shortcut.linked)
+    uneven = shortcut.uneven.without_pairs()
+    batch_norm, blur = shortcut.batch_norm or branch.batch_norm, max(shortcut.blur, branch.blur)
     share = np.exp(second.log_q + 2 * math.log(block.scale) - np.where(np.isfinite(total.log_q), total.log_q, 0.0))
     share = share.astype(np.float32)
     blocks = _combined(share, shortcut, branch, link)
     shift = shortcut.shift + share * (branch.shift - shortcut.shift)
     if total.gaussian:
-        return Noise(*blocks, shift, own=_gaussian_own(total, channels), uneven=shortcut.uneven)
+        own = _raised(innovations.of_weights(total), np.zeros(2), channels)
+        return Noise(*blocks, shift, own=own, uneven=uneven, batch_norm=batch_norm, blur=blur)
     parts = dataclasses.replace(shortcut, linked=None, parts=None), dataclasses.replace(branch, parts=None), link
-    return Noise(*blocks, shift, own=_sum_own(first, second, total, channels), parts=parts)
+    known = innovations.of_sum(first, second, total)
+    sampled = None if known is None else _raised(known, np.zeros(2), channels)
+    return Noise(*blocks, shift, own=sampled, parts=parts, batch_norm=batch_norm, blur=blur)
 
 
 def log_channel_variance(state: State, noise: Noise | None) -> float:
@@ -182,20 +229,36 @@ def _activation(phi: Activation, noise: Noise, before: State, after: State, shap
         return noise
     channels = shape[0]
     if noise.parts is not None:
-        return _after_sum(phi, noise, before, after, channels)
+        return _after_sum(phi, noise, before, channels)
     if not before.gaussian:
         return None
     slope = np.asarray(log_slope(phi, before.log_q))
     changed = _mixed(dataclasses.replace(noise, own=None), sparse.diags_array(slope.astype(np.float32)))
-    normalized = math.isfinite(before.sphere) or noise.own is None  # the mean of u² does not vary
     curvature = np.asarray(_log_curvature(phi, before.log_q)) + slope**2 - slope
     shift = changed.shift + np.diagonal(noise.within) / 2 * curvature
+    known = innovations.of_activation(phi, before, noise.norm)
+    extra, uneven = _unevenness(phi, noise, known, before, after, float(np.mean(slope)))
+    own = _raised(known, extra, channels)
+    return dataclasses.replace(changed, shift=shift, own=own, uneven=uneven, norm="", weights=False)
+
+
+def _unevenness(
+    phi: Activation, noise: Noise, known: Blocks, before: State, after: State, slope: float
+) -> tuple[np.ndarray, Unevenness]:
+    """What pairs of images add to innovations, and what is left of their unevenness."""
     rho = _mean_correlation(before)
-    even = 0.0 if normalized else 2 * float(np.mean(slope)) ** 2  # φ² ≈ E φ² + slope · (u² − q) E φ²/q + …
-    extra = noise.uneven.signed_excess(rho) * _signed_share(phi) + even * noise.uneven.squares
-    own = _raised(_activation_own(phi, before, after, channels, normalized), extra / channels)
     uneven = noise.uneven.faded(_correlation_slope(phi, before, rho))
-    return dataclasses.replace(changed, shift=shift, own=own, uneven=uneven)
+    if (pairs := noise.uneven.pairs) is not None and not noise.norm:
+        activated = pairs.activated(phi)
+        extra = activated.excess(given_images.square_covariance(phi, pairs), known, after.log_q)
+        return extra, uneven._replace(pairs=activated)
+    even = 0.0 if noise.norm else 2 * slope**2  # φ² ≈ E φ² + slope · (u² − q) E φ²/q + …
+    return noise.uneven.signed_excess(rho) * _signed_share(phi) + even * noise.uneven.squares, uneven
+
+
+def _signed_share(phi: Activation) -> float:
+    """What the covariance of u|u| counts in that of φ(u)²: taken as 0 for smooth φ."""
+    return 0.0 if phi.homogeneous_slopes is None else innovations.odd_share(phi)
 
 
 def _log_curvature(phi: Activation, log_q: np.ndarray) -> np.ndarray:
@@ -203,18 +266,6 @@ def _log_curvature(phi: Activation, log_q: np.ndarray) -> np.ndarray:
     if phi.homogeneous_slopes is not None:
         return np.zeros_like(log_q)
     return (log_slope(phi, log_q + CURVATURE_STEP) - log_slope(phi, log_q - CURVATURE_STEP)) / (2 * CURVATURE_STEP)
-
-
-def _raised(blocks: Blocks, by: np.ndarray) -> Blocks:
-    return blocks[0] + np.float32(by[0]), None if blocks[1] is None else blocks[1] + np.float32(by[1])
-
-
-def _signed_share(phi: Activation) -> float:
-    """What the covariance of u|u| counts in that of φ(u)²: 1 for ReLU, 0 for even or odd φ, taken as 0 for smooth φ."""
-    if phi.homogeneous_slopes is None:
-        return 0.0
-    a, b = phi.homogeneous_slopes
-    return ((a**2 - b**2) / (a**2 + b**2)) ** 2
 
 
 def _correlation_slope(phi: Activation, state: State, rho: float) -> float:
@@ -233,67 +284,20 @@ def _mean_correlation(state: State) -> float:
     return 1 - apart
 
 
-def _unevenness(layer: Dense | Conv, values: np.ndarray, after: State) -> Unevenness:
-    """Of given inputs, after the first weights."""
-    q, _ = positions.linear(after.log_q)
-    if q.sum() == 0:
-        return given_images.ALIKE
-    shares, rows = q / q.sum(), []
-    for rho in correlations(after):
-        known = np.zeros((1, 1)) if rho is None else rho
-        weights = shares if rho is not None else np.ones(1)
-        signed = given_images.relu_covariance(known) - 2 * known**2
-        rows.append((weights @ known**2 @ weights, weights @ signed @ weights))
-    unit = values / (np.abs(values).max() or 1.0)  # its square stays in float64
-    return given_images.measured(layer, unit, np.array(rows))
-
-
-def _after_sum(phi: Activation, noise: Noise, before: State, after: State, channels: int) -> Noise:
+def _after_sum(phi: Activation, noise: Noise, before: State, channels: int) -> Noise:
     """After φ(x + f): shares of the branch's variance in E φ², and innovations from sampled units."""
     assert noise.parts is not None and before.population is not None
     units = before.population()
     shortcut, branch, link = noise.parts
-    response, innovations = _responses(phi, units, after)
+    response, known = innovations.of_response(phi, units)
     blocks = _combined(response, shortcut, branch, link)
     share, rho = float(response.mean()), _mean_correlation(before)
     uneven = given_images.mixed(shortcut.uneven, branch.uneven, share)
     extra = share * (uneven.signed_excess(rho) * _signed_share(phi) + 2 * uneven.squares)
-    own = _raised(_map(lambda block: block / np.float32(channels), innovations), extra / channels)
+    own = _raised(known, extra, channels)
     shift = shortcut.shift + response * (branch.shift - shortcut.shift)
-    return Noise(*blocks, shift, own=own, uneven=uneven.faded(_correlation_slope(phi, before, rho)))
-
-
-def _responses(phi: Activation, units: population.Population, after: State) -> tuple[np.ndarray, Blocks]:
-    """b of every point, and Cov(e, e') of one channel, from two draws of the branch: its own, and a neighbour's."""
-    assert units.parts is not None
-    x, f = units.parts
-    scales = [math.exp(part.log_scale - units.log_scale) for part in (x, f)]
-    total = x.particles * scales[0] + f.particles * scales[1]
-    factor = 1.0 if phi.homogeneous_slopes is not None else math.exp(min(max(units.log_scale, -80), 80))
-    value = phi.phi(total * factor)
-    moved = value * phi.dphi(total * factor) * f.particles * (scales[1] * factor)
-    square = np.mean(value**2, axis=0)
-    response = np.divide(np.mean(moved, axis=0), square, out=np.zeros_like(square), where=square > 0)
-    if x.fields is None or f.fields is None:
-        return response.astype(np.float32), (np.zeros((1, 1)), None)
-    ratio, other = (np.float32(scale * factor) for scale in scales)
-    some = slice(0, SAMPLED)
-    first = phi.phi(x.fields[some] * ratio + f.fields[some] * other) ** 2
-    second = phi.phi(x.fields[some] * ratio + np.roll(f.fields[some], 1, axis=0) * other) ** 2
-    mean = np.mean((first + second) / 2, axis=(0, 1))
-    change = (first - second) / np.where(mean > 0, mean, 1) / np.float32(math.sqrt(2))
-    return response.astype(np.float32), _products(change)
-
-
-def _products(units: np.ndarray) -> Blocks:
-    """Means of products of points, within a copy and between two, of sampled units of zero mean."""
-    many, kept, points = units.shape
-    flat = units.reshape(-1, points)
-    within = flat.T @ flat / np.float32(len(flat))
-    if kept == 1:
-        return within, None
-    total = units.sum(axis=1)
-    return within, (total.T @ total / np.float32(many) - kept * within) / np.float32(kept * (kept - 1))
+    faded = uneven.faded(_correlation_slope(phi, before, rho))
+    return Noise(*blocks, shift, own=own, uneven=faded, batch_norm=noise.batch_norm, blur=noise.blur)
 
 
 def _combined(share: np.ndarray, shortcut: Noise, branch: Noise, link: Blocks) -> Blocks:
@@ -320,22 +324,18 @@ def _mixed(noise: Noise, matrix: Any) -> Noise:
     def both(block: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray((matrix @ (matrix @ block).T).T)
 
-    within, cross = _map(both, (noise.within, noise.cross))
-    linked = None if noise.linked is None else _map(lambda block: (matrix @ block.T).T, noise.linked)
+    within, cross = each(both, (noise.within, noise.cross))
+    linked = None if noise.linked is None else each(lambda block: (matrix @ block.T).T, noise.linked)
     return dataclasses.replace(noise, within=within, cross=cross, shift=matrix @ noise.shift, linked=linked)
-
-
-def _map(function: Any, blocks: Blocks) -> Blocks:
-    return function(blocks[0]), None if blocks[1] is None else function(blocks[1])
 
 
 def sampled_row(noise: Noise) -> Noise:
     """The row's own channels drawn."""
     if noise.own is None or noise.own[0].shape != noise.within.shape:
-        return dataclasses.replace(noise, own=None, parts=None)
+        return dataclasses.replace(noise, own=None, parts=None, norm="", weights=False)
     within = noise.within + noise.own[0]
     cross = None if noise.cross is None or noise.own[1] is None else noise.cross + noise.own[1]
-    return dataclasses.replace(noise, within=within, cross=cross, own=None, parts=None)
+    return dataclasses.replace(noise, within=within, cross=cross, own=None, parts=None, norm="", weights=False)
 
 
 def _projected(noise: Noise, state: State, together: bool) -> Noise:
@@ -394,65 +394,3 @@ def _counts(geometry: tuple[int, int, int, int], sides: Shape, outputs: Shape) -
     read = np.stack([index[place].ravel() for place in positions.offsets(kernel, outputs, stride, dilation)], axis=1)
     row, column = np.nonzero(read >= 0)
     return sparse.csr_array((np.ones(len(row)), (row, read[row, column])), (len(read), math.prod(sides)))
-
-
-def correlations(state: State) -> Blocks:
-    """Uncentred correlations of points, within a copy and between two, in single precision."""
-    assert state.log_d is not None
-    root = state.log_q / 2
-    top = float(root.max()) if np.isfinite(root.max()) else 0.0
-    size = np.exp(root - top).astype(np.float32)
-    product = np.maximum(2 * size[:, None] * size, np.float32(1e-30))
-
-    def correlation(log_d: np.ndarray) -> np.ndarray:
-        apart = np.exp((log_d - 2 * top).astype(np.float32))
-        return np.clip((size[:, None] ** 2 + size**2 - apart) / product, -1, 1)
-
-    return _map(correlation, (state.log_d, state.log_cross))
-
-
-def _gaussian_own(state: State, channels: int) -> Blocks:
-    """Cov(u², v²)/(E u² E v²) = 2ρ², over channels."""
-    assert state.log_d is not None
-    return _map(lambda rho: 2 * rho**2 / np.float32(channels), correlations(state))
-
-
-def _sum_own(first: State, second: State, total: State, channels: int) -> Blocks | None:
-    """Cov((x + f)², (x' + f')²) given x: 4 E xx' E ff' + 2 (E ff')², f the branch with its scale."""
-    if total.log_d is None:
-        return None
-    top = float(total.log_q.max())
-    top = top if math.isfinite(top) else 0.0
-    q = np.maximum(np.exp(total.log_q - top), 1e-150)  # whose square is still a number
-    results: list[np.ndarray | None] = []
-    for whole, part in ((total.log_d, first.log_d), (total.log_cross, first.log_cross)):
-        if whole is None or part is None:
-            results.append(None)
-            continue
-        own = np.exp(first.log_q - top)
-        shortcut = (own[:, None] + own - np.exp(part - top)) / 2
-        branch = (q[:, None] + q - np.exp(whole - top)) / 2 - shortcut
-        relative = (4 * shortcut * branch + 2 * branch**2) / (q[:, None] * q * channels)
-        results.append(relative.astype(np.float32))
-    assert results[0] is not None
-    return results[0], results[1]
-
-
-def _activation_own(phi: Activation, before: State, after: State, channels: int, normalized: bool) -> Blocks:
-    """Cov(φ(u)², φ(v)²)/(C E φ² E φ²); after a normalization without the part of u², whose mean does not vary."""
-    if before.log_d is None:
-        return np.zeros((before.points,) * 2, np.float32), None
-    if phi.homogeneous_slopes is not None:
-        ratio = np.float32(_signed_share(phi))
-
-        def covariance(rho: np.ndarray) -> np.ndarray:
-            signed = given_images.relu_covariance(rho) - 2 * rho**2  # of u|u| alone
-            return (signed * ratio + (0 if normalized else 2 * rho**2)) / np.float32(channels)
-
-        return _map(covariance, correlations(before))
-    assert after.population is not None
-    fields = after.population().fields
-    assert fields is not None
-    squares = fields[: 4 * SAMPLED] ** 2
-    mean = squares.mean(axis=(0, 1))
-    return _map(lambda block: block / np.float32(channels), _products(squares / np.where(mean > 0, mean, 1) - 1))

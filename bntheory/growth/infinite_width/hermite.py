@@ -11,6 +11,8 @@ whose degree, the ratio of the two, need not be an integer: this is right at ρ 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -106,33 +108,37 @@ def coefficients(phi: Activation, log_q: np.ndarray) -> tuple[np.ndarray, np.nda
 
     Interpolated in ln q between Chebyshev nodes where the points are many.
     """
-    low, high = float(log_q.min()), float(log_q.max())
-    if high - low < NARROW:
-        nodes, weights = np.array([low]), np.ones((len(log_q), 1))
-    elif len(log_q) <= (count := max(NODES_OF_Q, math.ceil(NODES_PER_UNIT * (high - low)))):
-        nodes, weights = log_q, np.eye(len(log_q))
-    else:
-        order = np.arange(count)
-        nodes = (low + high) / 2 + (high - low) / 2 * np.cos(np.pi * order / (count - 1))
-        signs = (-1.0) ** order * np.where(np.isin(order, (0, count - 1)), 0.5, 1)
-        gap = log_q[:, None] - nodes
-        near = np.abs(gap) < 1e-13 * (1 + np.abs(nodes))
-        weights = np.where(near.any(axis=1, keepdims=True), near, signs / np.where(near, 1, gap))
-        weights = weights / weights.sum(axis=1, keepdims=True)
+    nodes, weights = interpolation(log_q)
     moments = phi.log_moments(nodes)
-    table = np.array([_series(phi, value) for value in nodes])
+    table = np.array([series(phi.phi, value) for value in nodes])
     both = np.exp(np.stack([moments.log_second, moments.log_derivative + nodes]))
     return weights @ table, both @ weights.T
 
 
-def _series(phi: Activation, log_q: float) -> np.ndarray:
-    """a_k(q) for k < DEGREE, by the trapezoid rule in ln|h| (see `bntheory.gaussian`)."""
+def interpolation(log_q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes in ln q, and the matrix that takes values there to the points."""
+    low, high = float(log_q.min()), float(log_q.max())
+    if high - low < NARROW:
+        return np.array([low]), np.ones((len(log_q), 1))
+    if len(log_q) <= (count := max(NODES_OF_Q, math.ceil(NODES_PER_UNIT * (high - low)))):
+        return log_q, np.eye(len(log_q))
+    order = np.arange(count)
+    nodes = (low + high) / 2 + (high - low) / 2 * np.cos(np.pi * order / (count - 1))
+    signs = (-1.0) ** order * np.where(np.isin(order, (0, count - 1)), 0.5, 1)
+    gap = log_q[:, None] - nodes
+    near = np.abs(gap) < 1e-13 * (1 + np.abs(nodes))
+    weights = np.where(near.any(axis=1, keepdims=True), near, signs / np.where(near, 1, gap))
+    return nodes, weights / weights.sum(axis=1, keepdims=True)
+
+
+def series(function: Callable[[Any], Any], log_q: float) -> np.ndarray:
+    """E f(√q g) He_k(g)/√k! for k < DEGREE, by the trapezoid rule in ln|h| (see `bntheory.gaussian`)."""
     size = math.exp(log_q / 2)
     g = NODES / size
     kept = (g < 10) & (g > 1e-16)
     g, x = g[kept], NODES[kept]
     weight = np.exp(-(g**2) / 2) * g * (STEP / math.sqrt(2 * math.pi))
-    right, left = phi.phi(x) * weight, phi.phi(-x) * weight
+    right, left = function(x) * weight, function(-x) * weight
     result, before, here = np.empty(DEGREE), np.zeros_like(g), np.ones_like(g)
     for k in range(DEGREE):
         result[k] = np.sum(here * (right + left if k % 2 == 0 else right - left))

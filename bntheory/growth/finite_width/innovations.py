@@ -1,0 +1,223 @@
+"""What sampling a row's channels adds to the fluctuations of its second moments, for one channel.
+
+With ρ the correlation of u and v at two points, Cov(φ(u)², φ(v)²)/(E φ(u)² E φ(v)²) is
+
+    weights      2ρ²
+    ReLU         G(ρ) = (2/π)[3ρ√(1−ρ²) + (π − arccos ρ)(1 + 2ρ²)] − 1 = 2ρ² + an odd part
+    smooth φ     Σ_k r_k(q) r_k(q') ρ^k,   r_k = E φ(√q g)² He_k(g)/(√k! E φ²)
+    sum, φ       of what φ(x + f)² varies over draws of the branch f, from sampled units
+    maximum      of the squares of sampled units
+
+A normalization keeps the mean of u² over channels and points, and LayerNorm and GroupNorm that of u as well: the term
+of k = 2, and of k = 1 the part that all points of an image share, are lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from bntheory.activations import Activation
+from bntheory.gaussian import LIMIT
+from bntheory.growth.infinite_width import hermite, population
+from bntheory.growth.infinite_width.state import State
+
+SAMPLED = 256  # units from which covariances of squares are taken
+TERMS = 10  # of the series for smooth φ; the rest is added as one term of the next degree
+
+Blocks = tuple[np.ndarray, np.ndarray | None]  # within a copy, and between two
+
+
+def each(function: Callable[..., np.ndarray], *blocks: Blocks) -> Blocks:
+    """Apply a function to the matrices within a copy, and to those between two where there are any."""
+    within = function(*(first for first, _ in blocks))
+    others = [second for _, second in blocks if second is not None]
+    return within, function(*others) if len(others) == len(blocks) else None
+
+
+def correlations(state: State) -> Blocks:
+    """Uncentred correlations of points, within a copy and between two, in single precision."""
+    assert state.log_d is not None
+    size, top = _sizes(state)
+    product = np.maximum(2 * size[:, None] * size, np.float32(1e-30))
+
+    def correlation(log_d: np.ndarray) -> np.ndarray:
+        apart = np.exp((log_d - 2 * top).astype(np.float32))
+        return np.clip((size[:, None] ** 2 + size**2 - apart) / product, -1, 1)
+
+    return each(correlation, (state.log_d, state.log_cross))
+
+
+def _sizes(state: State) -> tuple[np.ndarray, float]:
+    root = state.log_q / 2
+    top = float(root.max()) if np.isfinite(root.max()) else 0.0
+    return np.exp(root - top).astype(np.float32), top
+
+
+def of_weights(state: State) -> Blocks:
+    """Cov(u², v²)/(E u² E v²) = 2ρ²."""
+    return each(lambda rho: 2 * rho**2, correlations(state))
+
+
+def of_activation(phi: Activation, before: State, norm: str = "") -> Blocks:
+    """Cov(φ(u)², φ(v)²)/(E φ² E φ²) of Gaussian units.
+
+    Parameters
+    ----------
+    phi : Activation
+    before : State
+        Of the row that φ is applied to.
+    norm : {"", "batch", "image"}
+        Over what these units have just been normalized.
+    """
+    if before.log_d is None:
+        return np.zeros((before.points,) * 2, np.float32), None
+    rho = correlations(before)
+    shared = _shared(before, rho) if norm == "image" else each(np.zeros_like, rho)
+    if phi.homogeneous_slopes is not None:
+        return each(lambda r, lost: homogeneous_covariance(phi, r, not norm, lost), rho, shared)
+    table = square_series(phi, before.log_q).astype(np.float32)
+    degrees = [k for k in range(1, TERMS + 1) if not (norm and k == 2)]
+
+    def covariance(r: np.ndarray, lost: np.ndarray) -> np.ndarray:
+        total, power, degree = np.zeros_like(r), np.ones_like(r), 0
+        for k in degrees:
+            while degree < k:
+                power, degree = power * r, degree + 1
+            total += table[:, k, None] * table[:, k] * (power - lost if k == 1 else power)
+        return total
+
+    return each(covariance, rho, shared)
+
+
+def homogeneous_covariance(
+    phi: Activation, rho: np.ndarray, even: bool = True, lost: np.ndarray | float = 0.0
+) -> np.ndarray:
+    """The same of given correlations for a φ that is linear on either side of 0.
+
+    The odd part of G, which is the covariance of u|u|, counts in full for ReLU and not for |u|.
+
+    Parameters
+    ----------
+    phi : Activation
+    rho : array
+    even : bool
+        Whether the mean of u² varies.
+    lost : array or float
+        Of ρ in the linear term of the odd part.
+    """
+    share = np.float32(odd_share(phi))
+    odd = 2 / np.pi * (3 * rho * np.sqrt(np.maximum(1 - rho**2, 0)) + np.arcsin(rho) * (1 + 2 * rho**2))
+    covariance = share * (odd - np.float32(8 / np.pi) * lost)
+    return covariance + 2 * rho**2 if even else covariance
+
+
+def odd_share(phi: Activation) -> float:
+    """What the covariance of u|u| counts in that of φ(u)²: 1 for ReLU, 0 for even or odd φ."""
+    assert phi.homogeneous_slopes is not None
+    a, b = phi.homogeneous_slopes
+    return ((a**2 - b**2) / (a**2 + b**2)) ** 2
+
+
+def square_series(phi: Activation, log_q: np.ndarray) -> np.ndarray:
+    """r_k(q) for k < TERMS, and the root of what they leave of E φ⁴/(E φ²)²: (points, TERMS + 1).
+
+    Examples
+    --------
+    >>> from bntheory import activation
+    >>> square_series(activation("tanh"), np.array([-40.0]))[0, :4].round(6).tolist()  # φ² = u²: 1 + √2 He_2/√2!
+    [1.0, 0.0, 1.414214, 0.0]
+    """
+    inside = np.clip(np.where(np.isfinite(log_q), log_q, -LIMIT), -LIMIT, LIMIT)
+    nodes, weights = hermite.interpolation(inside)
+    table = np.empty((len(nodes), TERMS + 1))
+    for row, node in zip(table, nodes, strict=True):
+        terms = hermite.series(lambda x: phi.phi(x) ** 2, node)
+        fourth = hermite.series(lambda x: phi.phi(x) ** 4, node)[0]
+        row[:TERMS] = terms[:TERMS]
+        row[TERMS] = math.sqrt(max(0.0, fourth - float(terms[:TERMS] @ terms[:TERMS])))
+        row /= terms[0] or 1.0
+    return weights @ table
+
+
+def _shared(state: State, rho: Blocks) -> Blocks:
+    """(K_p + K_p' − K)/√(qq'), K_p the mean over points of the covariance with p: of ρ, what all points share."""
+    size, _ = _sizes(state)
+    product = size[:, None] * size
+    safe = np.maximum(product, np.float32(1e-30))
+
+    def shared(r: np.ndarray) -> np.ndarray:
+        row = (r * product).mean(axis=1)
+        return (row[:, None] + row - row.mean()) / safe
+
+    return each(shared, rho)
+
+
+def of_sum(first: State, second: State, total: State) -> Blocks | None:
+    """Cov((x + f)², (x' + f')²) given x: 4 E xx' E ff' + 2 (E ff')², f the branch with its scale."""
+    if total.log_d is None:
+        return None
+    top = float(total.log_q.max())
+    top = top if math.isfinite(top) else 0.0
+    q = np.maximum(np.exp(total.log_q - top), 1e-150)  # whose square is still a number
+    own = np.exp(first.log_q - top)
+
+    def relative(whole: np.ndarray, part: np.ndarray) -> np.ndarray:
+        shortcut = (own[:, None] + own - np.exp(part - top)) / 2
+        branch = (q[:, None] + q - np.exp(whole - top)) / 2 - shortcut
+        return ((4 * shortcut * branch + 2 * branch**2) / (q[:, None] * q)).astype(np.float32)
+
+    if first.log_d is None:
+        return None
+    return each(relative, (total.log_d, total.log_cross), (first.log_d, first.log_cross))
+
+
+def of_response(phi: Activation, units: population.Population) -> tuple[np.ndarray, Blocks]:
+    """The branch's share b = E φ φ′ f/E φ² at every point of φ(x + f), and Cov(e, e') from two draws of the branch.
+
+    The second draw is a neighbour's.
+    """
+    assert units.parts is not None
+    x, f = units.parts
+    scales = [math.exp(part.log_scale - units.log_scale) for part in (x, f)]
+    total = x.particles * scales[0] + f.particles * scales[1]
+    factor = 1.0 if phi.homogeneous_slopes is not None else math.exp(min(max(units.log_scale, -80), 80))
+    value = phi.phi(total * factor)
+    moved = value * phi.dphi(total * factor) * f.particles * (scales[1] * factor)
+    square = np.mean(value**2, axis=0)
+    response = np.divide(np.mean(moved, axis=0), square, out=np.zeros_like(square), where=square > 0)
+    if x.fields is None or f.fields is None:
+        return response.astype(np.float32), (np.zeros((1, 1)), None)
+    ratio, other = (np.float32(scale * factor) for scale in scales)
+    some = slice(0, SAMPLED)
+    first = phi.phi(x.fields[some] * ratio + f.fields[some] * other) ** 2
+    second = phi.phi(x.fields[some] * ratio + np.roll(f.fields[some], 1, axis=0) * other) ** 2
+    mean = np.mean((first + second) / 2, axis=(0, 1))
+    change = (first - second) / np.where(mean > 0, mean, 1) / np.float32(math.sqrt(2))
+    return response.astype(np.float32), _products(change)
+
+
+def of_pool(before: State, after: State, shares: np.ndarray) -> Blocks:
+    """What squares of pooled units covary beyond means of their squares, `shares` the points' (windows, points)."""
+    averaged = _relative_squares(population.drawn(before)) @ shares.T
+    return each(np.subtract, _products(_relative_squares(population.drawn(after))), _products(averaged))
+
+
+def _relative_squares(units: population.Population) -> np.ndarray:
+    assert units.fields is not None
+    squares = units.fields[: 4 * SAMPLED] ** 2
+    mean = squares.mean(axis=(0, 1))
+    return np.divide(squares, mean, out=np.ones_like(squares), where=mean > 0) - 1
+
+
+def _products(units: np.ndarray) -> Blocks:
+    """Means of products of points, within a copy and between two, of sampled units of zero mean."""
+    many, kept, points = units.shape
+    flat = units.reshape(-1, points)
+    within = flat.T @ flat / np.float32(len(flat))
+    if kept == 1:
+        return within, None
+    total = units.sum(axis=1)
+    return within, (total.T @ total / np.float32(many) - kept * within) / np.float32(kept * (kept - 1))

@@ -20,7 +20,7 @@ from bntheory.growth.backward.covariances import Blocks
 from bntheory.growth.backward.gradient_rows import Gradient
 from bntheory.growth.backward.gradients import Pullback
 from bntheory.growth.finite_width import kernel_noise
-from bntheory.growth.finite_width.kernel_noise import Noise
+from bntheory.growth.finite_width.noise import Noise
 from bntheory.growth.infinite_width import moments, positions
 from bntheory.growth.infinite_width.state import State, log_rest
 from bntheory.layers import BatchNorm, Conv, Dense, Shape

@@ -85,6 +85,32 @@ class Pairs(NamedTuple):
         product = np.where(_inside(self.shifts, self.size.shape[1:]), product, 0)
         return self._replace(size=size.reshape(self.size.shape), product=product, log_scale=scale)._rescaled()
 
+    def less(self, relative: Blocks, log_q: np.ndarray) -> Pairs:
+        """Without covariances that are the same for all images, given over the roots of both second moments."""
+        size = np.exp(log_q - self.log_scale)
+        root, sides = np.sqrt(size), self.size.shape[1:]
+        within, cross = innovations.each(lambda block: block * root[:, None] * root, relative)
+        here, there = np.arange(size.size).reshape(1, *sides), self.points()[1] % size.size
+        lost = within[here, there]
+        if cross is not None:
+            between = (self.images[:, 0] != self.images[:, 1])[:, None, None]
+            lost = np.where(between, cross[here, there], lost)
+        product = np.where(_inside(self.shifts, sides), self.product - lost, 0)
+        return self._replace(size=np.maximum(self.size - np.diagonal(within).reshape(sides), 0), product=product)
+
+    def normalized(self, epsilon: float) -> Pairs:
+        """Every image divided by the root of its mean square."""
+        mean = self.size.mean(axis=(1, 2)) + epsilon * math.exp(min(-self.log_scale, 700.0))
+        mean = np.where(mean > 0, mean, 1)[:, None, None]
+        root = np.sqrt(mean)
+        product = self.product / (root[self.images[:, 0]] * root[self.images[:, 1]])
+        return self._replace(size=self.size / mean, product=product, log_scale=0.0)._rescaled()
+
+    def shift(self, log_q: np.ndarray) -> np.ndarray:
+        """Of ln q from that of mean images, log_q, at every point."""
+        mean = positions.log(self.size.mean(axis=0).ravel()) + self.log_scale
+        return np.subtract(mean, log_q, out=np.zeros_like(log_q), where=np.isfinite(mean) & np.isfinite(log_q))
+
     def _rescaled(self) -> Pairs:
         top = float(self.size.mean()) or 1.0
         return self._replace(size=self.size / top, product=self.product / top, log_scale=self.log_scale + math.log(top))
@@ -172,10 +198,6 @@ class Unevenness(NamedTuple):
     squares: np.ndarray
     pairs: Pairs | None = None
 
-    def without_pairs(self) -> Unevenness:
-        """Where pairs are not carried any further."""
-        return Unevenness(self.squares)
-
     def faded(self, slope: float) -> Unevenness:
         """After an activation that maps correlations with that slope."""
         return Unevenness(self.squares * slope**2)
@@ -193,15 +215,17 @@ def mixed(first: Unevenness, second: Unevenness, share: float) -> Unevenness:
     return Unevenness(first.squares + share * (second.squares - first.squares))
 
 
-def square_covariance(phi: Activation, pairs: Pairs) -> np.ndarray:
-    """Cov(φ(u)², φ(v)²)/(E φ² E φ²) of every pair."""
+def square_covariance(phi: Activation, pairs: Pairs, rest: bool = False) -> np.ndarray:
+    """Cov(φ(u)², φ(v)²)/(E φ² E φ²) of every pair, or the rest of it beyond the first two Hermite terms."""
     rho = pairs.correlation()
     if phi.homogeneous_slopes is not None:
-        return innovations.homogeneous_covariance(phi, rho)
+        return innovations.homogeneous_covariance(phi, rho, not rest, rho if rest else 0.0)
     first, second = pairs.points()
     log_q = positions.log(pairs.size.ravel()) + pairs.log_scale
     table = innovations.square_series(phi, log_q)
     total = np.zeros_like(rho)
     for k in range(innovations.TERMS, 0, -1):
-        total = rho * (total + table[first, k] * table[second, k])
+        if not rest or k > 2:
+            total += table[first, k] * table[second, k]
+        total *= rho
     return total

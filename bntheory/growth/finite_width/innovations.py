@@ -69,27 +69,27 @@ def of_activation(phi: Activation, before: State, norm: str = "") -> Blocks:
     phi : Activation
     before : State
         Of the row that φ is applied to.
-    norm : {"", "batch", "image"}
-        Over what these units have just been normalized.
+    norm : {"", "batch", "image", "rest"}
+        Over what these units have just been normalized; "rest" leaves out the terms of k = 1 and 2 altogether.
     """
     if before.log_d is None:
         return np.zeros((before.points,) * 2, np.float32), None
     rho = correlations(before)
-    shared = _shared(before, rho) if norm == "image" else each(np.zeros_like, rho)
+    lost = rho if norm == "rest" else shared(before) if norm == "image" else each(np.zeros_like, rho)
     if phi.homogeneous_slopes is not None:
-        return each(lambda r, lost: homogeneous_covariance(phi, r, not norm, lost), rho, shared)
+        return each(lambda r, linear: homogeneous_covariance(phi, r, not norm, linear), rho, lost)
     table = square_series(phi, before.log_q).astype(np.float32)
     degrees = [k for k in range(1, TERMS + 1) if not (norm and k == 2)]
 
-    def covariance(r: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    def covariance(r: np.ndarray, linear: np.ndarray) -> np.ndarray:
         total, power, degree = np.zeros_like(r), np.ones_like(r), 0
         for k in degrees:
             while degree < k:
                 power, degree = power * r, degree + 1
-            total += table[:, k, None] * table[:, k] * (power - lost if k == 1 else power)
+            total += table[:, k, None] * table[:, k] * (power - linear if k == 1 else power)
         return total
 
-    return each(covariance, rho, shared)
+    return each(covariance, rho, lost)
 
 
 def homogeneous_covariance(
@@ -142,17 +142,17 @@ def square_series(phi: Activation, log_q: np.ndarray) -> np.ndarray:
     return weights @ table
 
 
-def _shared(state: State, rho: Blocks) -> Blocks:
+def shared(state: State) -> Blocks:
     """(K_p + K_p' − K)/√(qq'), K_p the mean over points of the covariance with p: of ρ, what all points share."""
     size, _ = _sizes(state)
     product = size[:, None] * size
     safe = np.maximum(product, np.float32(1e-30))
 
-    def shared(r: np.ndarray) -> np.ndarray:
+    def relative(r: np.ndarray) -> np.ndarray:
         row = (r * product).mean(axis=1)
         return (row[:, None] + row - row.mean()) / safe
 
-    return each(shared, rho)
+    return each(relative, correlations(state))
 
 
 def of_sum(first: State, second: State, total: State) -> Blocks | None:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from bntheory.activations import Activation
 from bntheory.growth.finite_width import given_images, innovations
 from bntheory.growth.finite_width.given_images import Unevenness
 from bntheory.growth.finite_width.innovations import Blocks, each
+from bntheory.growth.finite_width.noise import Noise, combined, in_the_mean, mixed, projected, sampled_row
 from bntheory.growth.infinite_width import hermite, positions
 from bntheory.growth.infinite_width.moments import log_slope
 from bntheory.growth.infinite_width.state import State
@@ -39,65 +39,8 @@ from bntheory.layers import BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNor
 from bntheory.networks import Residual
 
 CURVATURE_STEP = 0.05  # of ln q
-DOUBTFUL = 0.3  # share of a variance that may be known roughly: what a BatchNorm before lets through, and a blur
+MEMBERS = 8  # channels of a group, from which what its mean takes from pairs may be that of mean images
 MAXIMUM = 0.07  # how far the logarithm of a maximum's mean square may be off where given images differ
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Cov(δ_p, δ_p') within a copy and between two.
-
-    within, cross : (points, points), of the second moments of which the row's units are drawn;
-    own : the same shape, what sampling the row's channels adds;
-    shift : (points,), of ln E q from infinite width;
-    uneven : what pairs of given images add that are not alike;
-    linked : covariance of something outside, (its points, points), with this row;
-    parts : at a sum that is not Gaussian, the noise of shortcut and branch and their covariance;
-    norm : "batch" or "image" where the row's mean square has just been fixed, over the batch or image by image;
-    weights : whether the row's channels are sampled by weights of its own;
-    batch_norm : whether there is a BatchNorm before;
-    blur : square of how far the mean of the logarithm may be off since then.
-    """
-
-    within: np.ndarray
-    cross: np.ndarray | None
-    shift: np.ndarray
-    own: Blocks | None = None
-    uneven: Unevenness = given_images.ALIKE
-    linked: Blocks | None = None
-    parts: tuple[Noise, Noise, Blocks] | None = None
-    norm: str = ""
-    weights: bool = False
-    batch_norm: bool = False
-    blur: float = 0.0
-
-    def mean_shift(self, state: State) -> float:
-        """Of ln of the mean of q over points."""
-        q, _ = positions.linear(state.log_q)
-        return float(q @ self.shift / q.sum()) if q.sum() > 0 else 0.0
-
-    def variance(self, state: State, of_batch: bool) -> float:
-        """Var of the logarithm of the row's mean square, over all points of the batch or of one copy.
-
-        NaN where most of it is not known well enough: after a BatchNorm, except by weights of the row's own.
-        """
-        if self.norm:
-            return 0.0
-        inherited = self._of_mean((self.within, self.cross), state, of_batch)
-        own = 0.0 if self.own is None else self._of_mean(self.own, state, of_batch)
-        rough = self.blur + (inherited if self.batch_norm else 0.0)
-        if rough > DOUBTFUL * (inherited + own) or (self.batch_norm and not self.weights):
-            return math.nan
-        return max(0.0, inherited + own)
-
-    def _of_mean(self, blocks: Blocks, state: State, of_batch: bool) -> float:
-        q, _ = positions.linear(state.log_q)
-        shares = q / q.sum() if q.sum() > 0 else np.full_like(q, 1 / len(q))
-        within = float(shares @ blocks[0] @ shares) if len(blocks[0]) == len(shares) else 0.0
-        if blocks[1] is None or self.cross is None or not of_batch:
-            return within
-        cross = float(shares @ blocks[1] @ shares)
-        return cross + (within - cross) / state.copies
 
 
 def start(state: State) -> Noise:
@@ -125,18 +68,20 @@ def through(layer: Any, noise: Noise, before: State, after: State, shape: Shape)
         return _weights(layer, noise, before, after, shape)
     if isinstance(layer, Activation):
         return _activation(layer, noise, before, after, shape)
-    noise = dataclasses.replace(noise, uneven=noise.uneven.without_pairs())
-    if isinstance(layer, BatchNorm) and layer.training:
-        return dataclasses.replace(_projected(noise, before, together=True), norm="batch", batch_norm=True, blur=0.0)
     if isinstance(layer, (LayerNorm, GroupNorm)) and len(shape) == 3:
-        return dataclasses.replace(_projected(sampled_row(noise), before, together=False), norm="image")
+        return _normalized(layer, noise, before, shape)
+    noise = dataclasses.replace(noise.without_pairs(before), unknown=noise.batch_norm)
+    if isinstance(layer, BatchNorm) and layer.training:
+        return dataclasses.replace(
+            projected(noise, before, together=True), norm="batch", unknown=False, batch_norm=True, blur=0.0
+        )
     if isinstance(layer, Pool):
         return _pooled(layer, noise, before, after, shape)
     if isinstance(layer, Flatten) and len(shape) == 3:
-        return _mixed(sampled_row(noise), _shares(np.ones((1, before.points)), before))
+        return mixed(sampled_row(noise), _shares(np.ones((1, before.points)), before))
     if isinstance(layer, ZeroPad):
         index = np.arange(before.points).reshape(shape[1:])[:: layer.stride, :: layer.stride].ravel()
-        return _mixed(sampled_row(noise), np.eye(before.points, dtype=np.float32)[index])
+        return mixed(sampled_row(noise), np.eye(before.points, dtype=np.float32)[index])
     if isinstance(layer, (BatchNorm, Flatten)):
         return noise
     return None
@@ -148,12 +93,30 @@ def _weights(layer: Dense | Conv, noise: Noise, before: State, after: State, sha
     pairs = uneven.pairs if before.values is None else given_images.start(before.values)
     pairs = pairs and pairs.weighted(layer, shape)
     if pairs is not None:
-        uneven = Unevenness(
-            pairs.excess(pairs.correlation() ** 2, each(lambda block: block / 2, known), after.log_q), pairs
-        )
+        excess = pairs.excess(2 * pairs.correlation() ** 2, known, after.log_q)
+        uneven = Unevenness(excess / 2, pairs)
     own = _raised(known, 2 * uneven.squares, channels)
-    mixed = _mixed(sampled_row(noise), _reading(layer, before, after, shape))
-    return dataclasses.replace(mixed, own=own, uneven=uneven, weights=True)
+    read = mixed(sampled_row(noise), _reading(layer, before, after, shape))
+    return dataclasses.replace(read, own=own, uneven=uneven, norm="", fixed=None, unknown=False)
+
+
+def _normalized(layer: LayerNorm | GroupNorm, noise: Noise, before: State, shape: Shape) -> Noise:
+    groups = layer.groups if isinstance(layer, GroupNorm) else 1
+    noise = _with_normalized_pairs(layer, noise, before, shape[0] // groups)
+    kernel = np.diagonal(projected(noise, before, together=False).within)
+    sampled = np.zeros_like(kernel) if noise.own is None else noise.own[0] @ in_the_mean(before)
+    after = projected(sampled_row(noise), before, together=False)
+    return dataclasses.replace(after, norm="image", fixed=(kernel, sampled * groups), unknown=False)
+
+
+def _with_normalized_pairs(layer: LayerNorm | GroupNorm, noise: Noise, before: State, members: int) -> Noise:
+    pairs = noise.uneven.pairs
+    if pairs is None or not before.centred or members < MEMBERS:
+        return noise.without_pairs(before)
+    if isinstance(layer, GroupNorm):
+        lost = each(lambda block: block / members, innovations.shared(before))
+        pairs = pairs.less(lost, before.log_q)
+    return dataclasses.replace(noise, uneven=noise.uneven._replace(pairs=pairs.normalized(layer.epsilon)))
 
 
 def _raised(blocks: Blocks, by: np.ndarray, channels: int) -> Blocks:
@@ -168,10 +131,11 @@ def _pooled(layer: Pool, noise: Noise, before: State, after: State, shape: Shape
     shares = _shares(positions.averaging(layer, shape), before)
     if layer.kind == "average" and before.gaussian:
         own = _raised(innovations.of_weights(after), np.zeros(2), shape[0])
-        return dataclasses.replace(_mixed(noise, shares), own=own)
+        noise = dataclasses.replace(noise, norm="", fixed=None)
+        return dataclasses.replace(mixed(noise, shares), own=own, unknown=bool(noise.uneven.squares.any()))
     own = _raised(innovations.of_pool(before, after, shares), np.zeros(2), shape[0])
     blur = noise.blur if layer.kind == "average" else noise.blur + MAXIMUM**2
-    return dataclasses.replace(_mixed(sampled_row(noise), shares), own=own, blur=blur)
+    return dataclasses.replace(mixed(sampled_row(noise), shares), own=own, blur=blur)
 
 
 def added(
@@ -187,19 +151,20 @@ def added(
     if shortcut.linked is None:
         return None
     link = each(np.transpose, shortcut.linked)
-    uneven = shortcut.uneven.without_pairs()
+    shortcut, branch = shortcut.without_pairs(first), branch.without_pairs(second)
     batch_norm, blur = shortcut.batch_norm or branch.batch_norm, max(shortcut.blur, branch.blur)
     share = np.exp(second.log_q + 2 * math.log(block.scale) - np.where(np.isfinite(total.log_q), total.log_q, 0.0))
     share = share.astype(np.float32)
-    blocks = _combined(share, shortcut, branch, link)
+    blocks = combined(share, shortcut, branch, link)
     shift = shortcut.shift + share * (branch.shift - shortcut.shift)
     if total.gaussian:
         own = _raised(innovations.of_weights(total), np.zeros(2), channels)
-        return Noise(*blocks, shift, own=own, uneven=uneven, batch_norm=batch_norm, blur=blur)
+        uneven = shortcut.uneven
+        return Noise(*blocks, shift, own=own, uneven=uneven, unknown=batch_norm, batch_norm=batch_norm, blur=blur)
     parts = dataclasses.replace(shortcut, linked=None, parts=None), dataclasses.replace(branch, parts=None), link
     known = innovations.of_sum(first, second, total)
     sampled = None if known is None else _raised(known, np.zeros(2), channels)
-    return Noise(*blocks, shift, own=sampled, parts=parts, batch_norm=batch_norm, blur=blur)
+    return Noise(*blocks, shift, own=sampled, parts=parts, unknown=batch_norm, batch_norm=batch_norm, blur=blur)
 
 
 def log_channel_variance(state: State, noise: Noise | None) -> float:
@@ -233,13 +198,24 @@ def _activation(phi: Activation, noise: Noise, before: State, after: State, shap
     if not before.gaussian:
         return None
     slope = np.asarray(log_slope(phi, before.log_q))
-    changed = _mixed(dataclasses.replace(noise, own=None), sparse.diags_array(slope.astype(np.float32)))
-    curvature = np.asarray(_log_curvature(phi, before.log_q)) + slope**2 - slope
-    shift = changed.shift + np.diagonal(noise.within) / 2 * curvature
+    changed = mixed(dataclasses.replace(noise, own=None), sparse.diags_array(slope.astype(np.float32)))
+    shift = changed.shift + _bent(phi, noise, before, slope)
     known = innovations.of_activation(phi, before, noise.norm)
     extra, uneven = _unevenness(phi, noise, known, before, after, float(np.mean(slope)))
     own = _raised(known, extra, channels)
-    return dataclasses.replace(changed, shift=shift, own=own, uneven=uneven, norm="", weights=False)
+    return dataclasses.replace(
+        changed, shift=shift, own=own, uneven=uneven, norm="", fixed=None, unknown=noise.batch_norm
+    )
+
+
+def _bent(phi: Activation, noise: Noise, before: State, slope: np.ndarray) -> np.ndarray:
+    """What fluctuations move the mean of φ² by, where E φ² is not linear in q."""
+    curvature = np.asarray(_log_curvature(phi, before.log_q)) + slope**2
+    if noise.fixed is None:
+        return np.diagonal(noise.within) / 2 * (curvature - slope)
+    kernel, sampled = noise.fixed
+    mean = float(in_the_mean(before) @ sampled)
+    return kernel / 2 * (curvature - slope) + mean / 2 * (curvature + slope) - sampled * curvature
 
 
 def _unevenness(
@@ -248,10 +224,12 @@ def _unevenness(
     """What pairs of images add to innovations, and what is left of their unevenness."""
     rho = _mean_correlation(before)
     uneven = noise.uneven.faded(_correlation_slope(phi, before, rho))
-    if (pairs := noise.uneven.pairs) is not None and not noise.norm:
+    if (pairs := noise.uneven.pairs) is not None:
         activated = pairs.activated(phi)
-        extra = activated.excess(given_images.square_covariance(phi, pairs), known, after.log_q)
-        return extra, uneven._replace(pairs=activated)
+        if noise.norm:
+            known = innovations.of_activation(phi, before, "rest")  # nothing is left of the other terms in the mean
+        covariance = given_images.square_covariance(phi, pairs, rest=bool(noise.norm))
+        return activated.excess(covariance, known, after.log_q), uneven._replace(pairs=activated)
     even = 0.0 if noise.norm else 2 * slope**2  # φ² ≈ E φ² + slope · (u² − q) E φ²/q + …
     return noise.uneven.signed_excess(rho) * _signed_share(phi) + even * noise.uneven.squares, uneven
 
@@ -290,79 +268,17 @@ def _after_sum(phi: Activation, noise: Noise, before: State, channels: int) -> N
     units = before.population()
     shortcut, branch, link = noise.parts
     response, known = innovations.of_response(phi, units)
-    blocks = _combined(response, shortcut, branch, link)
+    blocks = combined(response, shortcut, branch, link)
     share, rho = float(response.mean()), _mean_correlation(before)
     uneven = given_images.mixed(shortcut.uneven, branch.uneven, share)
     extra = share * (uneven.signed_excess(rho) * _signed_share(phi) + 2 * uneven.squares)
     own = _raised(known, extra, channels)
     shift = shortcut.shift + response * (branch.shift - shortcut.shift)
     faded = uneven.faded(_correlation_slope(phi, before, rho))
-    return Noise(*blocks, shift, own=own, uneven=faded, batch_norm=noise.batch_norm, blur=noise.blur)
-
-
-def _combined(share: np.ndarray, shortcut: Noise, branch: Noise, link: Blocks) -> Blocks:
-    """(1 − b) of the shortcut's noise and b of the branch's."""
-    rest = 1 - share
-    blocks: list[np.ndarray | None] = []
-    for first, second, between in zip(_blocks(shortcut), _blocks(branch), link, strict=True):
-        if first is None or second is None or between is None:
-            blocks.append(None)
-            continue
-        mixed = rest[:, None] * between * share
-        blocks.append(rest[:, None] * first * rest + share[:, None] * second * share + mixed + mixed.T)
-    assert blocks[0] is not None
-    return blocks[0], blocks[1]
-
-
-def _blocks(noise: Noise) -> Blocks:
-    return noise.within, noise.cross
-
-
-def _mixed(noise: Noise, matrix: Any) -> Noise:
-    """A R Aᵀ, and R Aᵀ for what is linked."""
-
-    def both(block: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray((matrix @ (matrix @ block).T).T)
-
-    within, cross = each(both, (noise.within, noise.cross))
-    linked = None if noise.linked is None else each(lambda block: (matrix @ block.T).T, noise.linked)
-    return dataclasses.replace(noise, within=within, cross=cross, shift=matrix @ noise.shift, linked=linked)
-
-
-def sampled_row(noise: Noise) -> Noise:
-    """The row's own channels drawn."""
-    if noise.own is None or noise.own[0].shape != noise.within.shape:
-        return dataclasses.replace(noise, own=None, parts=None, norm="", weights=False)
-    within = noise.within + noise.own[0]
-    cross = None if noise.cross is None or noise.own[1] is None else noise.cross + noise.own[1]
-    return dataclasses.replace(noise, within=within, cross=cross, own=None, parts=None, norm="", weights=False)
-
-
-def _projected(noise: Noise, state: State, together: bool) -> Noise:
-    """δ less its mean, weighted by q, over the batch or over the positions of one image."""
-    q, _ = positions.linear(state.log_q)
-    shares = (q / q.sum()).astype(np.float32) if q.sum() > 0 else np.full(len(q), 1 / len(q), np.float32)
-    within, cross = _centred((noise.within, noise.cross), shares, state.copies if together else 1, both=True)
-    linked = noise.linked and _centred(noise.linked, shares, state.copies if together else 1, both=False)
-    shift = noise.shift - float(shares @ noise.shift)
-    return dataclasses.replace(noise, within=within, cross=cross, shift=shift, own=None, linked=linked)
-
-
-def _centred(blocks: Blocks, shares: np.ndarray, copies: float, both: bool) -> Blocks:
-    """Less the means over the second index, of one copy or of all, and, if `both`, over the first."""
-    within, cross = blocks
-    means = [None if block is None else block @ shares for block in blocks]
-    if cross is not None and copies > 1:
-        assert means[0] is not None and means[1] is not None
-        means = [means[0] / copies + means[1] * (1 - 1 / copies)] * 2
-
-    def centred(block: np.ndarray, mean: np.ndarray) -> np.ndarray:
-        if not both:
-            return block - mean[:, None]
-        return block - mean[:, None] - mean + float(mean @ shares)
-
-    assert means[0] is not None
-    return centred(within, means[0]), None if cross is None or means[1] is None else centred(cross, means[1])
+    known_roughly = noise.batch_norm
+    return Noise(
+        *blocks, shift, own=own, uneven=faded, unknown=known_roughly, batch_norm=known_roughly, blur=noise.blur
+    )
 
 
 def _shares(matrix: np.ndarray, state: State) -> np.ndarray:

@@ -5,7 +5,8 @@ The ResNets of 110 layers take some 15 seconds a prediction: too long to do all 
 
     python tests/benchmarks/convolutional_agreement.py [NAME …]      no names: all files; others keep their entries
 
-Deviations are measured − predicted; "excess" is what is left of their size after three standard errors.
+Deviations are measured − predicted; "excess" is what is left of their size after three standard errors. "bands" counts
+the rows that have one, of those that vary.
 """
 
 from __future__ import annotations
@@ -62,25 +63,48 @@ def agreement(name: str) -> dict[str, Any]:
     growth = predict_growth(net, inputs)
     rows = [growth.name.index(row) for row in columns["row"]]
     size, variance = (columns[key].astype(float) for key in ("log_second_moment", "log_channel_variance"))
-    std = growth.log_growth_std[rows]
-    typical = growth.log_channel_variance[rows] - std**2 / 2  # its draws vary about as those of the second moment
-    lower, upper = (edge[rows] for edge in growth.band(LEVEL))
-    measured_std = size.std(axis=0)
-    varies = measured_std > STILL
-    held = np.mean((lower <= size) & (size <= upper), axis=0)[varies]
-    ratio = std[varies] / measured_std[varies]
+    std, mean = growth.log_growth_std[rows], growth.log_growth_mean[rows]
+    unknown = np.isnan(std)  # of these rows, which vary little, the expectation is compared
+    mean = np.where(unknown, growth.log_second_moment[rows], mean)
+    typical = growth.log_channel_variance[rows] - np.where(unknown, 0, std) ** 2 / 2  # varies as the second moment
     result: dict[str, Any] = {
         "draws": len(size),
-        "second_moment": _deviation(size, growth.log_growth_mean[rows], columns["row"]),
+        "second_moment": _deviation(size, mean, columns["row"]),
         "channel_variance": _deviation(variance, typical, columns["row"]),
-        "std_ratio": [_short(ratio.min()), _short(ratio.max())],
-        "std_ratio_last": _short(ratio[-1]),
-        "coverage": [_short(held.min()), _short(held.max())],
-        "mean_coverage": _short(held.mean()),
+        **_bands(growth, rows, size),
     }
     if "log_std" in columns:
         result["channels"] = channels(growth, columns)
     return result
+
+
+def _bands(growth: Growth, rows: list[int], size: np.ndarray) -> dict[str, Any]:
+    """Standard deviations and bands of the rows that vary; `excess` after three of the sampling error's own."""
+    std = growth.log_growth_std[rows]
+    lower, upper = (edge[rows] for edge in growth.band(LEVEL))
+    measured = size.std(axis=0)
+    varies = measured > STILL
+    known = np.flatnonzero(varies & np.isfinite(std))
+    held = np.mean((lower <= size) & (size <= upper), axis=0)[known]
+    ratio = std[known] / measured[known]
+    fourth = np.mean((size[:, known] - size[:, known].mean(axis=0)) ** 4, axis=0) / measured[known] ** 4
+    errors = ratio * np.sqrt((fourth - 1) / 4 / len(size)), np.sqrt(LEVEL * (1 - LEVEL) / len(size))
+    names = [growth.name[rows[place]] for place in known]
+    return {
+        "std_ratio": [_short(ratio.min()), _short(ratio.max())],
+        "std_ratio_last": _short(ratio[-1]),
+        "std_worst": _worst(ratio, 1, errors[0], names),
+        "coverage": [_short(held.min()), _short(held.max())],
+        "mean_coverage": _short(held.mean()),
+        "coverage_worst": _worst(held, LEVEL, errors[1], names),
+        "bands": [len(known), int(varies.sum())],
+    }
+
+
+def _worst(found: np.ndarray, expected: float, error: np.ndarray | float, names: list[str]) -> dict[str, Any]:
+    excess = np.abs(found - expected) - 3 * error
+    worst = int(np.argmax(excess))
+    return {"excess": _short(max(0.0, excess[worst])), "at": names[worst], "there": _short(found[worst])}
 
 
 def _deviation(measured: np.ndarray, predicted: np.ndarray, names: np.ndarray) -> dict[str, Any]:

@@ -23,6 +23,18 @@ from bntheory.layers import Conv, Dense, Shape
 NUMBERS = 2**18  # in all pairs, half of them within images
 MOST_SHIFTS = 2**11  # of either kind
 FEWEST = 16  # of either kind that a stride must leave
+NEGLIGIBLE = 60.0  # of ln q below the least, for points at which all units are 0
+
+
+class Places(NamedTuple):
+    """Where the points of pairs are, (pairs, height, width), as indices into the sizes of all images; which are inside.
+
+    The second points of those that are not are moved to the edge.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    inside: np.ndarray
 
 
 class Pairs(NamedTuple):
@@ -30,24 +42,28 @@ class Pairs(NamedTuple):
 
     size : (B, height, width), of points with themselves;
     product : (pairs, height, width), of a point of the first image with that a shift away in the second, 0 if outside;
-    images, shifts : (pairs, 2).
+    images, shifts : (pairs, 2);
+    places : of the points.
     """
 
     size: np.ndarray
     product: np.ndarray
     images: np.ndarray
     shifts: np.ndarray
+    places: Places
     log_scale: float
 
     def weighted(self, layer: Dense | Conv, shape: Shape) -> Pairs | None:
         """After new weights, of a vector those at its one point; None if a stride leaves too few shifts."""
         if isinstance(layer, Dense):
             layer, shape = Conv(layer.features, kernel=1, init=layer.init, bias=layer.bias), (*shape, 1, 1)
-        kept = np.all(self.shifts % layer.stride == 0, axis=1)
+        sides, pad = layer.output_shape(shape)[1:], layer.padding or 0
+        kept = np.all(
+            (self.shifts % layer.stride == 0) & (np.abs(self.shifts) < layer.stride * np.array(sides)), axis=1
+        )
         within = self.images[:, 0] == self.images[:, 1]
         if min(np.sum(kept & within), np.sum(kept & ~within) if len(self.size) > 1 else FEWEST) < FEWEST:
             return None
-        sides, pad = layer.output_shape(shape)[1:], layer.padding or 0
         window = list(positions.offsets(layer.kernel, sides, layer.stride, layer.dilation))
         log_gain = math.log(layer.weight_variance(shape) * (shape[0] // layer.groups)) + self.log_scale
         bias = layer.bias_variance(shape) * math.exp(min(-log_gain, 700.0))
@@ -59,16 +75,17 @@ class Pairs(NamedTuple):
                 total += padded[(slice(None), *place)]
             return total
 
-        size, shifts = summed(self.size), self.shifts[kept] // layer.stride
-        product = np.where(_inside(shifts, sides), summed(self.product[kept]), 0)
-        return Pairs(size, product, self.images[kept], shifts, log_gain)._rescaled()
+        images, shifts, places = self.images[kept], self.shifts[kept] // layer.stride, self.places
+        if layer.stride > 1 or sides != self.size.shape[1:]:
+            places = _places(len(self.size), sides, images, shifts)
+        product = np.where(places.inside, summed(self.product[kept]), 0)
+        return Pairs(summed(self.size), product, images, shifts, places, log_gain)._rescaled()
 
     def activated(self, phi: Activation) -> Pairs:
         """After an activation of Gaussian units."""
-        log_q = positions.log(self.size.ravel()) + self.log_scale
-        after = np.asarray(phi.log_moments(log_q).log_second)
-        size, scale = positions.linear(after)
-        first, second = self.points()
+        log_q = self._log_q()
+        size, scale = positions.linear(_log_second(phi, log_q))
+        first, second, inside = self.places
         if phi.homogeneous_slopes is not None:
             a, b = phi.homogeneous_slopes
             rho, product = self.correlation(), np.sqrt(size[first] * size[second])
@@ -82,7 +99,7 @@ class Pairs(NamedTuple):
                 phi, log_q, first.ravel(), second.ravel(), positions.log(apart) + self.log_scale
             )
             product = (size[first] + size[second] - np.exp(log_d - scale).reshape(first.shape)) / 2
-        product = np.where(_inside(self.shifts, self.size.shape[1:]), product, 0)
+        product = np.where(inside, product, 0)
         return self._replace(size=size.reshape(self.size.shape), product=product, log_scale=scale)._rescaled()
 
     def less(self, relative: Blocks, log_q: np.ndarray) -> Pairs:
@@ -90,12 +107,12 @@ class Pairs(NamedTuple):
         size = np.exp(log_q - self.log_scale)
         root, sides = np.sqrt(size), self.size.shape[1:]
         within, cross = innovations.each(lambda block: block * root[:, None] * root, relative)
-        here, there = np.arange(size.size).reshape(1, *sides), self.points()[1] % size.size
+        here, there = np.arange(size.size).reshape(1, *sides), self.places.second % size.size
         lost = within[here, there]
         if cross is not None:
             between = (self.images[:, 0] != self.images[:, 1])[:, None, None]
             lost = np.where(between, cross[here, there], lost)
-        product = np.where(_inside(self.shifts, sides), self.product - lost, 0)
+        product = np.where(self.places.inside, self.product - lost, 0)
         return self._replace(size=np.maximum(self.size - np.diagonal(within).reshape(sides), 0), product=product)
 
     def normalized(self, epsilon: float) -> Pairs:
@@ -115,20 +132,27 @@ class Pairs(NamedTuple):
         top = float(self.size.mean()) or 1.0
         return self._replace(size=self.size / top, product=self.product / top, log_scale=self.log_scale + math.log(top))
 
-    def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """Both points of every pair, as indices into the sizes of all images; those outside are moved to the edge."""
-        batch, *sides = self.size.shape
-        index = np.arange(self.size.size).reshape(batch, *sides)
-        rows, columns = _partners(self.shifts, tuple(sides))
-        return index[self.images[:, 0]], index[self.images[:, 1, None, None], rows, columns]
+    def _log_q(self) -> np.ndarray:
+        return positions.log(self.size.ravel()) + self.log_scale
 
     def correlation(self) -> np.ndarray:
         """Of every pair."""
-        q = self.size.ravel()
-        first, second = self.points()
-        product = np.sqrt(q[first] * q[second])
+        root = np.sqrt(self.size.ravel())
+        product = root[self.places.first] * root[self.places.second]
         ratio = np.divide(self.product, product, out=np.zeros_like(product), where=product > 0)
         return np.clip(ratio, -1, 1)
+
+    def square_covariance(self, phi: Activation, rest: bool = False) -> np.ndarray:
+        """Cov(φ(u)², φ(v)²)/(E φ² E φ²) of every pair, or the rest of it beyond the first two Hermite terms."""
+        rho = self.correlation()
+        if phi.homogeneous_slopes is not None:
+            return innovations.homogeneous_covariance(phi, rho, not rest, rho if rest else None)
+        table, total = innovations.square_series(phi, self._log_q()), np.zeros_like(rho)
+        for k in range(innovations.TERMS, 0, -1):
+            if not rest or k > 2:
+                total += table[:, k][self.places.first] * table[:, k][self.places.second]
+            total *= rho
+        return total
 
     def excess(self, covariance: np.ndarray, known: Blocks, log_q: np.ndarray) -> np.ndarray:
         """Of the mean over pairs of shares of two points times a covariance, within an image and between two.
@@ -142,8 +166,7 @@ class Pairs(NamedTuple):
             Second moments of points according to them.
         """
         sides = self.size.shape[1:]
-        first, second = self.points()
-        inside = _inside(self.shifts, sides)
+        first, second, inside = self.places
         share = self.size.ravel() / self.size.mean()
         mean, _ = positions.linear(log_q)
         mean = mean / (mean.mean() or 1.0)
@@ -164,7 +187,9 @@ class Pairs(NamedTuple):
 def start(values: np.ndarray) -> Pairs:
     """Pairs of a given batch, of images or vectors; shifts as often as pairs of points are so far apart."""
     values = values.reshape(*values.shape[:2], *(values.shape[2:] or (1, 1)))
-    batch, _, *sides = values.shape
+    sides = values.shape[2:]
+    values = values[:: math.ceil(values.shape[0] * math.prod(sides) / NUMBERS)]  # of very many, some
+    batch = len(values)
     scale = float(np.abs(values).max()) or 1.0
     unit = values / scale
     rng = np.random.default_rng(0)
@@ -173,23 +198,30 @@ def start(values: np.ndarray) -> Pairs:
     image = np.arange(2 * count) % batch
     other = (image + rng.integers(1, max(batch, 2), size=2 * count)) % batch
     images = np.stack([image, np.where(np.arange(2 * count) < count, image, other)], axis=1)
-    rows, columns = _partners(shifts, tuple(sides))
-    partner = np.moveaxis(unit, 1, -1)[images[:, 1, None, None], rows, columns]
-    product = np.einsum("nchw,nhwc->nhw", unit[images[:, 0]], partner) / values.shape[1]
-    product = np.where(_inside(shifts, tuple(sides)), product, 0)
-    return Pairs(np.mean(unit**2, axis=1), product, images, shifts, 2 * math.log(scale))
+    places = _places(batch, sides, images, shifts)
+    points = np.moveaxis(unit, 1, -1).reshape(-1, values.shape[1])
+    product = np.einsum("nhwc,nhwc->nhw", points[places.first], points[places.second]) / values.shape[1]
+    product = np.where(places.inside, product, 0)
+    return Pairs(np.mean(unit**2, axis=1), product, images, shifts, places, 2 * math.log(scale))
 
 
-def _partners(shifts: np.ndarray, sides: Shape) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the points a shift away, broadcast (pairs, height, width); the edge for those outside."""
+def _places(batch: int, sides: Shape, images: np.ndarray, shifts: np.ndarray) -> Places:
+    index = np.arange(batch * math.prod(sides)).reshape(batch, *sides)
     rows, columns = (np.arange(side) + shift[:, None] for side, shift in zip(sides, shifts.T, strict=True))
-    return np.clip(rows, 0, sides[0] - 1)[:, :, None], np.clip(columns, 0, sides[1] - 1)[:, None, :]
+    inside = [(there >= 0) & (there < side) for side, there in zip(sides, (rows, columns), strict=True)]
+    rows, columns = (np.clip(there, 0, side - 1) for side, there in zip(sides, (rows, columns), strict=True))
+    second = index[images[:, 1, None, None], rows[:, :, None], columns[:, None, :]]
+    return Places(index[images[:, 0]], second, inside[0][:, :, None] & inside[1][:, None, :])
 
 
-def _inside(shifts: np.ndarray, sides: Shape) -> np.ndarray:
-    rows, columns = (np.arange(side) + shift[:, None] for side, shift in zip(sides, shifts.T, strict=True))
-    inside = (rows >= 0) & (rows < sides[0]), (columns >= 0) & (columns < sides[1])
-    return inside[0][:, :, None] & inside[1][:, None, :]
+def _log_second(phi: Activation, log_q: np.ndarray) -> np.ndarray:
+    """ln E φ² of many points, of a smooth φ interpolated between those of few."""
+    if phi.homogeneous_slopes is not None:
+        return np.asarray(phi.log_moments(log_q).log_second)
+    finite = np.isfinite(log_q)
+    least = log_q[finite].min() if finite.any() else 0.0
+    nodes, weights = hermite.interpolation(np.where(finite, log_q, least - NEGLIGIBLE))
+    return weights @ np.asarray(phi.log_moments(nodes).log_second)
 
 
 class Unevenness(NamedTuple):
@@ -213,19 +245,3 @@ ALIKE = Unevenness(np.zeros(2))
 def mixed(first: Unevenness, second: Unevenness, share: float) -> Unevenness:
     """Of a sum, to whose second moment the second part contributes that share."""
     return Unevenness(first.squares + share * (second.squares - first.squares))
-
-
-def square_covariance(phi: Activation, pairs: Pairs, rest: bool = False) -> np.ndarray:
-    """Cov(φ(u)², φ(v)²)/(E φ² E φ²) of every pair, or the rest of it beyond the first two Hermite terms."""
-    rho = pairs.correlation()
-    if phi.homogeneous_slopes is not None:
-        return innovations.homogeneous_covariance(phi, rho, not rest, rho if rest else 0.0)
-    first, second = pairs.points()
-    log_q = positions.log(pairs.size.ravel()) + pairs.log_scale
-    table = innovations.square_series(phi, log_q)
-    total = np.zeros_like(rho)
-    for k in range(innovations.TERMS, 0, -1):
-        if not rest or k > 2:
-            total += table[first, k] * table[second, k]
-        total *= rho
-    return total

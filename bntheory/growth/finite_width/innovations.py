@@ -75,25 +75,25 @@ def of_activation(phi: Activation, before: State, norm: str = "") -> Blocks:
     if before.log_d is None:
         return np.zeros((before.points,) * 2, np.float32), None
     rho = correlations(before)
-    lost = rho if norm == "rest" else shared(before) if norm == "image" else each(np.zeros_like, rho)
+    lost = {"image": shared, "rest": correlations}.get(norm)
+    parts = (rho,) if lost is None else (rho, lost(before))
     if phi.homogeneous_slopes is not None:
-        return each(lambda r, linear: homogeneous_covariance(phi, r, not norm, linear), rho, lost)
+        return each(lambda r, linear=None: homogeneous_covariance(phi, r, not norm, linear), *parts)
     table = square_series(phi, before.log_q).astype(np.float32)
-    degrees = [k for k in range(1, TERMS + 1) if not (norm and k == 2)]
 
-    def covariance(r: np.ndarray, linear: np.ndarray) -> np.ndarray:
-        total, power, degree = np.zeros_like(r), np.ones_like(r), 0
-        for k in degrees:
-            while degree < k:
-                power, degree = power * r, degree + 1
-            total += table[:, k, None] * table[:, k] * (power - linear if k == 1 else power)
-        return total
+    def covariance(r: np.ndarray, linear: np.ndarray | None = None) -> np.ndarray:
+        total = np.zeros_like(r)
+        for k in range(TERMS, 0, -1):
+            if not (norm and k == 2):
+                total += table[:, k, None] * table[:, k]
+            total *= r
+        return total if linear is None else total - table[:, 1, None] * table[:, 1] * linear
 
-    return each(covariance, rho, lost)
+    return each(covariance, *parts)
 
 
 def homogeneous_covariance(
-    phi: Activation, rho: np.ndarray, even: bool = True, lost: np.ndarray | float = 0.0
+    phi: Activation, rho: np.ndarray, even: bool = True, lost: np.ndarray | None = None
 ) -> np.ndarray:
     """The same of given correlations for a φ that is linear on either side of 0.
 
@@ -105,12 +105,14 @@ def homogeneous_covariance(
     rho : array
     even : bool
         Whether the mean of u² varies.
-    lost : array or float
+    lost : array, optional
         Of ρ in the linear term of the odd part.
     """
     share = np.float32(odd_share(phi))
     odd = 2 / np.pi * (3 * rho * np.sqrt(np.maximum(1 - rho**2, 0)) + np.arcsin(rho) * (1 + 2 * rho**2))
-    covariance = share * (odd - np.float32(8 / np.pi) * lost)
+    if lost is not None:
+        odd -= np.float32(8 / np.pi) * lost
+    covariance = share * odd
     return covariance + 2 * rho**2 if even else covariance
 
 

@@ -228,7 +228,7 @@ def _unevenness(
         activated = pairs.activated(phi)
         if noise.norm:
             known = innovations.of_activation(phi, before, "rest")  # nothing is left of the other terms in the mean
-        covariance = given_images.square_covariance(phi, pairs, rest=bool(noise.norm))
+        covariance = pairs.square_covariance(phi, rest=bool(noise.norm))
         return activated.excess(covariance, known, after.log_q), uneven._replace(pairs=activated)
     even = 0.0 if noise.norm else 2 * slope**2  # φ² ≈ E φ² + slope · (u² − q) E φ²/q + …
     return noise.uneven.signed_excess(rho) * _signed_share(phi) + even * noise.uneven.squares, uneven

@@ -18,7 +18,7 @@ from bntheory.activations import Activation
 from bntheory.growth.finite_width import innovations
 from bntheory.growth.finite_width.innovations import Blocks
 from bntheory.growth.infinite_width import hermite, positions
-from bntheory.layers import Conv, Dense, Shape
+from bntheory.layers import Conv, Shape
 
 NUMBERS = 2**18  # in all pairs, half of them within images
 MOST_SHIFTS = 2**11  # of either kind
@@ -53,10 +53,8 @@ class Pairs(NamedTuple):
     places: Places
     log_scale: float
 
-    def weighted(self, layer: Dense | Conv, shape: Shape) -> Pairs | None:
-        """After new weights, of a vector those at its one point; None if a stride leaves too few shifts."""
-        if isinstance(layer, Dense):
-            layer, shape = Conv(layer.features, kernel=1, init=layer.init, bias=layer.bias), (*shape, 1, 1)
+    def convolved(self, layer: Conv, shape: Shape) -> Pairs | None:
+        """After a convolution; None if its stride leaves too few shifts."""
         sides, pad = layer.output_shape(shape)[1:], layer.padding or 0
         kept = np.all(
             (self.shifts % layer.stride == 0) & (np.abs(self.shifts) < layer.stride * np.array(sides)), axis=1
@@ -167,7 +165,7 @@ class Pairs(NamedTuple):
         """
         sides = self.size.shape[1:]
         first, second, inside = self.places
-        share = self.size.ravel() / self.size.mean()
+        share = self.size.ravel() / (self.size.mean() or 1.0)
         mean, _ = positions.linear(log_q)
         mean = mean / (mean.mean() or 1.0)
         here = np.arange(mean.size).reshape(1, *sides)
@@ -185,8 +183,7 @@ class Pairs(NamedTuple):
 
 
 def start(values: np.ndarray) -> Pairs:
-    """Pairs of a given batch, of images or vectors; shifts as often as pairs of points are so far apart."""
-    values = values.reshape(*values.shape[:2], *(values.shape[2:] or (1, 1)))
+    """Pairs of a given batch, (B, channels, height, width); shifts as often as pairs of points are so far apart."""
     sides = values.shape[2:]
     values = values[:: math.ceil(values.shape[0] * math.prod(sides) / NUMBERS)]  # of very many, some
     batch = len(values)

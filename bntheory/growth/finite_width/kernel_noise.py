@@ -102,8 +102,10 @@ def through(layer: Any, noise: Noise, before: State, after: State, shape: Shape)
 def _weights(layer: Dense | Conv, noise: Noise, before: State, after: State, shape: Shape) -> Noise:
     channels = layer.features if isinstance(layer, Dense) else layer.channels
     uneven, known = noise.uneven, innovations.of_weights(after)
-    pairs = uneven.pairs if before.values is None else given_images.start(before.values)
-    pairs = pairs and pairs.weighted(layer, shape)
+    pairs = None  # given vectors count one by one
+    if isinstance(layer, Conv):
+        pairs = uneven.pairs if before.values is None else given_images.start(before.values)
+        pairs = pairs and pairs.convolved(layer, shape)
     if pairs is not None:
         excess = pairs.excess(2 * pairs.correlation() ** 2, known, after.log_q)
         uneven = Unevenness(excess / 2, pairs)

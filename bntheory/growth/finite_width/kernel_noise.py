@@ -51,6 +51,7 @@ from bntheory.layers import BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNor
 from bntheory.networks import Residual
 
 CURVATURE_STEP = 0.05  # of ln q
+FADED = 1e-3  # of E ρ², what images add to it when their pairs need not be carried any longer
 MEMBERS = 8  # channels of a group, from which what its mean takes from pairs may be that of mean images
 MAXIMUM = 0.07  # how far the logarithm of a maximum's mean square may be off where given images differ
 
@@ -101,17 +102,20 @@ def through(layer: Any, noise: Noise, before: State, after: State, shape: Shape)
 
 def _weights(layer: Dense | Conv, noise: Noise, before: State, after: State, shape: Shape) -> Noise:
     channels = layer.features if isinstance(layer, Dense) else layer.channels
-    uneven, known = noise.uneven, innovations.of_weights(after)
-    pairs = None  # given vectors count one by one
+    known, pairs = innovations.of_weights(after), None  # given vectors count one by one
     if isinstance(layer, Conv):
-        pairs = uneven.pairs if before.values is None else given_images.start(before.values)
+        pairs = noise.uneven.pairs if before.values is None else given_images.start(before.values)
         pairs = pairs and pairs.convolved(layer, shape)
-    if pairs is not None:
+    if pairs is None:
+        noise = noise.without_pairs(before)
+        uneven = noise.uneven
+    else:
         excess = pairs.excess(2 * pairs.correlation() ** 2, known, after.log_q)
         uneven = Unevenness(excess / 2, pairs)
     own = _raised(known, 2 * uneven.squares, channels)
     read = mixed(sampled_row(noise), _reading(layer, before, after, shape))
-    return dataclasses.replace(read, own=own, uneven=uneven, norm="", fixed=None, unknown=False)
+    result = dataclasses.replace(read, own=own, uneven=uneven, norm="", fixed=None, unknown=False)
+    return result.without_pairs(after) if np.abs(uneven.squares).max() < FADED else result
 
 
 def _normalized(layer: LayerNorm | GroupNorm, noise: Noise, before: State, shape: Shape) -> Noise:

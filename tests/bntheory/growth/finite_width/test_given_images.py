@@ -9,6 +9,7 @@ from bntheory import activation, initialization, predict_growth
 from bntheory.growth.finite_width import given_images
 from bntheory.layers import Conv
 from bntheory.networks import Sequential
+from simulations import simulate_growth
 
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
@@ -130,6 +131,16 @@ def test_a_stride_that_leaves_too_few_shifts_ends_the_pairs():
     few = pairs._replace(shifts=pairs.shifts | 1)  # all odd
     assert few.convolved(Conv(4, stride=2), (1, 32, 32)) is None
     assert pairs.convolved(Conv(4, stride=2), (1, 32, 32)).product.shape[1:] == (16, 16)
+
+
+def test_strides_that_end_the_pairs_of_a_network():
+    """Two strides leave 1 in 16 of the shifts: then the excess fades. 100 networks err by 7% in a standard deviation;
+    four of that and 10%, of the law of all pairs 5% as above."""
+    images = np.cumsum(np.cumsum(np.random.default_rng(0).standard_normal((4, 1, 32, 32)), 2), 3)
+    net = Sequential((Conv(16), RELU, Conv(16, stride=2), RELU, Conv(16, stride=2), TANH, Conv(16)), (1, 32, 32))
+    samples = simulate_growth(net, 100, images, method="weights", gradients=False)
+    measured = samples.log_second_moment.std(axis=0)[1:]
+    np.testing.assert_allclose(predict_growth(net, images).log_growth_std[1:], measured, rtol=0.38)
 
 
 def test_no_overflow_at_any_scale():

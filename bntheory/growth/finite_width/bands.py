@@ -21,13 +21,22 @@ Edges = Callable[[float], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True, eq=False)
 class Bands:
-    """Mean, standard deviation and quantiles of a logarithm over weight draws, given alive; one entry a row."""
+    """Mean, standard deviation and quantiles of a logarithm over weight draws, given alive; one entry a row.
+
+    `sampled_error` is the standard error of means that were sampled; None if all are of laws.
+    """
 
     mean: np.ndarray
     std: np.ndarray
     p_dead: np.ndarray
     method: tuple[str, ...]
     edges: Edges
+    sampled_error: np.ndarray | None = None
+
+    @property
+    def error(self) -> np.ndarray:
+        """Standard error of the mean: 0 where it is a law's, NaN where there is none."""
+        return np.where(np.isnan(self.mean), np.nan, 0.0) if self.sampled_error is None else self.sampled_error
 
 
 def of_activations(net: Sequential, rows: Sequence[Leaf], batch: float, moments: Columns, given: bool) -> Bands:

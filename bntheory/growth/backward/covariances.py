@@ -20,7 +20,6 @@ otherwise with y_j replaced by its regression on y_i, (C_ij/C_ii) y_i, in E g_i 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -49,12 +48,6 @@ def field(state: State) -> Field:
     """What the rules need of a row of Gaussian units whose distances are carried."""
     state = state.folded()
     return Field(state.log_q, kernel_noise.correlations(state))
-
-
-def light(state: State) -> State:
-    """The state with distances in single precision, for keeping many."""
-    blocks = [None if block is None else block.astype(np.float32) for block in (state.log_d, state.log_cross)]
-    return dataclasses.replace(state, log_d=blocks[0], log_cross=blocks[1])
 
 
 def single(blocks: Blocks) -> Blocks:

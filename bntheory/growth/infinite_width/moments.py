@@ -179,13 +179,12 @@ def _homogeneous(slopes: tuple[float, float], log_q: np.ndarray, block: np.ndarr
     q, top = positions.linear(log_q)
     root, d = np.sqrt(q), np.exp(block - top)
     product = root[:, None] * root
-    theta = d - (root[:, None] - root) ** 2
-    np.divide(theta, product, out=theta, where=product > 0)
-    theta *= 0.25
-    np.clip(theta, 0, 1, out=theta)
-    np.arcsin(np.sqrt(theta, out=theta), out=theta)
-    theta *= 2
-    bend = np.sin(theta) - theta * np.cos(theta)
+    square = d - (root[:, None] - root) ** 2
+    np.divide(square, product, out=square, where=product > 0)
+    square *= 0.25
+    np.clip(square, 0, 1, out=square)  # sin² θ/2
+    theta = 2 * np.arcsin(np.sqrt(square))
+    bend = 2 * np.sqrt(square * (1 - square)) - theta * (1 - 2 * square)
     small = theta < SMALL_ANGLE
     bend[small] = theta[small] ** 3 * (1 / 3 - theta[small] ** 2 / 30)
     d *= (a**2 + b**2) / 2
@@ -258,7 +257,7 @@ def added(block: Residual, shortcut: State, branch: State) -> State | None:
         return None if summed is None else dataclasses.replace(summed, lineage=lineage)
     log_scale = 2 * math.log(block.scale)
     blocks = [
-        None if first is None or second is None else np.logaddexp(first, second + log_scale)
+        None if first is None or second is None else positions.log_sum(first, second + log_scale)
         for first, second in ((shortcut.log_d, branch.log_d), (shortcut.log_cross, branch.log_cross))
     ]
     gaussian = shortcut.gaussian and branch.gaussian and math.isinf(min(shortcut.sphere, branch.sphere))

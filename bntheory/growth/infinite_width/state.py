@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 RESOLUTION = 1e-11  # a mean square below this share of the second moment is what rounding leaves of zero
 MOST_APART = 1e150  # largest over smallest size of given inputs, whose squares are still numbers
+MANY_POINTS = 256  # whose distances are not kept in double precision
 MOST_POINTS = 4096  # a matrix of distances of more points would not fit into memory
 
 
@@ -127,6 +128,13 @@ class State:
             ratio = self.log_d[first, second] - log_product
             kept = -np.expm1(np.minimum(parallel - ratio, 0))
             return log_mean(ratio + np.log(np.where(kept > 1e-13, kept, 0))) - math.log(2)
+
+    @functools.cached_property
+    def light(self) -> State:
+        """The same state with the distances of many points in single precision, for keeping many."""
+        if self.points <= MANY_POINTS:
+            return self
+        return self.mapped(lambda block: block.astype(np.float32))
 
     def folded(self) -> State:
         """The same state with the images' unequal sizes in log_cross."""

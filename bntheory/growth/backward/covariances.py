@@ -201,24 +201,13 @@ def _alive(log_q: np.ndarray) -> np.ndarray:
 # --- sampled units ---------------------------------------------------------------------------------------------------
 
 
-def products(first: np.ndarray, second: np.ndarray | None = None) -> Blocks:
-    """Means of products of points of sampled units (m, kept, points), within a copy and between two."""
-    second = first if second is None else second
-    many, kept, points = first.shape
-    within = first.reshape(-1, points).T @ second.reshape(-1, points) / np.float32(many * kept)
-    if kept == 1:
-        return within, None
-    between = first.sum(axis=1).T @ second.sum(axis=1) / np.float32(many)
-    return within, (between - kept * within) / np.float32(kept * (kept - 1))
-
-
 def maxima(blocks: Blocks, places: np.ndarray, fields: np.ndarray) -> Blocks:
     """The covariances of gradients that go to the maxima of windows, chosen by sampled units."""
     chosen, points = fields[..., places].argmax(axis=-1), fields.shape[-1]
     where = [(chosen == k).astype(np.float32) for k in range(places.shape[1])]
     results = [None if block is None else np.zeros((points, points), np.float32) for block in blocks]
     for one, other in itertools.product(range(len(where)), repeat=2):
-        shares = products(where[one], where[other])
+        shares = population.products(where[one], where[other])
         for result, block, share in zip(results, blocks, shares, strict=True):
             if result is not None and block is not None and share is not None:
                 result[np.ix_(places[:, one], places[:, other])] += block * share

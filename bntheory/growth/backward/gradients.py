@@ -130,7 +130,7 @@ def _unit_by_unit(phi: Activation, before: State, gradient: Gradient) -> Gradien
 
     def radial() -> Blocks:
         size = np.sqrt(values)
-        factors = covariances.ratio(covariances.products(size * fields), covariances.products(size))
+        factors = covariances.ratio(population.products(size * fields), population.products(size))
         links = gradient.links or covariances.diagonal(before.points)
         share = np.float32(1 / np.mean(fields**2))
         return covariances.each(lambda link, factor: link * factor * share, links, factors)
@@ -159,10 +159,10 @@ def _sampled_activation(phi: Activation, before: State, correlated: bool) -> Pul
         if fields is None:
             return scaled(dataclasses.replace(gradient, values=values * squares), 1.0)
         slopes, links = _slopes(phi, fields, log_scale), gradient.links or covariances.diagonal(points)
-        size, factors = covariances.normalized(covariances.products(slopes))
+        size, factors = covariances.normalized(population.products(slopes))
 
         def of_part(part: np.ndarray) -> Blocks:
-            moments = covariances.times(covariances.products(slopes * part), covariances.inverse(np.sqrt(size)))
+            moments = covariances.times(population.products(slopes * part), covariances.inverse(np.sqrt(size)))
             square = float(np.mean(part**2))
             share = np.float32(1 / square if square else 0)  # a branch of zeros
             return covariances.each(lambda link, moment: link * moment * share, links, moments)

@@ -282,18 +282,7 @@ def _responses(phi: Activation, units: population.Population, after: State) -> t
     second = phi.phi(x.fields[some] * ratio + np.roll(f.fields[some], 1, axis=0) * other) ** 2
     mean = np.mean((first + second) / 2, axis=(0, 1))
     change = (first - second) / np.where(mean > 0, mean, 1) / np.float32(math.sqrt(2))
-    return response.astype(np.float32), _products(change)
-
-
-def _products(units: np.ndarray) -> Blocks:
-    """Means of products of points, within a copy and between two, of sampled units of zero mean."""
-    many, kept, points = units.shape
-    flat = units.reshape(-1, points)
-    within = flat.T @ flat / np.float32(len(flat))
-    if kept == 1:
-        return within, None
-    total = units.sum(axis=1)
-    return within, (total.T @ total / np.float32(many) - kept * within) / np.float32(kept * (kept - 1))
+    return response.astype(np.float32), population.products(change)
 
 
 def _combined(share: np.ndarray, shortcut: Noise, branch: Noise, link: Blocks) -> Blocks:
@@ -455,4 +444,4 @@ def _activation_own(phi: Activation, before: State, after: State, channels: int,
     assert fields is not None
     squares = fields[: 4 * SAMPLED] ** 2
     mean = squares.mean(axis=(0, 1))
-    return _map(lambda block: block / np.float32(channels), _products(squares / np.where(mean > 0, mean, 1) - 1))
+    return _map(lambda block: block / np.float32(channels), population.products(squares / np.where(mean > 0, mean, 1) - 1))

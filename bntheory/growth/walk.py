@@ -209,10 +209,7 @@ def weight_gradient(layer: Dense | Conv, before: State, after: State, shape: Sha
     inputs = shape[0] // (layer.groups if isinstance(layer, Conv) else 1)
     log_inputs, outputs = math.log(inputs), layer.output_shape(shape)
     if isinstance(layer, Conv):
-        padded, total = np.pad(q.reshape(shape[1:]), layer.padding or 0), np.zeros(outputs[1:])
-        for place in positions.offsets(layer.kernel, outputs[1:], layer.stride, layer.dilation):
-            total += padded[place]
-        q = total.ravel()
+        q = positions.window_sums(layer, shape, q)
     kept = after.light if correlated and after.log_d is not None else None  # in distances the bias cancels
     log_variance = math.log(layer.weight_variance(shape)) + log_inputs
     return WeightGradient(log_inputs + math.log(outputs[0]), scale, q, log_variance, kept)

@@ -20,13 +20,11 @@ covariance is smaller by exp(−w/8), w = Var(δ_p − δ_p').
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from bntheory.activations import Activation
 from bntheory.growth.finite_width import given_images
@@ -38,6 +36,7 @@ from bntheory.layers import BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNor
 from bntheory.networks import Residual
 
 CURVATURE_STEP = 0.05  # of ln q
+SILENT = 1e-30  # share of the largest second moment below which points count alike, within single precision
 SAMPLED = 256  # units from which covariances of squares are taken
 
 Blocks = tuple[np.ndarray, np.ndarray | None]
@@ -73,15 +72,15 @@ class Noise:
         q, _ = positions.linear(state.log_q)
         shares = q / q.sum() if q.sum() > 0 else np.full_like(q, 1 / len(q))
         own = self.own or (np.zeros((1, 1)), np.zeros((1, 1)))
-        within = shares @ self.within @ shares + _weighted(own[0], shares)
+        within = _weighted(self.within, shares) + _weighted(own[0], shares)
         if self.cross is None or own[1] is None or not of_batch:
             return max(0.0, float(within))
-        cross = shares @ self.cross @ shares + _weighted(own[1], shares)
+        cross = _weighted(self.cross, shares) + _weighted(own[1], shares)
         return max(0.0, float(cross + (within - cross) / state.copies))
 
 
 def _weighted(block: np.ndarray, shares: np.ndarray) -> float:
-    return float(shares @ block @ shares) if block.shape[0] == len(shares) else 0.0
+    return float(shares @ (block @ shares.astype(np.float32))) if block.shape[0] == len(shares) else 0.0
 
 
 def start(state: State) -> Noise:
@@ -106,11 +105,10 @@ def through(layer: Any, noise: Noise, before: State, after: State, shape: Shape)
     if before.values is not None and after.values is not None:
         return start(after)
     if isinstance(layer, (Dense, Conv)):
-        matrix = _reading(layer, before, after, shape)
         channels = layer.features if isinstance(layer, Dense) else layer.channels
         uneven = noise.uneven if before.values is None else _unevenness(layer, before.values, after)
         own = _raised(_gaussian_own(after, channels), 2 * uneven.squares / channels)
-        return dataclasses.replace(_mixed(sampled_row(noise), matrix), own=own, uneven=uneven, parts=None)
+        return dataclasses.replace(_read(layer, sampled_row(noise), before, after, shape), own=own, uneven=uneven)
     if isinstance(layer, Activation):
         return _activation(layer, noise, before, after, shape)
     if isinstance(layer, BatchNorm) and layer.training:
@@ -152,7 +150,7 @@ def added(
     if total.gaussian:
         return Noise(*blocks, shift, own=_gaussian_own(total, channels), uneven=shortcut.uneven)
     parts = dataclasses.replace(shortcut, linked=None, parts=None), dataclasses.replace(branch, parts=None), link
-    return Noise(*blocks, shift, own=_sum_own(first, second, total, channels), parts=parts)
+    return Noise(*blocks, shift, own=_sum_own(first, total, channels), parts=parts)
 
 
 def log_channel_variance(state: State, noise: Noise | None) -> float:
@@ -170,9 +168,12 @@ def log_channel_variance(state: State, noise: Noise | None) -> float:
         if log_d is None or covariance is None:
             break
         distance = np.exp((log_d - top).astype(np.float32))
-        product = np.maximum(q[:, None] + q - distance, 0)
-        apart = np.maximum(diagonal[:, None] + diagonal - 2 * covariance, 0)
-        means.append(float(np.mean(distance - product * np.expm1(apart / -8), dtype=float)))
+        product = q[:, None] + q
+        product -= distance
+        apart = covariance / np.float32(4)
+        apart -= diagonal[:, None] / 8 + diagonal / 8
+        distance -= np.maximum(product, 0, out=product) * np.expm1(np.minimum(apart, 0, out=apart), out=apart)
+        means.append(float(distance.mean(dtype=float)))
     mean = means[0] if len(means) == 1 else means[0] / state.copies + means[1] * (1 - 1 / state.copies)
     return float(positions.log(np.array(mean / 2))) + top
 
@@ -186,7 +187,7 @@ def _activation(phi: Activation, noise: Noise, before: State, after: State, shap
     if not before.gaussian:
         return None
     slope = np.asarray(log_slope(phi, before.log_q))
-    changed = _mixed(dataclasses.replace(noise, own=None), sparse.diags_array(slope.astype(np.float32)))
+    changed = _scaled(dataclasses.replace(noise, own=None), slope)
     normalized = math.isfinite(before.sphere) or noise.own is None  # the mean of u² does not vary
     curvature = np.asarray(_log_curvature(phi, before.log_q)) + slope**2 - slope
     shift = changed.shift + np.diagonal(noise.within) / 2 * curvature
@@ -294,7 +295,11 @@ def _combined(share: np.ndarray, shortcut: Noise, branch: Noise, link: Blocks) -
             blocks.append(None)
             continue
         mixed = rest[:, None] * between * share
-        blocks.append(rest[:, None] * first * rest + share[:, None] * second * share + mixed + mixed.T)
+        total = rest[:, None] * first * rest
+        total += share[:, None] * second * share
+        total += mixed
+        total += mixed.T
+        blocks.append(total)
     assert blocks[0] is not None
     return blocks[0], blocks[1]
 
@@ -303,15 +308,19 @@ def _blocks(noise: Noise) -> Blocks:
     return noise.within, noise.cross
 
 
-def _mixed(noise: Noise, matrix: Any) -> Noise:
+def _mixed(noise: Noise, matrix: np.ndarray) -> Noise:
     """A R Aᵀ, and R Aᵀ for what is linked."""
-
-    def both(block: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray((matrix @ (matrix @ block).T).T)
-
-    within, cross = _map(both, (noise.within, noise.cross))
-    linked = None if noise.linked is None else _map(lambda block: (matrix @ block.T).T, noise.linked)
+    within, cross = _map(lambda block: matrix @ block @ matrix.T, (noise.within, noise.cross))
+    linked = noise.linked and _map(lambda block: block @ matrix.T, noise.linked)
     return dataclasses.replace(noise, within=within, cross=cross, shift=matrix @ noise.shift, linked=linked)
+
+
+def _scaled(noise: Noise, factor: np.ndarray) -> Noise:
+    """The same for a diagonal A."""
+    single = factor.astype(np.float32)
+    within, cross = _map(lambda block: block * single[:, None] * single, (noise.within, noise.cross))
+    linked = noise.linked and _map(lambda block: block * single, noise.linked)
+    return dataclasses.replace(noise, within=within, cross=cross, shift=factor * noise.shift, linked=linked)
 
 
 def _map(function: Any, blocks: Blocks) -> Blocks:
@@ -362,27 +371,23 @@ def _shares(matrix: np.ndarray, state: State) -> np.ndarray:
     return np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0).astype(np.float32)
 
 
-def _reading(layer: Dense | Conv, before: State, after: State, shape: Shape) -> Any:
-    """Shares in q'_P of the points that are read; what is missing to one is the bias."""
+def _read(layer: Dense | Conv, noise: Noise, before: State, after: State, shape: Shape) -> Noise:
+    """The same for the shares in q'_P of the points that are read; what is missing to one is the bias."""
     bias = layer.bias_variance(shape)
     kept = 1 - np.exp((math.log(bias) if bias else -math.inf) - after.log_q) if bias else np.ones(after.points)
     if isinstance(layer, Dense):
-        return sparse.diags_array(kept.astype(np.float32))
-    geometry = layer.kernel, layer.stride, layer.padding or 0, layer.dilation
-    counts = _counts(geometry, shape[1:], layer.output_shape(shape)[1:])
-    q, _ = positions.linear(before.log_q)
-    total = counts @ q
-    scale = np.divide(kept, total, out=np.zeros_like(total), where=total > 0)
-    return (sparse.diags_array(scale) @ counts @ sparse.diags_array(q)).tocsr().astype(np.float32)
+        return _scaled(noise, kept)
+    q = np.maximum(positions.linear(before.log_q)[0], SILENT).astype(np.float32)
+    total = positions.window_sums(layer, shape, q)
+    share = np.divide(kept, total, out=np.zeros_like(kept), where=total > 0).astype(np.float32)
 
+    def read(values: np.ndarray, axis: int) -> np.ndarray:
+        along = -1, *(1,) * (values.ndim - 1 - axis)
+        return positions.window_sums(layer, shape, values * q.reshape(along), axis) * share.reshape(along)
 
-@functools.lru_cache(maxsize=32)
-def _counts(geometry: tuple[int, int, int, int], sides: Shape, outputs: Shape) -> Any:
-    kernel, stride, padding, dilation = geometry
-    index = np.pad(np.arange(math.prod(sides)).reshape(sides), padding, constant_values=-1)
-    read = np.stack([index[place].ravel() for place in positions.offsets(kernel, outputs, stride, dilation)], axis=1)
-    row, column = np.nonzero(read >= 0)
-    return sparse.csr_array((np.ones(len(row)), (row, read[row, column])), (len(read), math.prod(sides)))
+    within, cross = _map(lambda block: read(read(block, 1), 0), (noise.within, noise.cross))
+    linked = noise.linked and _map(lambda block: read(block, 1), noise.linked)
+    return dataclasses.replace(noise, within=within, cross=cross, shift=read(noise.shift, 0), linked=linked)
 
 
 def correlations(state: State) -> Blocks:
@@ -406,25 +411,18 @@ def _gaussian_own(state: State, channels: int) -> Blocks:
     return _map(lambda rho: 2 * rho**2 / np.float32(channels), correlations(state))
 
 
-def _sum_own(first: State, second: State, total: State, channels: int) -> Blocks | None:
-    """Cov((x + f)², (x' + f')²) given x: 4 E xx' E ff' + 2 (E ff')², f the branch with its scale."""
+def _sum_own(first: State, total: State, channels: int) -> Blocks | None:
+    """Cov(h², h'²) of a sum h = x + f given x: 4 E xx' E ff' + 2 (E ff')² = 2 (E hh')² − 2 (E xx')²."""
     if total.log_d is None:
         return None
-    top = float(total.log_q.max())
-    top = top if math.isfinite(top) else 0.0
-    q = np.maximum(np.exp(total.log_q - top), 1e-150)  # whose square is still a number
-    results: list[np.ndarray | None] = []
-    for whole, part in ((total.log_d, first.log_d), (total.log_cross, first.log_cross)):
-        if whole is None or part is None:
-            results.append(None)
-            continue
-        own = np.exp(first.log_q - top)
-        shortcut = (own[:, None] + own - np.exp(part - top)) / 2
-        branch = (q[:, None] + q - np.exp(whole - top)) / 2 - shortcut
-        relative = (4 * shortcut * branch + 2 * branch**2) / (q[:, None] * q * channels)
-        results.append(relative.astype(np.float32))
-    assert results[0] is not None
-    return results[0], results[1]
+    share = np.exp(first.log_q - np.where(np.isfinite(total.log_q), total.log_q, 0.0)).astype(np.float32)
+    whole, fixed = _map(np.square, correlations(total)), _map(np.square, correlations(first))
+    within, cross = (
+        None if one is None or other is None else (one - other * share[:, None] * share) * np.float32(2 / channels)
+        for one, other in zip(whole, fixed, strict=True)
+    )
+    assert within is not None
+    return within, cross
 
 
 def _activation_own(phi: Activation, before: State, after: State, channels: int, normalized: bool) -> Blocks:

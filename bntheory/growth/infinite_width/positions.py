@@ -10,6 +10,7 @@ point a is q_a, and 0 from another point of the padding. Everything is done in l
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -26,30 +27,51 @@ def convolved(layer: Conv, state: State, shape: Shape) -> tuple[np.ndarray, list
     """Logarithms of the sums over the kernel of second moments and of each matrix of distances, weights apart."""
     positions = layer.output_shape(shape)[1:]
     pad, sides = layer.padding or 0, shape[1:]
-    window = list(offsets(layer.kernel, positions, layer.stride, layer.dilation))
     q, q_scale = linear(state.log_q)
-    q = np.pad(q.reshape(sides), pad)
-    total_q = np.zeros(positions)
-    for place in window:
-        total_q += q[place]
 
     def of_block(block: np.ndarray) -> np.ndarray:
         scale = max(float(block.max()), q_scale if pad else -math.inf)
         scale = scale if math.isfinite(scale) else 0.0
-        padded = _padded(np.exp(block - scale), np.exp(state.log_q - scale), sides, pad)
-        total = np.zeros((*positions, *positions))
-        for place in window:
-            total += padded[place + place]
-        return log(total.reshape(math.prod(positions), -1)) + scale
+        total = _padded(np.exp(block - scale), np.exp(state.log_q - scale), sides, pad)
+        for axis, count in enumerate(positions):
+            total = _summed(layer, count, total, (axis, axis + 2))
+        logs = log(total.reshape(math.prod(positions), -1))
+        logs += scale
+        return logs
 
-    return log(total_q.ravel()) + q_scale, [of_block(block) for block in state.blocks]
+    return log(window_sums(layer, shape, q)) + q_scale, [of_block(block) for block in state.blocks]
+
+
+def window_sums(layer: Conv, shape: Shape, values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Sums over the kernel along an axis of points: along one side of the map, then the other.
+
+    >>> window_sums(Conv(1, kernel=2, padding=0), (1, 2, 3), np.arange(6.0))
+    array([ 8., 12.])
+    """
+    lead, trail, pad = values.shape[:axis], values.shape[axis + 1 :], layer.padding or 0
+    edges = (0, 0), (pad, pad), (pad, pad), (0, 0)
+    values = np.pad(values.reshape(math.prod(lead), *shape[1:], math.prod(trail)), edges)
+    for side, count in enumerate(layer.output_shape(shape)[1:]):
+        values = _summed(layer, count, values, (side + 1,))
+    return values.reshape(*lead, -1, *trail)
+
+
+def _summed(layer: Conv, count: int, values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """The sum over the offsets of one side, of `count` outputs, at the same offset along all these axes."""
+    parts = []
+    for span in spans(layer.kernel, count, layer.stride, layer.dilation):
+        parts.append(values[tuple(span if axis in axes else slice(None) for axis in range(values.ndim))])
+    return functools.reduce(np.add, parts)
 
 
 def offsets(kernel: int, positions: Shape, stride: int, dilation: int = 1) -> Iterator[Slices]:
     """For every offset of a square window, the places of a padded map that all positions read there."""
-    for shifts in itertools.product(range(0, kernel * dilation, dilation), repeat=2):
-        spans = [(shift, shift + stride * (side - 1) + 1) for shift, side in zip(shifts, positions, strict=True)]
-        yield slice(*spans[0], stride), slice(*spans[1], stride)
+    return itertools.product(*(spans(kernel, count, stride, dilation) for count in positions))
+
+
+def spans(kernel: int, count: int, stride: int, dilation: int = 1) -> list[slice]:
+    """The same along one side."""
+    return [slice(start, start + stride * (count - 1) + 1, stride) for start in range(0, kernel * dilation, dilation)]
 
 
 def _padded(d: np.ndarray, q: np.ndarray, sides: Shape, pad: int) -> np.ndarray:

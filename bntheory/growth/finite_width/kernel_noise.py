@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from bntheory.activations import Activation
+from bntheory.growth.by_rows import by_rows
 from bntheory.growth.finite_width import given_images
 from bntheory.growth.finite_width.given_images import Unevenness
 from bntheory.growth.infinite_width import hermite, population, positions
@@ -167,13 +168,14 @@ def log_channel_variance(state: State, noise: Noise | None) -> float:
     for log_d, covariance in ((state.log_d, noise.within), (state.log_cross, noise.cross)):
         if log_d is None or covariance is None:
             break
-        distance = np.exp((log_d - top).astype(np.float32))
-        product = q[:, None] + q
-        product -= distance
-        apart = covariance / np.float32(4)
-        apart -= diagonal[:, None] / 8 + diagonal / 8
-        distance -= np.maximum(product, 0, out=product) * np.expm1(np.minimum(apart, 0, out=apart), out=apart)
-        means.append(float(distance.mean(dtype=float)))
+
+        def row_means(rows: slice, log_d: np.ndarray = log_d, covariance: np.ndarray = covariance) -> np.ndarray:
+            distance = np.exp((log_d[rows] - top).astype(np.float32))
+            product = np.maximum(q[rows, None] + q - distance, 0)
+            apart = np.maximum(diagonal[rows, None] + diagonal - 2 * covariance[rows], 0)
+            return np.mean(distance - product * np.expm1(apart / -8), axis=1, dtype=float)
+
+        means.append(float(by_rows(row_means, len(q)).mean()))
     mean = means[0] if len(means) == 1 else means[0] / state.copies + means[1] * (1 - 1 / state.copies)
     return float(positions.log(np.array(mean / 2))) + top
 
@@ -396,11 +398,13 @@ def correlations(state: State) -> Blocks:
     root = state.log_q / 2
     top = float(root.max()) if np.isfinite(root.max()) else 0.0
     size = np.exp(root - top).astype(np.float32)
-    product = np.maximum(2 * size[:, None] * size, np.float32(1e-30))
 
     def correlation(log_d: np.ndarray) -> np.ndarray:
-        apart = np.exp((log_d - 2 * top).astype(np.float32))
-        return np.clip((size[:, None] ** 2 + size**2 - apart) / product, -1, 1)
+        def cosines(rows: slice) -> np.ndarray:
+            apart, own = np.exp((log_d[rows] - 2 * top).astype(np.float32)), size[rows, None]
+            return np.clip((own**2 + size**2 - apart) / np.maximum(2 * own * size, np.float32(1e-30)), -1, 1)
+
+        return by_rows(cosines, len(size))
 
     return _map(correlation, (state.log_d, state.log_cross))
 

@@ -23,6 +23,7 @@ import numpy as np
 from scipy import linalg, special
 
 from bntheory.activations import Activation
+from bntheory.growth.by_rows import by_rows
 from bntheory.growth.infinite_width import positions
 from bntheory.growth.infinite_width.state import State
 
@@ -211,11 +212,13 @@ def distances(fields: np.ndarray, log_scale: float) -> tuple[np.ndarray, np.ndar
     square = np.diagonal(covariances[0])
 
     def log_distance(block: np.ndarray) -> np.ndarray:
-        apart = square[:, None] + square
-        apart -= 2 * block
-        return positions.log(np.maximum(apart, 0, out=apart)) + np.float64(2 * log_scale)
+        def apart(rows: slice) -> np.ndarray:
+            return positions.log(np.maximum(square[rows, None] + square - 2 * block[rows], 0)) + np.float64(shift)
 
-    within, between = log_distance(covariances[0]), covariances[1]
+        return by_rows(apart, len(block))
+
+    shift, between = 2 * log_scale, covariances[1]
+    within = log_distance(covariances[0])
     np.fill_diagonal(within, -math.inf)
     return within, None if between is None else log_distance(between)
 

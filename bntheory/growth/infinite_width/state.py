@@ -26,6 +26,7 @@ import numpy as np
 from scipy.spatial import distance
 
 from bntheory import arguments
+from bntheory.growth.by_rows import by_rows
 from bntheory.layers import Shape
 
 if TYPE_CHECKING:
@@ -104,11 +105,11 @@ class State:
     def log_row_means(self) -> np.ndarray:
         """ln of the mean of d from every point to all points of the batch."""
         assert self.log_d is not None
-        within = log_mean(self.log_d, axis=1)
-        if self.log_cross is None:
+        within, *cross = (by_rows(lambda rows: log_mean(block[rows], axis=1), len(block)) for block in self.blocks)
+        if not cross:
             return within
         other = math.log1p(-1 / self.copies)
-        return np.logaddexp(within - math.log(self.copies), log_mean(self.log_cross, axis=1) + other)
+        return np.logaddexp(within - math.log(self.copies), cross[0] + other)
 
     @property
     def log_cosine_distance(self) -> float:

@@ -291,17 +291,20 @@ def _responses(phi: Activation, units: population.Population, after: State) -> t
 def _combined(share: np.ndarray, shortcut: Noise, branch: Noise, link: Blocks) -> Blocks:
     """(1 − b) of the shortcut's noise and b of the branch's."""
     rest = 1 - share
+
+    def both(first: np.ndarray, second: np.ndarray, between: np.ndarray) -> np.ndarray:
+        def of_rows(rows: slice) -> np.ndarray:
+            kept = rest[rows, None] * (first[rows] * rest + between[rows] * share)
+            return kept + share[rows, None] * (second[rows] * share + between[:, rows].T * rest)
+
+        return by_rows(of_rows, len(share))
+
     blocks: list[np.ndarray | None] = []
     for first, second, between in zip(_blocks(shortcut), _blocks(branch), link, strict=True):
         if first is None or second is None or between is None:
             blocks.append(None)
             continue
-        mixed = rest[:, None] * between * share
-        total = rest[:, None] * first * rest
-        total += share[:, None] * second * share
-        total += mixed
-        total += mixed.T
-        blocks.append(total)
+        blocks.append(both(first, second, between))
     assert blocks[0] is not None
     return blocks[0], blocks[1]
 
@@ -383,13 +386,19 @@ def _read(layer: Dense | Conv, noise: Noise, before: State, after: State, shape:
     total = positions.window_sums(layer, shape, q)
     share = np.divide(kept, total, out=np.zeros_like(kept), where=total > 0).astype(np.float32)
 
-    def read(values: np.ndarray, axis: int) -> np.ndarray:
-        along = -1, *(1,) * (values.ndim - 1 - axis)
-        return positions.window_sums(layer, shape, values * q.reshape(along), axis) * share.reshape(along)
+    def read(values: np.ndarray) -> np.ndarray:
+        return positions.window_sums(layer, shape, values * q) * share
 
-    within, cross = _map(lambda block: read(read(block, 1), 0), (noise.within, noise.cross))
-    linked = noise.linked and _map(lambda block: read(block, 1), noise.linked)
-    return dataclasses.replace(noise, within=within, cross=cross, shift=read(noise.shift, 0), linked=linked)
+    def once(block: np.ndarray) -> np.ndarray:
+        return by_rows(lambda rows: read(block[rows]), len(block))
+
+    def twice(block: np.ndarray) -> np.ndarray:
+        half = once(block)
+        return by_rows(lambda rows: read(half[:, rows].T), after.points)
+
+    within, cross = _map(twice, (noise.within, noise.cross))
+    linked = noise.linked and _map(once, noise.linked)
+    return dataclasses.replace(noise, within=within, cross=cross, shift=read(noise.shift), linked=linked)
 
 
 def correlations(state: State) -> Blocks:

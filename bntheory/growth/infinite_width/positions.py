@@ -43,18 +43,17 @@ def convolved(layer: Conv, state: State, shape: Shape) -> tuple[np.ndarray, list
     return log(window_sums(layer, shape, q)) + q_scale, [of_block(block) for block in state.blocks]
 
 
-def window_sums(layer: Conv, shape: Shape, values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Sums over the kernel along an axis of points: along one side of the map, then the other.
+def window_sums(layer: Conv, shape: Shape, values: np.ndarray) -> np.ndarray:
+    """Sums over the kernel, (…, input points) → (…, output points): along one side of the map, then the other.
 
     >>> window_sums(Conv(1, kernel=2, padding=0), (1, 2, 3), np.arange(6.0))
     array([ 8., 12.])
     """
-    lead, trail, pad = values.shape[:axis], values.shape[axis + 1 :], layer.padding or 0
-    edges = (0, 0), (pad, pad), (pad, pad), (0, 0)
-    values = np.pad(values.reshape(math.prod(lead), *shape[1:], math.prod(trail)), edges)
+    lead, pad = values.shape[:-1], (layer.padding or 0,) * 2
+    values = np.pad(values.reshape(-1, *shape[1:]), ((0, 0), pad, pad))
     for side, count in enumerate(layer.output_shape(shape)[1:]):
         values = _summed(layer, count, values, (side + 1,))
-    return values.reshape(*lead, -1, *trail)
+    return values.reshape(*lead, -1)
 
 
 def _summed(layer: Conv, count: int, values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bntheory.activations import Activation
+from bntheory.growth.by_rows import by_rows
 from bntheory.growth.finite_width import kernel_noise
 from bntheory.growth.infinite_width import hermite, population
 from bntheory.growth.infinite_width.state import State, log_mean
@@ -52,7 +53,7 @@ def field(state: State) -> Field:
 
 def single(blocks: Blocks) -> Blocks:
     """In single precision."""
-    return each(lambda block: block.astype(np.float32), blocks)
+    return each(lambda block: block.astype(np.float32, copy=False), blocks)
 
 
 def each(function: Callable[..., np.ndarray], *blocks: Blocks) -> Blocks:
@@ -242,13 +243,17 @@ def projected(moments: Blocks, radials: Blocks, y: Blocks, copies: float) -> Blo
     mean, inner = (_row_sums(blocks) / np.float32(points) for blocks in (moments, radials))
     own = np.diagonal(y[0])
     slope = np.divide(inner, own, out=np.zeros_like(inner), where=own > 0)
-    removed = mean[:, None] + mean - mean.mean()
-    along = slope[:, None] + slope - inner.mean()
     share = np.float32(1 / copies)
-    within = moments[0] - share * (removed + along * y[0])
-    if y[1] is None:
-        return within, None
-    return within, (0 if moments[1] is None else moments[1]) - (1 - share) * (removed + along * y[1])
+
+    def left(given: np.ndarray | None, output: np.ndarray, share: np.floating) -> np.ndarray:
+        def of_rows(rows: slice) -> np.ndarray:
+            removed = mean[rows, None] + mean - mean.mean()
+            along = slope[rows, None] + slope - inner.mean()
+            return (0 if given is None else given[rows]) - share * (removed + along * output[rows])
+
+        return by_rows(of_rows, points)
+
+    return left(moments[0], y[0], share), None if y[1] is None else left(moments[1], y[1], 1 - share)
 
 
 def _row_sums(blocks: Blocks) -> np.ndarray:

@@ -455,4 +455,5 @@ def _activation_own(phi: Activation, before: State, after: State, channels: int,
     assert fields is not None
     squares = fields[: 4 * SAMPLED] ** 2
     mean = squares.mean(axis=(0, 1))
-    return _map(lambda block: block / np.float32(channels), population.products(squares / np.where(mean > 0, mean, 1) - 1))
+    covariances = population.products(squares / np.where(mean > 0, mean, 1) - 1)
+    return _map(lambda block: block / np.float32(channels), covariances)

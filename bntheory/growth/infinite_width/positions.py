@@ -49,11 +49,12 @@ def window_sums(layer: Conv, shape: Shape, values: np.ndarray) -> np.ndarray:
     >>> window_sums(Conv(1, kernel=2, padding=0), (1, 2, 3), np.arange(6.0))
     array([ 8., 12.])
     """
-    lead, pad = values.shape[:-1], (layer.padding or 0,) * 2
-    values = np.pad(values.reshape(-1, *shape[1:]), ((0, 0), pad, pad))
+    lead, pad, (height, width) = values.shape[:-1], layer.padding or 0, shape[1:]
+    sums = np.zeros((math.prod(lead), height + 2 * pad, width + 2 * pad), values.dtype)
+    sums[:, pad : pad + height, pad : pad + width] = values.reshape(-1, height, width)
     for side, count in enumerate(layer.output_shape(shape)[1:]):
-        values = _summed(layer, count, values, (side + 1,))
-    return values.reshape(*lead, -1)
+        sums = _summed(layer, count, sums, (side + 1,))
+    return sums.reshape(*lead, -1)
 
 
 def _summed(layer: Conv, count: int, values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -66,7 +67,8 @@ def _summed(layer: Conv, count: int, values: np.ndarray, axes: tuple[int, ...]) 
 
 def offsets(kernel: int, positions: Shape, stride: int, dilation: int = 1) -> Iterator[Slices]:
     """For every offset of a square window, the places of a padded map that all positions read there."""
-    return itertools.product(*(spans(kernel, count, stride, dilation) for count in positions))
+    down, across = (spans(kernel, count, stride, dilation) for count in positions)
+    return itertools.product(down, across)
 
 
 def spans(kernel: int, count: int, stride: int, dilation: int = 1) -> list[slice]:
@@ -137,7 +139,6 @@ def log_sum(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     >>> log_sum(np.array([-1000.0, -math.inf]), np.array([-1000.0, -math.inf])) + 1000
     array([0.69314718,       -inf])
     """
-
 
     def sums(rows: slice) -> np.ndarray:
         top, rest = np.maximum(first[rows], second[rows]), np.minimum(first[rows], second[rows])

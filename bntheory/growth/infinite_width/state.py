@@ -100,16 +100,20 @@ class State:
             return _log_channel_variance(self.values)
         if self.log_d is None:
             return math.nan
-        return log_mean(self.log_row_means()) - math.log(2)
+        return log_mean(self.log_row_means) - math.log(2)
 
+    @functools.cached_property
     def log_row_means(self) -> np.ndarray:
         """ln of the mean of d from every point to all points of the batch."""
         assert self.log_d is not None
-        within, *cross = (by_rows(lambda rows: log_mean(block[rows], axis=1), len(block)) for block in self.blocks)
-        if not cross:
-            return within
+
+        def means(block: np.ndarray) -> np.ndarray:
+            return by_rows(lambda rows: log_mean(block[rows], axis=1), self.points)
+
+        if self.log_cross is None:
+            return means(self.log_d)
         other = math.log1p(-1 / self.copies)
-        return np.logaddexp(within - math.log(self.copies), cross[0] + other)
+        return np.logaddexp(means(self.log_d) - math.log(self.copies), means(self.log_cross) + other)
 
     @property
     def log_cosine_distance(self) -> float:

@@ -19,6 +19,7 @@ from bntheory.growth.backward import gradient_rows, gradients
 from bntheory.growth.backward.covariances import Blocks
 from bntheory.growth.backward.gradient_rows import Gradient
 from bntheory.growth.backward.gradients import Pullback
+from bntheory.growth.by_rows import by_rows
 from bntheory.growth.finite_width import kernel_noise
 from bntheory.growth.finite_width.kernel_noise import Noise
 from bntheory.growth.infinite_width import moments, positions
@@ -183,7 +184,7 @@ class WeightGradient(NamedTuple):
     log_gain: float
     log_scale: float
     read: np.ndarray  # E h² over e^log_scale, for every output point
-    log_variance: float  # of a weight
+    log_variance: float  # of the output, over that of what is read
     after: State | None  # of the output, whose distances are those of h; None if gradients are uncorrelated
 
     def log_norm(self, gradient: Gradient) -> float:
@@ -199,7 +200,11 @@ class WeightGradient(NamedTuple):
     def _pairs(self, after: State) -> Blocks:
         """E h h' over e^log_scale, of points within a copy and of two."""
         half, log_size = (self.read / 2).astype(np.float32), self.log_variance + self.log_scale
-        own, *other = (half[:, None] + half - np.exp(block - log_size) / 2 for block in after.blocks)
+
+        def products(block: np.ndarray) -> np.ndarray:
+            return by_rows(lambda rows: half[rows, None] + half - np.exp(block[rows] - log_size) / 2, len(half))
+
+        own, *other = map(products, after.blocks)
         return own, other[0] if other else None
 
 

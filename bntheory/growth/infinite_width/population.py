@@ -208,19 +208,18 @@ def matched(sampled: Population, log_q: np.ndarray) -> Population:
 
 def distances(fields: np.ndarray, log_scale: float) -> tuple[np.ndarray, np.ndarray | None]:
     """ln of the mean squared distances of points, within a copy and between two, of sampled units."""
-    covariances = products(fields - fields.mean(axis=(1, 2), keepdims=True))  # what a unit's points share would cancel
-    square = np.diagonal(covariances[0])
+    within, between = products(fields - fields.mean(axis=(1, 2), keepdims=True))  # what a unit's points share cancels
+    square, shift = np.diagonal(within), np.float64(2 * log_scale)  # single precision is enough for the logarithm only
 
     def log_distance(block: np.ndarray) -> np.ndarray:
-        def apart(rows: slice) -> np.ndarray:
-            return positions.log(np.maximum(square[rows, None] + square - 2 * block[rows], 0)) + np.float64(shift)
+        def of_rows(rows: slice) -> np.ndarray:
+            return positions.log(np.maximum(square[rows, None] + square - 2 * block[rows], 0)) + shift
 
-        return by_rows(apart, len(block))
+        return by_rows(of_rows, len(block))
 
-    shift, between = 2 * log_scale, covariances[1]
-    within = log_distance(covariances[0])
-    np.fill_diagonal(within, -math.inf)
-    return within, None if between is None else log_distance(between)
+    log_d = log_distance(within)
+    np.fill_diagonal(log_d, -math.inf)
+    return log_d, None if between is None else log_distance(between)
 
 
 def products(first: np.ndarray, second: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -264,8 +263,8 @@ def _gaussian_fields(state: State, scale: float, many: int, kept: int) -> np.nda
     dtype = np.float32 if state.points > LARGE else np.float64  # rounding of 1e-6 is worth half the time
     half, within, *cross = (np.exp((logs - 2 * scale).astype(dtype)) / 2 for logs in (state.log_q, *state.blocks))
     common = kept * (half[:, None] + half) - within  # within + (kept − 1) between
-    for between in cross:
-        common -= (kept - 1) * between
+    if kept > 1:
+        common -= (kept - 1) * cross[0]
     rng = np.random.default_rng((int(many), int(kept), state.points, *sorted(state.lineage)[-1:]))
     white = rng.standard_normal((kept, many // 2, state.points), dtype=np.float32)
     modes = np.empty_like(white)

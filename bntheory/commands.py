@@ -192,6 +192,11 @@ def growth(
     click.echo(f"{net}\n\n{predicted.table()}\n\n{found}")
     if upper[-1] == upper[-1]:
         click.echo(f"{level:.0%} of all draws end with ln mean square between {lower[-1]:.4g} and {upper[-1]:.4g}.")
+    lawless = ["activations"] if upper[-1] != upper[-1] else []
+    lawless += ["gradients"] if quantity == "gradients" and any(edge != edge for edge in gradient_upper) else []
+    if lawless:
+        what = " and ".join(lawless)
+        click.echo(f"No law for the {level:.0%} band of {what}: bntheory simulate growth measures it.")
     edges = {"lower": lower, "upper": upper, "gradient_lower": gradient_lower, "gradient_upper": gradient_upper}
     bands = {"level": level, **{name: _plain(edge) for name, edge in edges.items()}}
     write_json(json_file, {"network": str(net), **predicted.to_dict(), **bands, "findings": found.to_dict()})

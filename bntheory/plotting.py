@@ -24,6 +24,7 @@ DRAWN = {
     "channels": ("log_channel_mean_square", "log_channel_variance"),
     "gradients": ("log_gradient",),
 }
+BANDED = {"log_second_moment": ("log_growth", "band"), "log_gradient": ("log_gradient", "gradient_band")}
 LABELS = {
     "activations": r"mean square of activations, $\ln\,\langle h_\ell^2\rangle$",
     "channels": r"squared mean and variance of channels, $\ln\,\langle m_c^2\rangle$, $\ln\,\langle v_c\rangle$",
@@ -49,7 +50,8 @@ def plot_growth(
     Parameters
     ----------
     growth : Growth, optional
-        Mean and band of the logarithm where there is a law, and ln of the expectation; of channels the latter alone.
+        Mean and band of the logarithm where there is a law, or simulated ones, as the legend then says, and ln of the
+        expectation; of channels the latter alone.
     samples : Samples, optional
         Simulated networks: their median, dashed, and the quantiles that the band should match, dotted. Bars at a dozen
         layers show the 95% confidence interval of each, where there are enough networks to close it. Dead networks are
@@ -117,21 +119,26 @@ def _draw_prediction(
     ax: Axes, growth: Growth, name: str, index: np.ndarray, level: float, label: str, color: str
 ) -> None:
     layers = np.arange(len(index))
-    laws = {
-        "log_second_moment": (growth.log_growth_mean, growth.band),
-        "log_gradient": (growth.log_gradient_mean, growth.gradient_band),
-    }
-    if name in laws:
-        mean, band = laws[name][0][index], laws[name][1]
+    if name in BANDED:
+        prefix, band = BANDED[name]
+        mean, std, error = (getattr(growth, f"{prefix}_{part}")[index] for part in ("mean", "std", "error"))
         known = np.isfinite(mean)
         if known.sum() > 1:
-            lower, upper = (edge[index][known] for edge in band(level))
+            lower, upper = (edge[index][known] for edge in getattr(growth, band)(level))
             ax.fill_between(layers[known], lower, upper, color=color, alpha=0.25, lw=0)
-            text = f"{label}predicted: mean of the logarithm, {level:.0%} band"
-            ax.plot(layers[known], mean[known], color=color, label=text)
+            source = _source(growth.networks, std[known], error[known])
+            ax.plot(layers[known], mean[known], color=color, label=f"{label}{source}, {level:.0%} band")
     if _line_known(growth, name, index):
         values = _shown(growth, name, index)
         ax.plot(layers, values, "-.", color=color, lw=1, label=f"{label}predicted: logarithm of the mean")
+
+
+def _source(networks: int, std: np.ndarray, error: np.ndarray) -> str:
+    """Where means and bands are from: laws have no error, and rows that do not vary need neither."""
+    if not error.any():
+        return "predicted: mean of the logarithm"
+    law = "" if (error > 0).all(where=std > 0) else "predicted and "
+    return f"{law}simulated ({networks} networks): mean of the logarithm"
 
 
 def _line_known(growth: Growth | None, name: str, index: np.ndarray) -> bool:

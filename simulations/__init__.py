@@ -5,6 +5,7 @@ from typing import Any
 
 _PUBLIC = {
     "simulate_growth": "growth",
+    "simulate_bands": "bands",
     "Samples": "samples",
     "sample_until": "stopping",
     "quantile_with_interval": "statistics",

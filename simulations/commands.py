@@ -12,6 +12,7 @@ import click
 from bntheory.commands import QUANTITIES, network_options, output_options, save_figure, write_json
 
 if TYPE_CHECKING:
+    from bntheory.growth.prediction import Growth
     from bntheory.networks import Sequential
     from simulations.samples import Samples
 
@@ -50,6 +51,7 @@ def simulate_growth(
     """Draw networks, with or without their weights, beside the prediction; exit status 1 if they disagree."""
     from bntheory import arguments, plot_growth, predict_growth
     from simulations import growth
+    from simulations.bands import fill_bands
     from simulations.comparison import compare
 
     arguments.choice("quantity", quantity, QUANTITIES)
@@ -64,6 +66,8 @@ def simulate_growth(
     gradients, sentence = _gradients(samples) if settings["gradients"] else ({}, "")
     click.echo(f"{net}\n{_title(samples)}\n{reached}\n{result.table()}\n\n{sentence}{result.verdict()}")
     numbers = {"network": str(net), "method": samples.method, "dtype": samples.dtype, **result.to_dict(), **gradients}
+    # filled after the comparison: samples must not be judged by themselves
+    numbers |= _bands(fill_bands(predicted, samples, single=batch == 1))
     write_json(json_file, numbers)
     save_figure(plot_file, lambda ax: plot_growth(predicted, samples=samples, ax=ax, quantity=quantity))
     ctx.exit(0 if result.agrees else 1)
@@ -94,6 +98,23 @@ def _samples(net: Sequential, trials: int, until: float | None, **settings: Any)
     verdict = f"below the {until:g} asked for" if found.reached else f"NOT below {until:g}: give more --trials"
     line = f"mean ln⟨h²⟩ of the last row {found.mean:.4g} ± {found.half_width:.2g} (95% confidence), {verdict}\n"
     return Samples.stack(parts), line
+
+
+def _bands(growth: Growth, level: float = 0.9) -> dict[str, Any]:
+    """Mean, spread and band of every row, with the words for how they were found; no edges from too few networks."""
+    from simulations.bands import networks_for
+
+    enough = growth.networks == 0 or growth.networks >= networks_for(level)
+    edges = [*growth.band(level), *growth.gradient_band(level)] if enough else []
+    names = ("band_lower", "band_upper", "gradient_band_lower", "gradient_band_upper")
+    keys = ("log_growth_mean", "log_growth_std", "log_growth_error", "band_method")
+    keys += ("log_gradient_mean", "log_gradient_std", "log_gradient_error", "gradient_band_method")
+    found = growth.to_dict()
+    columns = {
+        name: [value if math.isfinite(value) else None for value in edge]
+        for name, edge in zip(names, edges, strict=False)
+    }
+    return {"networks": growth.networks, "band_level": level, **{key: found[key] for key in keys}, **columns}
 
 
 def _title(samples: Samples) -> str:

@@ -13,10 +13,10 @@ CONSOLE = re.search(r"```console\n(.*?)```", README.read_text(encoding="utf-8"),
 EXAMPLES = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", CONSOLE, re.M)
 
 
-def test_python_example():
-    text = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)[1]
+def test_python_examples():
+    text = "\n".join(re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S))
     result = doctest.DocTestRunner().run(doctest.DocTestParser().get_doctest(text, {}, "README", str(README), 0))
-    assert result.attempted == 5 and result.failed == 0
+    assert result.attempted == 9 and result.failed == 0
 
 
 @pytest.mark.parametrize(("command", "expected"), EXAMPLES, ids=[command for command, _ in EXAMPLES])

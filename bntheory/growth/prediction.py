@@ -61,13 +61,18 @@ class Growth(PerRow):
         The mean lies below ``log_second_moment`` (Jensen).
     log_gradient_mean, log_gradient_std : array
         The same of the logarithm of the squared gradient; vector networks only.
+    log_growth_error, log_gradient_error : array
+        Standard errors of these means: 0 where they are a law's, above where they were simulated.
     p_dead : array
-        Probability that the row is exactly zero (of images an upper bound).
+        Probability that the row is exactly zero (of images an upper bound; the share of the draws in simulated rows).
     moment_method, channel_method, gradient_method, band_method, gradient_band_method : tuple of str
         "exact" (at any width), "mean-field" (infinite width), "population" (infinite width, from sampled units),
-        "first-order" (to first order in 1/width), or "unsupported".
+        "first-order" (to first order in 1/width), or "unsupported". Bands also "simulated", where there is no law and
+        `simulations.simulate_bands` has drawn networks.
     question : Question
         What was asked: the network, its inputs and the batch size.
+    networks : int
+        Drawn for the simulated rows, 0 if there are none.
     """
 
     rows: tuple[Leaf, ...]
@@ -83,6 +88,7 @@ class Growth(PerRow):
     question: Question = field(repr=False)
     _band_rule: Callable[[], bands.Bands] = field(repr=False)
     _gradient_band_rule: Callable[[], bands.Bands] = field(repr=False)
+    networks: int = 0
 
     @functools.cached_property
     def _band(self) -> bands.Bands:
@@ -103,6 +109,11 @@ class Growth(PerRow):
         return self._band.std
 
     @property
+    def log_growth_error(self) -> np.ndarray:
+        """Standard error of `log_growth_mean`: 0 where it is a law's."""
+        return self._band.error
+
+    @property
     def p_dead(self) -> np.ndarray:
         """Probability that the row is exactly zero."""
         return self._band.p_dead
@@ -121,6 +132,11 @@ class Growth(PerRow):
     def log_gradient_std(self) -> np.ndarray:
         """Standard deviation over weight draws of the same."""
         return self._gradient_band.std
+
+    @property
+    def log_gradient_error(self) -> np.ndarray:
+        """Standard error of `log_gradient_mean`: 0 where it is a law's."""
+        return self._gradient_band.error
 
     @property
     def gradient_band_method(self) -> tuple[str, ...]:
@@ -144,12 +160,12 @@ class Growth(PerRow):
         Returns
         -------
         lower, upper : arrays, one entry a row
-            NaN where ``band_method`` is "unsupported".
+            NaN where ``band_method`` is "unsupported", or "simulated" from too few living draws for that level.
 
         Raises
         ------
         ValueError
-            If level is not in (0, 1).
+            If level is not in (0, 1), or asks for more networks than were simulated.
 
         Examples
         --------
@@ -222,7 +238,7 @@ class Growth(PerRow):
         return table.table(self, most)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain lists, ready for JSON: NaN and infinities become None."""
+        """Return all columns as plain lists, ready for JSON: NaN and infinities become None."""
         arrays = {
             key: [value if math.isfinite(value) else None for value in getattr(self, key).tolist()]
             for key in (
@@ -232,11 +248,13 @@ class Growth(PerRow):
                 "log_cosine_distance",
                 "log_growth_mean",
                 "log_growth_std",
+                "log_growth_error",
                 "p_dead",
                 "log_gradient",
                 "log_weight_gradient",
                 "log_gradient_mean",
                 "log_gradient_std",
+                "log_gradient_error",
             )
         }
         words = {key: list(getattr(self, key)) for key in METHODS}

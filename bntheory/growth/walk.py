@@ -19,6 +19,7 @@ from bntheory.growth.backward import gradient_rows, gradients
 from bntheory.growth.backward.covariances import Blocks
 from bntheory.growth.backward.gradient_rows import Gradient
 from bntheory.growth.backward.gradients import Pullback
+from bntheory.growth.by_rows import by_rows
 from bntheory.growth.finite_width import kernel_noise
 from bntheory.growth.finite_width.noise import Noise
 from bntheory.growth.infinite_width import moments, positions
@@ -183,17 +184,28 @@ class WeightGradient(NamedTuple):
     log_gain: float
     log_scale: float
     read: np.ndarray  # E h² over e^log_scale, for every output point
-    pairs: Blocks | None  # E h h' likewise, of points within a copy and of two; None if gradients are uncorrelated
+    log_variance: float  # of the output, over that of what is read
+    after: State | None  # of the output, whose distances are those of h; None if gradients are uncorrelated
 
     def log_norm(self, gradient: Gradient) -> float:
         """Its logarithm."""
         total = float(gradient.points @ self.read)
-        if gradient.links is not None and self.pairs is not None:
+        if gradient.links is not None and self.after is not None:
             moments = gradient.moments()
             np.fill_diagonal(moments[0], 0)
-            products = gradient_covariances.each(np.multiply, moments, self.pairs)
+            products = gradient_covariances.each(np.multiply, moments, self._pairs(self.after.folded()))
             total += float(sum(block.sum(dtype=float) for block in products if block is not None))
         return float(positions.log(np.array(max(0.0, total)))) + self.log_gain + self.log_scale + gradient.log_scale
+
+    def _pairs(self, after: State) -> Blocks:
+        """E h h' over e^log_scale, of points within a copy and of two."""
+        half, log_size = (self.read / 2).astype(np.float32), self.log_variance + self.log_scale
+
+        def products(block: np.ndarray) -> np.ndarray:
+            return by_rows(lambda rows: half[rows, None] + half - np.exp(block[rows] - log_size) / 2, len(half))
+
+        own, *other = map(products, after.blocks)
+        return own, other[0] if other else None
 
 
 def weight_gradient(layer: Dense | Conv, before: State, after: State, shape: Shape, correlated: bool) -> WeightGradient:
@@ -202,18 +214,10 @@ def weight_gradient(layer: Dense | Conv, before: State, after: State, shape: Sha
     inputs = shape[0] // (layer.groups if isinstance(layer, Conv) else 1)
     log_inputs, outputs = math.log(inputs), layer.output_shape(shape)
     if isinstance(layer, Conv):
-        padded, total = np.pad(q.reshape(shape[1:]), layer.padding or 0), np.zeros(outputs[1:])
-        for place in positions.offsets(layer.kernel, outputs[1:], layer.stride, layer.dilation):
-            total += padded[place]
-        q = total.ravel()
-    pairs = None
-    if correlated and after.log_d is not None:  # distances are those of what is read: the bias cancels
-        after, log_size = after.folded(), math.log(layer.weight_variance(shape)) + log_inputs + scale
-        blocks = [np.exp((block - log_size).astype(np.float32)) for block in after.blocks]
-        half = (q / 2).astype(np.float32)
-        own, *other = (half[:, None] + half - block / 2 for block in blocks)
-        pairs = own, other[0] if other else None
-    return WeightGradient(log_inputs + math.log(outputs[0]), scale, q, pairs)
+        q = positions.window_sums(layer, shape, q)
+    kept = after.light if correlated and after.log_d is not None else None  # in distances the bias cancels
+    log_variance = math.log(layer.weight_variance(shape)) + log_inputs
+    return WeightGradient(log_inputs + math.log(outputs[0]), scale, q, log_variance, kept)
 
 
 def backward(way: list[Way], rows: tuple[Leaf, ...], last: State | None) -> np.ndarray:

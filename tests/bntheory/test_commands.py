@@ -86,6 +86,18 @@ def test_batch_and_quantity(run, tmp_path):
     assert facts["gradients"]["problem"] and facts["gradients"]["log_per_layer"] == pytest.approx(0.581, abs=0.01)
 
 
+def test_a_band_without_a_law_is_measured_elsewhere(run):
+    words = ("growth", "--depth", "3", "--width", "16", "--init", "orthogonal", "--level", "0.8")
+    advice = "bntheory simulate growth measures it."
+    assert run(*words)[1].splitlines()[-1] == f"No law for the 80% band of activations: {advice}"
+    _, out, _ = run(*words, "--quantity", "gradients")
+    assert out.splitlines()[-1] == f"No law for the 80% band of activations and gradients: {advice}"
+    words = ("growth", "--architecture", "cnn", "--depth", "2", "--channels", "8", "--image", "1,6,6")
+    _, out, _ = run(*words, "--quantity", "gradients")
+    assert out.splitlines()[-1] == f"No law for the 90% band of gradients: {advice}"
+    assert "No law" not in run(*words)[1]
+
+
 def test_a_description_comes_alone(run, tmp_path):
     (tmp_path / "net.json").write_text(bn.mlp(2, 4).to_json())
     for words in (("--depth", "3"), ("--batch-norm",), ("--architecture", "mlp", "--image", "3,8,8")):

@@ -3,9 +3,11 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 import bntheory as bn
+from simulations import simulate_growth
 
 
 def test_simulate_growth(run, tmp_path):
@@ -35,6 +37,29 @@ def test_simulate_growth_sends_gradients_back(run, tmp_path):
     _, without, _ = run("simulate", "growth", *words, "--no-gradients", "--json", "n.json")
     assert without == "".join(line for line in out.splitlines(True) if not line.startswith("Gradients"))
     assert "log_gradient_median" not in json.loads((tmp_path / "n.json").read_text())
+
+
+def test_simulate_growth_writes_the_bands_of_what_it_drew(run, tmp_path):
+    """Where there is no law; rows filled from the samples do not judge them."""
+    words = ("simulate", "growth", "--depth", "4", "--width", "16", "--init", "orthogonal", "--json", "g.json")
+    status, out, _ = run(*words, "--trials", "40")
+    data = json.loads((tmp_path / "g.json").read_text())
+    assert status == 0 and "largest deviation" in out and data["networks"] == 40
+    assert data["band_method"] == ["exact", *["simulated"] * 8]
+    assert data["gradient_band_method"] == [*["simulated"] * 8, "first-order"]
+    samples = simulate_growth(bn.mlp(4, 16, init="orthogonal"), 40)
+    assert data["log_growth_mean"] == pytest.approx(samples.log_second_moment.mean(axis=0), abs=1e-12)
+    lower, upper = data["band_lower"][-1], data["band_upper"][-1]
+    assert lower < data["log_growth_mean"][-1] < upper and data["log_growth_error"][-1] > 0
+    assert data["gradient_band_lower"][0] == pytest.approx(
+        np.quantile(samples.log_gradient[:, 0], 0.05, method="weibull")
+    )
+    run(*words, "--trials", "5", "--no-gradients")  # too few for a band of 90%
+    few = json.loads((tmp_path / "g.json").read_text())
+    assert few["band_method"][-1] == "simulated" and "band_lower" not in few
+    assert few["gradient_band_method"][0] == "unsupported" and few["log_gradient_mean"][0] is None
+    run(*words, "--trials", "40", "--batch", "2")  # the law is of one vector, the samples are of two
+    assert json.loads((tmp_path / "g.json").read_text())["band_method"][-1] == "unsupported"
 
 
 def test_simulate_growth_draws_until_the_mean_is_known(run):

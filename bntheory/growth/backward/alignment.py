@@ -117,13 +117,10 @@ def _read(layer: Dense | Conv, state: State, shape: Shape) -> _Read:
     size, units = _units(state)
     if isinstance(layer, Dense):
         return _Read(math.sqrt(state.copies * shape[0] * layer.features), size, units, lambda block: block)
-    outputs = layer.output_shape(shape)[1:]
-    padded, total = np.pad(size.reshape(shape[1:]), layer.padding or 0), np.zeros(outputs)
-    for place in positions.offsets(layer.kernel, outputs, layer.stride, layer.dilation):
-        total += padded[place]
+    mean = positions.window_sums(layer, shape, size) / layer.kernel**2
     weights = layer.channels * shape[0] // layer.groups * layer.kernel**2
     pulled = functools.partial(gradient_covariances.convolved, layer, shape)
-    return _Read(math.sqrt(state.copies * weights), total.ravel() / layer.kernel**2, units, pulled)
+    return _Read(math.sqrt(state.copies * weights), mean, units, pulled)
 
 
 def _units(state: State) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,6 @@ otherwise with y_j replaced by its regression on y_i, (C_ij/C_ii) y_i, in E g_i 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bntheory.activations import Activation
+from bntheory.growth.by_rows import by_rows
 from bntheory.growth.finite_width import innovations
 from bntheory.growth.infinite_width import hermite, population
 from bntheory.growth.infinite_width.state import State, log_mean
@@ -51,15 +51,9 @@ def field(state: State) -> Field:
     return Field(state.log_q, innovations.correlations(state))
 
 
-def light(state: State) -> State:
-    """The state with distances in single precision, for keeping many."""
-    blocks = [None if block is None else block.astype(np.float32) for block in (state.log_d, state.log_cross)]
-    return dataclasses.replace(state, log_d=blocks[0], log_cross=blocks[1])
-
-
 def single(blocks: Blocks) -> Blocks:
     """In single precision."""
-    return each(lambda block: block.astype(np.float32), blocks)
+    return each(lambda block: block.astype(np.float32, copy=False), blocks)
 
 
 def each(function: Callable[..., np.ndarray], *blocks: Blocks) -> Blocks:
@@ -208,24 +202,13 @@ def _alive(log_q: np.ndarray) -> np.ndarray:
 # --- sampled units ---------------------------------------------------------------------------------------------------
 
 
-def products(first: np.ndarray, second: np.ndarray | None = None) -> Blocks:
-    """Means of products of points of sampled units (m, kept, points), within a copy and between two."""
-    second = first if second is None else second
-    many, kept, points = first.shape
-    within = first.reshape(-1, points).T @ second.reshape(-1, points) / np.float32(many * kept)
-    if kept == 1:
-        return within, None
-    between = first.sum(axis=1).T @ second.sum(axis=1) / np.float32(many)
-    return within, (between - kept * within) / np.float32(kept * (kept - 1))
-
-
 def maxima(blocks: Blocks, places: np.ndarray, fields: np.ndarray) -> Blocks:
     """The covariances of gradients that go to the maxima of windows, chosen by sampled units."""
     chosen, points = fields[..., places].argmax(axis=-1), fields.shape[-1]
     where = [(chosen == k).astype(np.float32) for k in range(places.shape[1])]
     results = [None if block is None else np.zeros((points, points), np.float32) for block in blocks]
     for one, other in itertools.product(range(len(where)), repeat=2):
-        shares = products(where[one], where[other])
+        shares = population.products(where[one], where[other])
         for result, block, share in zip(results, blocks, shares, strict=True):
             if result is not None and block is not None and share is not None:
                 result[np.ix_(places[:, one], places[:, other])] += block * share
@@ -260,13 +243,17 @@ def projected(moments: Blocks, radials: Blocks, y: Blocks, copies: float) -> Blo
     mean, inner = (_row_sums(blocks) / np.float32(points) for blocks in (moments, radials))
     own = np.diagonal(y[0])
     slope = np.divide(inner, own, out=np.zeros_like(inner), where=own > 0)
-    removed = mean[:, None] + mean - mean.mean()
-    along = slope[:, None] + slope - inner.mean()
     share = np.float32(1 / copies)
-    within = moments[0] - share * (removed + along * y[0])
-    if y[1] is None:
-        return within, None
-    return within, (0 if moments[1] is None else moments[1]) - (1 - share) * (removed + along * y[1])
+
+    def left(given: np.ndarray | None, output: np.ndarray, share: np.floating) -> np.ndarray:
+        def of_rows(rows: slice) -> np.ndarray:
+            removed = mean[rows, None] + mean - mean.mean()
+            along = slope[rows, None] + slope - inner.mean()
+            return (0 if given is None else given[rows]) - share * (removed + along * output[rows])
+
+        return by_rows(of_rows, points)
+
+    return left(moments[0], y[0], share), None if y[1] is None else left(moments[1], y[1], 1 - share)
 
 
 def _row_sums(blocks: Blocks) -> np.ndarray:

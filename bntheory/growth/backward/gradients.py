@@ -85,7 +85,7 @@ def _activation(phi: Activation, before: State, after: State, shape: Shape, corr
         slopes = np.square(phi.dphi(before.values))
         known = slopes.reshape(*slopes.shape[:2], -1).mean(axis=(0, 1)) if slopes.ndim > 2 else slopes.mean(axis=1)
         return lambda gradient: scaled(dataclasses.replace(gradient, values=gradient.points), known)
-    slope, before = np.exp(phi.log_moments(before.log_q).log_derivative), covariances.light(before)
+    slope, before = np.exp(phi.log_moments(before.log_q).log_derivative), before.light
     small = math.isfinite(before.sphere) and before.sphere >= 2 and phi.homogeneous_slopes is None
     if small:
         slope = np.full(before.points, batch_norm.sphere_moments(phi, before.sphere, before.log_second_moment).slope)
@@ -130,7 +130,7 @@ def _unit_by_unit(phi: Activation, before: State, gradient: Gradient) -> Gradien
 
     def radial() -> Blocks:
         size = np.sqrt(values)
-        factors = covariances.ratio(covariances.products(size * fields), covariances.products(size))
+        factors = covariances.ratio(population.products(size * fields), population.products(size))
         links = gradient.links or covariances.diagonal(before.points)
         share = np.float32(1 / np.mean(fields**2))
         return covariances.each(lambda link, factor: link * factor * share, links, factors)
@@ -159,10 +159,10 @@ def _sampled_activation(phi: Activation, before: State, correlated: bool) -> Pul
         if fields is None:
             return scaled(dataclasses.replace(gradient, values=values * squares), 1.0)
         slopes, links = _slopes(phi, fields, log_scale), gradient.links or covariances.diagonal(points)
-        size, factors = covariances.normalized(covariances.products(slopes))
+        size, factors = covariances.normalized(population.products(slopes))
 
         def of_part(part: np.ndarray) -> Blocks:
-            moments = covariances.times(covariances.products(slopes * part), covariances.inverse(np.sqrt(size)))
+            moments = covariances.times(population.products(slopes * part), covariances.inverse(np.sqrt(size)))
             square = float(np.mean(part**2))
             share = np.float32(1 / square if square else 0)  # a branch of zeros
             return covariances.each(lambda link, moment: link * moment * share, links, moments)
@@ -183,19 +183,16 @@ def _batch_norm(layer: BatchNorm, before: State, after: State, shape: Shape, cor
     if before.values is not None or not before.gaussian:
         return None
     points, copies, batch = before.points, before.copies, before.batch
-    before = before.folded()
-    log_variance = before.log_channel_variance
+    log_variance = before.folded().log_channel_variance
     log_distance = log_variance + math.log(2) - math.log1p(-1 / batch)
     image = points > 1 and len(shape) == 3
     epsilon = layer.epsilon * math.exp(min(-log_variance, 700.0))
-    field = batch_modes.centred(before)
-    field = covariances.single(field) if points > batch_modes.MOST_POINTS else field
-    del before
+    before = before.light
 
     def back(gradient: Gradient) -> Gradient:
         above = gradient.above
         if image or (above is not None and above.phi is None):
-            y, log_inverse = batch_modes.normalized(field, copies, epsilon)
+            y, log_inverse = batch_modes.normalized(batch_modes.centred(before), copies, epsilon)
             lost = 1 - (epsilon / (1 + epsilon)) ** 2
             log_factor = _log_gamma(layer) + log_inverse - log_variance
             return _on_a_field(gradient, covariances.single(y), copies, log_factor, lost)

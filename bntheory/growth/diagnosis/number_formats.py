@@ -61,9 +61,10 @@ def overflow_probability(growth: Growth, log_limits: Any) -> np.ndarray:
     Notes
     -----
     Approximate. ln of the row's mean square is normal on either side of its mean, with the law's own 1% and 99%
-    quantiles; where there is no band it is ``log_second_moment`` itself. The entries count as Gaussian of one variance,
-    as they are right before an activation. Those after ReLU are no larger than those before it; sums of residual blocks
-    of version 1 have heavier tails, and positions of an image are neither of one variance nor independent.
+    quantiles, or the standard deviation if it was simulated; where there is no band it is ``log_second_moment`` itself.
+    The entries count as Gaussian of one variance, as they are right before an activation. Those after ReLU are no
+    larger than those before it; sums of residual blocks of version 1 have heavier tails, and positions of an image are
+    neither of one variance nor independent.
 
     Examples
     --------
@@ -93,7 +94,7 @@ def _law(growth: Growth, log_limit: float) -> tuple[np.ndarray, np.ndarray, np.n
     known = np.isfinite(growth.log_growth_mean)
     centre, std = _typical(growth), np.where(known, growth.log_growth_std, 0.0)
     near = 2 * log_limit - 2 * math.log(10)  # no row has an entry of 10 standard deviations
-    if not np.any(centre + 6 * std > near):
+    if not np.any(centre + 6 * std > near) or "simulated" in growth.band_method:  # from too few draws for quantiles
         return centre, std, std
     lower, upper = growth.band(0.98)
     below, above = np.zeros_like(centre), np.zeros_like(centre)

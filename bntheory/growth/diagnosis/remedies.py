@@ -58,7 +58,7 @@ def with_critical_gain(net: Sequential) -> Sequential:
         init = dataclasses.replace(layer.init, gain=gain, mode=mode)
         return dataclasses.replace(layer, init=init, bias=0.0 if has_biases else layer.bias)
 
-    return _everywhere(net, change)
+    return everywhere(net, change)
 
 
 def with_batch_norm(net: Sequential) -> Sequential:
@@ -115,7 +115,7 @@ def with_scaled_branches(net: Sequential) -> Sequential:
     def change(layer: Layer) -> Layer:
         return dataclasses.replace(layer, scale=scale) if isinstance(layer, Residual) else layer
 
-    return _everywhere(net, change)
+    return everywhere(net, change)
 
 
 def with_zero_branches(net: Sequential) -> Sequential:
@@ -148,7 +148,7 @@ def with_zero_branches(net: Sequential) -> Sequential:
         end = (dataclasses.replace(last, gamma=0.0),) if isinstance(last, BatchNorm) else (last, BatchNorm(gamma=0))
         return dataclasses.replace(layer, branch=Sequential((*rest, *end)))
 
-    return _everywhere(net, change)
+    return everywhere(net, change)
 
 
 REMEDIES: dict[str, Callable[[Sequential], Sequential]] = {
@@ -176,16 +176,23 @@ def blocks(net: Layer) -> int:
     return sum(blocks(layer) for layer in net.layers) if isinstance(net, Sequential) else 0
 
 
-def _everywhere(sequence: Sequential, change: Change) -> Sequential:
-    """The description with every layer changed, from the inside out."""
+def everywhere(sequence: Sequential, change: Change) -> Sequential:
+    """Return the description with every layer changed, from the inside out.
+
+    Examples
+    --------
+    >>> from bntheory import mlp
+    >>> print(everywhere(mlp(2, 8, batch_norm=True), lambda layer: BatchNorm(0) if layer == BatchNorm() else layer))
+    input 8; 2 × [Dense(8, he_normal), BatchNorm(epsilon=0), relu]
+    """
     return dataclasses.replace(sequence, layers=tuple(_changed(layer, change) for layer in sequence.layers))
 
 
 def _changed(layer: Layer, change: Change) -> Layer:
     if isinstance(layer, Sequential):
-        return _everywhere(layer, change)
+        return everywhere(layer, change)
     if isinstance(layer, Residual):
-        branch, shortcut = _everywhere(layer.branch, change), _everywhere(layer.shortcut, change)
+        branch, shortcut = everywhere(layer.branch, change), everywhere(layer.shortcut, change)
         layer = dataclasses.replace(layer, branch=branch, shortcut=shortcut)
     return change(layer)
 

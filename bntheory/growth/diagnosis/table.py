@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from bntheory.growth.prediction import Growth
 
@@ -24,7 +26,8 @@ def table(growth: Growth, most: int = 24) -> str:
     Returns
     -------
     str
-        Logarithms empty where there is no rule, the probability of a dead row "·" where it is unknown.
+        Logarithms empty where there is no rule, the probability of a dead row "·" where it is unknown. A last line says
+        how many networks simulated bands are from.
 
     Examples
     --------
@@ -40,7 +43,11 @@ def table(growth: Growth, most: int = 24) -> str:
         half = max(1, most // 2)
         lines = [*lines[:half], ("…",) * len(HEAD), *lines[-half:]]
     widths = [max(map(len, column)) for column in zip(HEAD, *lines, strict=True)]
-    return "\n".join(_aligned(line, widths) for line in (HEAD, *lines))
+    text = [_aligned(line, widths) for line in (HEAD, *lines)]
+    if "simulated" in growth.band_method:
+        error = np.nanmax(growth.log_growth_error)
+        text.append(f"simulated: {growth.networks} networks, standard errors of the mean up to {error:.2g}")
+    return "\n".join(text)
 
 
 def _line(growth: Growth, row: int) -> tuple[str, ...]:

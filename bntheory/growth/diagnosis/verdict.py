@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LARGE = math.log(1e4)  # of a mean square or squared gradient: a factor 100 in size
 WIDE = 1.0  # standard deviation of ln(mean of h²) between draws
+ROUNDING = 1e-9  # a deviation below is what rounding leaves of zero in simulated networks
 ONE_DIRECTION = math.log(0.01)  # of 1 − cos
 SECONDS = 12.0  # that predictions of remedies may take, about
 
@@ -162,17 +163,23 @@ def _spread(growth: Growth, last: int) -> Finding:
     gap = float(growth.log_second_moment[last] - growth.log_growth_mean[last])
     std = float(growth.log_growth_std[last])
     size = f"{power(gap)} times smaller still" if gap > 0.05 else "as large"
-    differ = (
-        f"draws differ: standard deviation {std:.{2 if std > 0.1 else 4}f}" if std else "draws are alike: deviation 0"
-    )
-    sentence = f"A typical draw is {size}, and {differ} of the logarithm ({growth.band_method[last]})."
+    differ = f"draws differ: standard deviation {std:.{2 if std > 0.1 else 4}f}"
+    if std < ROUNDING:
+        differ = "draws are alike: deviation 0"
+    sentence = f"A typical draw is {size}, and {differ} of the logarithm ({_band_words(growth, last)})."
     return Finding("spread", std > WIDE, sentence, {"log_gap": gap, "std": std}, std, causes.of_spread(growth))
+
+
+def _band_words(growth: Growth, row: int) -> str:
+    method = growth.band_method[row]
+    return f"simulated, {growth.networks} networks" if method == "simulated" else method
 
 
 def _dead(growth: Growth) -> Finding:
     dead = float(growth.p_dead[-1])
     share = "Over 99%" if dead > 0.99 else f"{dead:.0%}"
-    sentence = f"{share} of the draws are dead: their output is exactly zero."
+    drawn = f" ({_band_words(growth, -1)})" if growth.band_method[-1] == "simulated" else ""
+    sentence = f"{share} of the draws are dead{drawn}: their output is exactly zero."
     cause = causes.of_death(growth)
     return Finding("dead", dead > 0.01, sentence, {"p_dead": dead}, dead, cause)
 

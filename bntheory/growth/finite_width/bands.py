@@ -21,13 +21,22 @@ Edges = Callable[[float], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True, eq=False)
 class Bands:
-    """Mean, standard deviation and quantiles of a logarithm over weight draws, given alive; one entry a row."""
+    """Mean, standard deviation and quantiles of a logarithm over weight draws, given alive; one entry a row.
+
+    `sampled_error` is the standard error of means that were sampled; None if all are of laws.
+    """
 
     mean: np.ndarray
     std: np.ndarray
     p_dead: np.ndarray
     method: tuple[str, ...]
     edges: Edges
+    sampled_error: np.ndarray | None = None
+
+    @property
+    def error(self) -> np.ndarray:
+        """Standard error of the mean: 0 where it is a law's, NaN where there is none."""
+        return np.where(np.isnan(self.mean), np.nan, 0.0) if self.sampled_error is None else self.sampled_error
 
 
 def of_activations(net: Sequential, rows: Sequence[Leaf], batch: float, moments: Columns, given: bool) -> Bands:
@@ -49,6 +58,7 @@ def _of_vectors(
 ) -> Bands:
     """Given inputs pass the layers before the first weights as they are; the law starts after those."""
     first = _without_weights(net) if given else 0
+    of_batch = any(isinstance(layer, BatchNorm) and layer.training for layer in net.layers[:first])
     net, inner = Sequential(net.layers[first:], rows[first].shape), rows[first:]
     log_start = float(moments["log_second_moment"][first])
     chain = log_growth.chain(inner, log_start)
@@ -66,17 +76,18 @@ def _of_vectors(
         mean[exact:], std[exact:] = np.where(known, tail, np.nan)
         words = rest.method[exact - first :]
         methods += [word if here else "unsupported" for word, here in zip(words, known, strict=True)]
+    if of_batch:  # which shares the weights: no law of one input
+        mean[first + 1 :], std[first + 1 :], methods[first + 1 :] = np.nan, np.nan, ["unsupported"] * len(inner[1:])
 
     def edges(level: float) -> tuple[np.ndarray, np.ndarray]:
         lower, upper = np.full((2, len(rows)), np.nan)
         if rest is not None:
             lower[first:], upper[first:] = rest.band(level)
-            lower, upper = np.where(np.isnan(mean), np.nan, (lower, upper))
         lower[: first + 1] = upper[: first + 1] = mean[: first + 1]
         if chain.ends:
             sides = np.array([(1 - level) / 2, (1 + level) / 2])
             lower[first + 1 : exact], upper[first + 1 : exact] = log_growth.quantiles(chain, sides).T
-        return lower, upper
+        return np.where(np.isnan(mean), np.nan, (lower, upper))
 
     return Bands(mean, std, dead, tuple(methods), edges)
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from bntheory.activations import Activation
 from bntheory.gaussian import LIMIT
+from bntheory.growth.by_rows import by_rows
 from bntheory.growth.infinite_width import hermite, population
 from bntheory.growth.infinite_width.state import State
 
@@ -41,11 +42,13 @@ def correlations(state: State) -> Blocks:
     """Uncentred correlations of points, within a copy and between two, in single precision."""
     assert state.log_d is not None
     size, top = _sizes(state)
-    product = np.maximum(2 * size[:, None] * size, np.float32(1e-30))
 
     def correlation(log_d: np.ndarray) -> np.ndarray:
-        apart = np.exp((log_d - 2 * top).astype(np.float32))
-        return np.clip((size[:, None] ** 2 + size**2 - apart) / product, -1, 1)
+        def cosines(rows: slice) -> np.ndarray:
+            apart, own = np.exp((log_d[rows] - 2 * top).astype(np.float32)), size[rows, None]
+            return np.clip((own**2 + size**2 - apart) / np.maximum(2 * own * size, np.float32(1e-30)), -1, 1)
+
+        return by_rows(cosines, len(size))
 
     return each(correlation, (state.log_d, state.log_cross))
 
@@ -157,23 +160,16 @@ def shared(state: State) -> Blocks:
     return each(relative, correlations(state))
 
 
-def of_sum(first: State, second: State, total: State) -> Blocks | None:
-    """Cov((x + f)², (x' + f')²) given x: 4 E xx' E ff' + 2 (E ff')², f the branch with its scale."""
-    if total.log_d is None:
+def of_sum(first: State, total: State) -> Blocks | None:
+    """Cov(h², h'²) of a sum h = x + f given x: 4 E xx' E ff' + 2 (E ff')² = 2 (E hh')² − 2 (E xx')²."""
+    if total.log_d is None or first.log_d is None:
         return None
-    top = float(total.log_q.max())
-    top = top if math.isfinite(top) else 0.0
-    q = np.maximum(np.exp(total.log_q - top), 1e-150)  # whose square is still a number
-    own = np.exp(first.log_q - top)
+    share = np.exp(first.log_q - np.where(np.isfinite(total.log_q), total.log_q, 0.0)).astype(np.float32)
 
-    def relative(whole: np.ndarray, part: np.ndarray) -> np.ndarray:
-        shortcut = (own[:, None] + own - np.exp(part - top)) / 2
-        branch = (q[:, None] + q - np.exp(whole - top)) / 2 - shortcut
-        return ((4 * shortcut * branch + 2 * branch**2) / (q[:, None] * q)).astype(np.float32)
+    def relative(whole: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+        return 2 * (whole**2 - fixed**2 * share[:, None] * share)
 
-    if first.log_d is None:
-        return None
-    return each(relative, (total.log_d, total.log_cross), (first.log_d, first.log_cross))
+    return each(relative, correlations(total), correlations(first))
 
 
 def of_response(phi: Activation, units: population.Population) -> tuple[np.ndarray, Blocks]:
@@ -198,13 +194,15 @@ def of_response(phi: Activation, units: population.Population) -> tuple[np.ndarr
     second = phi.phi(x.fields[some] * ratio + np.roll(f.fields[some], 1, axis=0) * other) ** 2
     mean = np.mean((first + second) / 2, axis=(0, 1))
     change = (first - second) / np.where(mean > 0, mean, 1) / np.float32(math.sqrt(2))
-    return response.astype(np.float32), _products(change)
+    return response.astype(np.float32), population.products(change)
 
 
 def of_pool(before: State, after: State, shares: np.ndarray) -> Blocks:
     """What squares of pooled units covary beyond means of their squares, `shares` the points' (windows, points)."""
     averaged = _relative_squares(population.drawn(before)) @ shares.T
-    return each(np.subtract, _products(_relative_squares(population.drawn(after))), _products(averaged))
+    return each(
+        np.subtract, population.products(_relative_squares(population.drawn(after))), population.products(averaged)
+    )
 
 
 def _relative_squares(units: population.Population) -> np.ndarray:
@@ -212,14 +210,3 @@ def _relative_squares(units: population.Population) -> np.ndarray:
     squares = units.fields[: 4 * SAMPLED] ** 2
     mean = squares.mean(axis=(0, 1))
     return np.divide(squares, mean, out=np.ones_like(squares), where=mean > 0) - 1
-
-
-def _products(units: np.ndarray) -> Blocks:
-    """Means of products of points, within a copy and between two, of sampled units of zero mean."""
-    many, kept, points = units.shape
-    flat = units.reshape(-1, points)
-    within = flat.T @ flat / np.float32(len(flat))
-    if kept == 1:
-        return within, None
-    total = units.sum(axis=1)
-    return within, (total.T @ total / np.float32(many) - kept * within) / np.float32(kept * (kept - 1))

@@ -32,18 +32,17 @@ may be further off in the mean than draws vary; and at means over windows of Gau
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from bntheory.activations import Activation
+from bntheory.growth.by_rows import by_rows
 from bntheory.growth.finite_width import given_images, innovations
 from bntheory.growth.finite_width.given_images import Unevenness
 from bntheory.growth.finite_width.innovations import Blocks, each
-from bntheory.growth.finite_width.noise import Noise, combined, in_the_mean, mixed, projected, sampled_row
+from bntheory.growth.finite_width.noise import Noise, combined, in_the_mean, mixed, projected, sampled_row, scaled
 from bntheory.growth.infinite_width import hermite, positions
 from bntheory.growth.infinite_width.moments import log_slope
 from bntheory.growth.infinite_width.state import State
@@ -51,6 +50,7 @@ from bntheory.layers import BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNor
 from bntheory.networks import Residual
 
 CURVATURE_STEP = 0.05  # of ln q
+SILENT = 1e-30  # share of the largest second moment below which points count alike, within single precision
 FADED = 1e-3  # of E ρ², what images add to it when their pairs need not be carried any longer
 MEMBERS = 8  # channels of a group, from which what its mean takes from pairs may be that of mean images
 MAXIMUM = 0.07  # how far the logarithm of a maximum's mean square may be off where given images differ
@@ -113,7 +113,7 @@ def _weights(layer: Dense | Conv, noise: Noise, before: State, after: State, sha
         excess = pairs.excess(2 * pairs.correlation() ** 2, known, after.log_q)
         uneven = Unevenness(excess / 2, pairs)
     own = _raised(known, 2 * uneven.squares, channels)
-    read = mixed(sampled_row(noise), _reading(layer, before, after, shape))
+    read = _read(layer, sampled_row(noise), before, after, shape)
     result = dataclasses.replace(read, own=own, uneven=uneven, norm="", fixed=None, unknown=False)
     return result.without_pairs(after) if np.abs(uneven.squares).max() < FADED else result
 
@@ -180,7 +180,7 @@ def added(
         uneven = shortcut.uneven
         return Noise(*blocks, shift, own=own, uneven=uneven, unknown=batch_norm, batch_norm=batch_norm, blur=blur)
     parts = dataclasses.replace(shortcut, linked=None, parts=None), dataclasses.replace(branch, parts=None), link
-    known = innovations.of_sum(first, second, total)
+    known = innovations.of_sum(first, total)
     sampled = None if known is None else _raised(known, np.zeros(2), channels)
     return Noise(*blocks, shift, own=sampled, parts=parts, unknown=batch_norm, batch_norm=batch_norm, blur=blur)
 
@@ -199,10 +199,14 @@ def log_channel_variance(state: State, noise: Noise | None) -> float:
     for log_d, covariance in ((state.log_d, noise.within), (state.log_cross, noise.cross)):
         if log_d is None or covariance is None:
             break
-        distance = np.exp((log_d - top).astype(np.float32))
-        product = np.maximum(q[:, None] + q - distance, 0)
-        apart = np.maximum(diagonal[:, None] + diagonal - 2 * covariance, 0)
-        means.append(float(np.mean(distance - product * np.expm1(apart / -8), dtype=float)))
+
+        def row_means(rows: slice, log_d: np.ndarray = log_d, covariance: np.ndarray = covariance) -> np.ndarray:
+            distance = np.exp((log_d[rows] - top).astype(np.float32))
+            product = np.maximum(q[rows, None] + q - distance, 0)
+            apart = np.maximum(diagonal[rows, None] + diagonal - 2 * covariance[rows], 0)
+            return np.mean(distance - product * np.expm1(apart / -8), axis=1, dtype=float)
+
+        means.append(float(by_rows(row_means, len(q)).mean()))
     mean = means[0] if len(means) == 1 else means[0] / state.copies + means[1] * (1 - 1 / state.copies)
     return float(positions.log(np.array(mean / 2))) + top
 
@@ -216,7 +220,7 @@ def _activation(phi: Activation, noise: Noise, before: State, after: State, shap
     if not before.gaussian:
         return None
     slope = np.asarray(log_slope(phi, before.log_q))
-    changed = mixed(dataclasses.replace(noise, own=None), sparse.diags_array(slope.astype(np.float32)))
+    changed = scaled(dataclasses.replace(noise, own=None), slope)
     shift = changed.shift + _bent(phi, noise, before, slope)
     known = innovations.of_activation(phi, before, noise.norm)
     extra, uneven = _unevenness(phi, noise, known, before, after, float(np.mean(slope)))
@@ -307,24 +311,26 @@ def _shares(matrix: np.ndarray, state: State) -> np.ndarray:
     return np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0).astype(np.float32)
 
 
-def _reading(layer: Dense | Conv, before: State, after: State, shape: Shape) -> Any:
-    """Shares in q'_P of the points that are read; what is missing to one is the bias."""
+def _read(layer: Dense | Conv, noise: Noise, before: State, after: State, shape: Shape) -> Noise:
+    """The same for the shares in q'_P of the points that are read; what is missing to one is the bias."""
     bias = layer.bias_variance(shape)
     kept = 1 - np.exp((math.log(bias) if bias else -math.inf) - after.log_q) if bias else np.ones(after.points)
     if isinstance(layer, Dense):
-        return sparse.diags_array(kept.astype(np.float32))
-    geometry = layer.kernel, layer.stride, layer.padding or 0, layer.dilation
-    counts = _counts(geometry, shape[1:], layer.output_shape(shape)[1:])
-    q, _ = positions.linear(before.log_q)
-    total = counts @ q
-    scale = np.divide(kept, total, out=np.zeros_like(total), where=total > 0)
-    return (sparse.diags_array(scale) @ counts @ sparse.diags_array(q)).tocsr().astype(np.float32)
+        return scaled(noise, kept)
+    q = np.maximum(positions.linear(before.log_q)[0], SILENT).astype(np.float32)
+    total = positions.window_sums(layer, shape, q)
+    share = np.divide(kept, total, out=np.zeros_like(kept), where=total > 0).astype(np.float32)
 
+    def read(values: np.ndarray) -> np.ndarray:
+        return positions.window_sums(layer, shape, values * q) * share
 
-@functools.lru_cache(maxsize=32)
-def _counts(geometry: tuple[int, int, int, int], sides: Shape, outputs: Shape) -> Any:
-    kernel, stride, padding, dilation = geometry
-    index = np.pad(np.arange(math.prod(sides)).reshape(sides), padding, constant_values=-1)
-    read = np.stack([index[place].ravel() for place in positions.offsets(kernel, outputs, stride, dilation)], axis=1)
-    row, column = np.nonzero(read >= 0)
-    return sparse.csr_array((np.ones(len(row)), (row, read[row, column])), (len(read), math.prod(sides)))
+    def once(block: np.ndarray) -> np.ndarray:
+        return by_rows(lambda rows: read(block[rows]), len(block))
+
+    def twice(block: np.ndarray) -> np.ndarray:
+        half = once(block)
+        return by_rows(lambda rows: read(half[:, rows].T), after.points)
+
+    within, cross = each(twice, (noise.within, noise.cross))
+    linked = noise.linked and each(once, noise.linked)
+    return dataclasses.replace(noise, within=within, cross=cross, shift=read(noise.shift), linked=linked)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from bntheory.growth.by_rows import by_rows
 from bntheory.growth.finite_width import given_images
 from bntheory.growth.finite_width.given_images import Unevenness
 from bntheory.growth.finite_width.innovations import Blocks, each
@@ -97,13 +97,20 @@ def sampled_row(noise: Noise) -> Noise:
 def combined(share: np.ndarray, shortcut: Noise, branch: Noise, link: Blocks) -> Blocks:
     """(1 − b) of the shortcut's noise and b of the branch's."""
     rest = 1 - share
+
+    def both(first: np.ndarray, second: np.ndarray, between: np.ndarray) -> np.ndarray:
+        def of_rows(rows: slice) -> np.ndarray:
+            kept = rest[rows, None] * (first[rows] * rest + between[rows] * share)
+            return kept + share[rows, None] * (second[rows] * share + between[:, rows].T * rest)
+
+        return by_rows(of_rows, len(share))
+
     blocks: list[np.ndarray | None] = []
     for first, second, between in zip(_blocks(shortcut), _blocks(branch), link, strict=True):
         if first is None or second is None or between is None:
             blocks.append(None)
             continue
-        link_term = rest[:, None] * between * share
-        blocks.append(rest[:, None] * first * rest + share[:, None] * second * share + link_term + link_term.T)
+        blocks.append(both(first, second, between))
     assert blocks[0] is not None
     return blocks[0], blocks[1]
 
@@ -112,15 +119,19 @@ def _blocks(noise: Noise) -> Blocks:
     return noise.within, noise.cross
 
 
-def mixed(noise: Noise, matrix: Any) -> Noise:
+def mixed(noise: Noise, matrix: np.ndarray) -> Noise:
     """A R Aᵀ, and R Aᵀ for what is linked."""
-
-    def both(block: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray((matrix @ (matrix @ block).T).T)
-
-    within, cross = each(both, (noise.within, noise.cross))
-    linked = None if noise.linked is None else each(lambda block: (matrix @ block.T).T, noise.linked)
+    within, cross = each(lambda block: matrix @ block @ matrix.T, (noise.within, noise.cross))
+    linked = noise.linked and each(lambda block: block @ matrix.T, noise.linked)
     return dataclasses.replace(noise, within=within, cross=cross, shift=matrix @ noise.shift, linked=linked)
+
+
+def scaled(noise: Noise, factor: np.ndarray) -> Noise:
+    """The same for a diagonal A."""
+    single = factor.astype(np.float32)
+    within, cross = each(lambda block: block * single[:, None] * single, (noise.within, noise.cross))
+    linked = noise.linked and each(lambda block: block * single, noise.linked)
+    return dataclasses.replace(noise, within=within, cross=cross, shift=factor * noise.shift, linked=linked)
 
 
 def projected(noise: Noise, state: State, together: bool) -> Noise:

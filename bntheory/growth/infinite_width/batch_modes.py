@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bntheory.growth.by_rows import by_rows
 from bntheory.growth.infinite_width.state import State, log_mean
 
 MOST_POINTS = 256
@@ -42,16 +43,18 @@ def centred(state: State) -> Blocks:
 
     Zero where all points are the same.
     """
-    assert state.log_d is not None
     state = state.folded()
-    rows = state.log_row_means()
-    scale = log_mean(rows)
+    assert state.log_d is not None
+    scale = log_mean(state.log_row_means)
     if scale == -math.inf:
         return np.zeros_like(state.log_d), None if state.log_cross is None else np.zeros_like(state.log_cross)
-    mean = np.exp(rows - scale)
-    pairs = mean[:, None] + mean - 1
-    cross = None if state.log_cross is None else pairs - np.exp(state.log_cross - scale)
-    return pairs - np.exp(state.log_d - scale), cross
+    log_d, log_cross = state.log_d, state.log_cross
+    mean = np.exp(state.log_row_means - scale).astype(log_d.dtype)
+
+    def about_mean(block: np.ndarray) -> np.ndarray:
+        return by_rows(lambda rows: mean[rows, None] + mean - 1 - np.exp(block[rows] - scale), len(block))
+
+    return about_mean(log_d), None if log_cross is None else about_mean(log_cross)
 
 
 def normalized(given: Blocks, copies: float, epsilon: float = 0.0) -> Normalized:

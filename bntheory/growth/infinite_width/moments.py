@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from bntheory.activations import Activation
+from bntheory.growth.by_rows import by_rows
 from bntheory.growth.infinite_width import batch_norm, hermite, normalizations, population, positions, reshaping
 from bntheory.growth.infinite_width.population import Population
 from bntheory.growth.infinite_width.state import State, inexact, log_mean, of_values, two
@@ -173,24 +174,25 @@ def _pairs(phi: Activation, log_q: np.ndarray, block: np.ndarray) -> np.ndarray:
 def _homogeneous(slopes: tuple[float, float], log_q: np.ndarray, block: np.ndarray) -> np.ndarray:
     """d (a² + b²)/2 − (a − b)² √(qq') (sin θ − θ cos θ)/π for a whole matrix, θ the angle between two points.
 
-    As `Activation.log_distance` has it, in a third of the time, for numbers of one scale.
+    As `Activation.log_distance` has it, in a tenth of the time, for numbers of one scale.
     """
     a, b = slopes
     q, top = positions.linear(log_q)
-    root, d = np.sqrt(q), np.exp(block - top)
-    product = root[:, None] * root
-    theta = d - (root[:, None] - root) ** 2
-    np.divide(theta, product, out=theta, where=product > 0)
-    theta *= 0.25
-    np.clip(theta, 0, 1, out=theta)
-    np.arcsin(np.sqrt(theta, out=theta), out=theta)
-    theta *= 2
-    bend = np.sin(theta) - theta * np.cos(theta)
-    small = theta < SMALL_ANGLE
-    bend[small] = theta[small] ** 3 * (1 / 3 - theta[small] ** 2 / 30)
-    d *= (a**2 + b**2) / 2
-    d -= (a - b) ** 2 / math.pi * product * bend
-    return positions.log(np.maximum(d, 0, out=d)) + top
+    root = np.sqrt(q)
+
+    def distances(rows: slice) -> np.ndarray:
+        d, own = np.exp(block[rows] - top), root[rows, None]
+        product = own * root
+        square = d - (own - root) ** 2
+        np.divide(square, product, out=square, where=product > 0)
+        square = np.clip(square / 4, 0, 1)  # sin² θ/2
+        theta = 2 * np.arcsin(np.sqrt(square))
+        bend = 2 * np.sqrt(square * (1 - square)) - theta * (1 - 2 * square)
+        small = theta < SMALL_ANGLE
+        bend[small] = theta[small] ** 3 * (1 / 3 - theta[small] ** 2 / 30)
+        return positions.log(np.maximum(d * ((a**2 + b**2) / 2) - (a - b) ** 2 / math.pi * product * bend, 0)) + top
+
+    return by_rows(distances, len(block))
 
 
 def _on_the_sphere(phi: Activation, state: State) -> State | None:
@@ -258,7 +260,7 @@ def added(block: Residual, shortcut: State, branch: State) -> State | None:
         return None if summed is None else dataclasses.replace(summed, lineage=lineage)
     log_scale = 2 * math.log(block.scale)
     blocks = [
-        None if first is None or second is None else np.logaddexp(first, second + log_scale)
+        None if first is None or second is None else positions.log_sum(first, second + log_scale)
         for first, second in ((shortcut.log_d, branch.log_d), (shortcut.log_cross, branch.log_cross))
     ]
     gaussian = shortcut.gaussian and branch.gaussian and math.isinf(min(shortcut.sphere, branch.sphere))

@@ -52,7 +52,7 @@ def batch_norm(layer: BatchNorm, state: State, shape: Shape) -> State | None:
         log_d, log_cross = two([block + log_gamma for block in blocks])
         normalized = dataclasses.replace(state, log_q=log_q + log_gamma, log_d=log_d, log_cross=log_cross)
     else:
-        log_q = _centred(state.log_row_means(), log_variance) - log_scale
+        log_q = _centred(state.log_row_means, log_variance) - log_scale
         normalized = dataclasses.replace(state.mapped(lambda block: block - log_scale), log_q=log_q)
     return dataclasses.replace(
         normalized,

@@ -23,6 +23,7 @@ import numpy as np
 from scipy import linalg, special
 
 from bntheory.activations import Activation
+from bntheory.growth.by_rows import by_rows
 from bntheory.growth.infinite_width import positions
 from bntheory.growth.infinite_width.state import State
 
@@ -30,7 +31,7 @@ MOST_NUMBERS = 2**19  # in particles; fields may have twice as many
 FEWEST, MOST, ENOUGH = 2**9, 2**16, 2**11  # particles or fields; as many fields are enough for means over an image
 FAR = 30.0  # |ln size| from which a smooth φ is a power law, well inside single precision
 GOLDEN = (math.sqrt(5) - 1) / 2
-LARGE = 512  # points
+LARGE = 512  # points, from which fields are drawn in single precision
 IMAGE = 16  # points from which means over points help
 KEPT_POINTS = 128  # as many copies are kept as give so many points: enough for a BatchNorm over fields
 
@@ -207,20 +208,33 @@ def matched(sampled: Population, log_q: np.ndarray) -> Population:
 
 def distances(fields: np.ndarray, log_scale: float) -> tuple[np.ndarray, np.ndarray | None]:
     """ln of the mean squared distances of points, within a copy and between two, of sampled units."""
-    many, kept, points = fields.shape
-    centred = fields - fields.mean(axis=(1, 2), keepdims=True)  # what all points of a unit share would only cancel
-    flat = centred.reshape(-1, points)
-    within = (flat.T @ flat).astype(float) / len(flat)
-    square = np.diagonal(within)
-    squares: list[np.ndarray | None] = [square[:, None] + square - 2 * within, None]
-    if kept > 1:
-        total = centred.sum(axis=1)
-        between = ((total.T @ total).astype(float) / many - kept * within) / (kept * (kept - 1))
-        squares[1] = square[:, None] + square - 2 * between
-    logs = [None if part is None else positions.log(np.maximum(part, 0)) + 2 * log_scale for part in squares]
-    assert logs[0] is not None
-    np.fill_diagonal(logs[0], -math.inf)
-    return logs[0], logs[1]
+    within, between = products(fields - fields.mean(axis=(1, 2), keepdims=True))  # what a unit's points share cancels
+    square, shift = np.diagonal(within), np.float64(2 * log_scale)  # single precision is enough for the logarithm only
+
+    def log_distance(block: np.ndarray) -> np.ndarray:
+        def of_rows(rows: slice) -> np.ndarray:
+            return positions.log(np.maximum(square[rows, None] + square - 2 * block[rows], 0)) + shift
+
+        return by_rows(of_rows, len(block))
+
+    log_d = log_distance(within)
+    np.fill_diagonal(log_d, -math.inf)
+    return log_d, None if between is None else log_distance(between)
+
+
+def products(first: np.ndarray, second: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Means of products of points of sampled units (m, kept, points), within a copy and between two."""
+    second = first if second is None else second
+    many, kept, points = first.shape
+    within = first.reshape(-1, points).T @ second.reshape(-1, points)
+    within /= many * kept
+    if kept == 1:
+        return within, None
+    between = first.sum(axis=1).T @ second.sum(axis=1)
+    between /= many * kept
+    between -= within
+    between /= kept - 1
+    return within, between
 
 
 def normal_quantiles(count: int) -> np.ndarray:
@@ -246,18 +260,18 @@ def _gaussian_fields(state: State, scale: float, many: int, kept: int) -> np.nda
     They come in pairs f, −f, whose even parts vary less.
     """
     assert state.log_d is not None
-    q = np.exp(state.log_q - 2 * scale)
-    half = (q[:, None] + q) / 2
-    within = half - np.exp(state.log_d - 2 * scale) / 2
-    between = np.zeros_like(within) if state.log_cross is None else half - np.exp(state.log_cross - 2 * scale) / 2
+    dtype = np.float32 if state.points > LARGE else np.float64  # rounding of 1e-6 is worth half the time
+    half, within, *cross = (np.exp((logs - 2 * scale).astype(dtype)) / 2 for logs in (state.log_q, *state.blocks))
+    common = kept * (half[:, None] + half) - within  # within + (kept − 1) between
+    if kept > 1:
+        common -= (kept - 1) * cross[0]
     rng = np.random.default_rng((int(many), int(kept), state.points, *sorted(state.lineage)[-1:]))
     white = rng.standard_normal((kept, many // 2, state.points), dtype=np.float32)
     modes = np.empty_like(white)
-    modes[0] = white[0] @ _root(within + (kept - 1) * between).T
+    modes[0] = white[0] @ _root(common).T
     if kept > 1:
-        modes[1:] = (white[1:].reshape(-1, state.points) @ _root(within - between).T).reshape(white[1:].shape)
-    fields = np.tensordot(modes, linalg.helmert(kept, full=True).astype(np.float32), (0, 0))  # (many / 2, points, kept)
-    fields = np.ascontiguousarray(np.moveaxis(fields, 2, 1))
+        modes[1:] = (white[1:].reshape(-1, state.points) @ _root(cross[0] - within).T).reshape(white[1:].shape)
+    fields = np.tensordot(linalg.helmert(kept, full=True).astype(np.float32), modes, (0, 0)).swapaxes(0, 1)
     return np.concatenate([fields, -fields])
 
 
@@ -265,12 +279,12 @@ def _root(covariance: np.ndarray) -> np.ndarray:
     """A matrix R with R Rᵀ = covariance, up to rounding."""
     size = np.sqrt(np.maximum(np.diagonal(covariance), 0))
     safe = np.where(size > 0, size, 1)
-    large = len(covariance) > LARGE  # where rounding of 1e-6 is worth half the time
-    correlation = (covariance / safe[:, None] / safe).astype(np.float32 if large else float)
-    for jitter in (1e-6, 1e-5, 1e-4) if large else (1e-12, 1e-9, 1e-6):
+    correlation = covariance / safe[:, None]
+    correlation /= safe
+    for jitter in (1e-6, 1e-5, 1e-4) if covariance.dtype == np.float32 else (1e-12, 1e-9, 1e-6):
         try:
             np.fill_diagonal(correlation, 1 + jitter)
-            root = linalg.cholesky(correlation, lower=True, check_finite=False)
+            root = linalg.cholesky(correlation.T, lower=True, check_finite=False)  # in the order that LAPACK takes
             return (root * size[:, None]).astype(np.float32)
         except linalg.LinAlgError:
             continue

@@ -10,12 +10,14 @@ point a is q_a, and 0 from another point of the padding. Everything is done in l
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
 
 import numpy as np
 
+from bntheory.growth.by_rows import by_rows
 from bntheory.growth.infinite_width.state import State
 from bntheory.layers import Conv, Pool, Shape
 
@@ -26,30 +28,52 @@ def convolved(layer: Conv, state: State, shape: Shape) -> tuple[np.ndarray, list
     """Logarithms of the sums over the kernel of second moments and of each matrix of distances, weights apart."""
     positions = layer.output_shape(shape)[1:]
     pad, sides = layer.padding or 0, shape[1:]
-    window = list(offsets(layer.kernel, positions, layer.stride, layer.dilation))
     q, q_scale = linear(state.log_q)
-    q = np.pad(q.reshape(sides), pad)
-    total_q = np.zeros(positions)
-    for place in window:
-        total_q += q[place]
 
     def of_block(block: np.ndarray) -> np.ndarray:
         scale = max(float(block.max()), q_scale if pad else -math.inf)
         scale = scale if math.isfinite(scale) else 0.0
-        padded = _padded(np.exp(block - scale), np.exp(state.log_q - scale), sides, pad)
-        total = np.zeros((*positions, *positions))
-        for place in window:
-            total += padded[place + place]
-        return log(total.reshape(math.prod(positions), -1)) + scale
+        total = _padded(np.exp(block - scale), np.exp(state.log_q - scale), sides, pad)
+        for axis, count in enumerate(positions):
+            total = _summed(layer, count, total, (axis, axis + 2))
+        logs = log(total.reshape(math.prod(positions), -1))
+        logs += scale
+        return logs
 
-    return log(total_q.ravel()) + q_scale, [of_block(block) for block in state.blocks]
+    return log(window_sums(layer, shape, q)) + q_scale, [of_block(block) for block in state.blocks]
+
+
+def window_sums(layer: Conv, shape: Shape, values: np.ndarray) -> np.ndarray:
+    """Sums over the kernel, (…, input points) → (…, output points): along one side of the map, then the other.
+
+    >>> window_sums(Conv(1, kernel=2, padding=0), (1, 2, 3), np.arange(6.0))
+    array([ 8., 12.])
+    """
+    lead, pad, (height, width) = values.shape[:-1], layer.padding or 0, shape[1:]
+    sums = np.zeros((math.prod(lead), height + 2 * pad, width + 2 * pad), values.dtype)
+    sums[:, pad : pad + height, pad : pad + width] = values.reshape(-1, height, width)
+    for side, count in enumerate(layer.output_shape(shape)[1:]):
+        sums = _summed(layer, count, sums, (side + 1,))
+    return sums.reshape(*lead, -1)
+
+
+def _summed(layer: Conv, count: int, values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """The sum over the offsets of one side, of `count` outputs, at the same offset along all these axes."""
+    parts = []
+    for span in spans(layer.kernel, count, layer.stride, layer.dilation):
+        parts.append(values[tuple(span if axis in axes else slice(None) for axis in range(values.ndim))])
+    return functools.reduce(np.add, parts)
 
 
 def offsets(kernel: int, positions: Shape, stride: int, dilation: int = 1) -> Iterator[Slices]:
     """For every offset of a square window, the places of a padded map that all positions read there."""
-    for shifts in itertools.product(range(0, kernel * dilation, dilation), repeat=2):
-        spans = [(shift, shift + stride * (side - 1) + 1) for shift, side in zip(shifts, positions, strict=True)]
-        yield slice(*spans[0], stride), slice(*spans[1], stride)
+    down, across = (spans(kernel, count, stride, dilation) for count in positions)
+    return itertools.product(down, across)
+
+
+def spans(kernel: int, count: int, stride: int, dilation: int = 1) -> list[slice]:
+    """The same along one side."""
+    return [slice(start, start + stride * (count - 1) + 1, stride) for start in range(0, kernel * dilation, dilation)]
 
 
 def _padded(d: np.ndarray, q: np.ndarray, sides: Shape, pad: int) -> np.ndarray:
@@ -107,6 +131,21 @@ def linear(logs: np.ndarray) -> tuple[np.ndarray, float]:
     top = float(np.max(logs))
     top = top if math.isfinite(top) else 0.0
     return np.exp(logs - top), top
+
+
+def log_sum(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """ln(e^first + e^second), as np.logaddexp has it, of large arrays in a quarter of the time.
+
+    >>> log_sum(np.array([-1000.0, -math.inf]), np.array([-1000.0, -math.inf])) + 1000
+    array([0.69314718,       -inf])
+    """
+
+    def sums(rows: slice) -> np.ndarray:
+        top, rest = np.maximum(first[rows], second[rows]), np.minimum(first[rows], second[rows])
+        with np.errstate(invalid="ignore"):
+            return np.fmax(top + np.log1p(np.exp(rest - top)), top)  # the top where both are −inf
+
+    return by_rows(sums, len(first))
 
 
 def log(values: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ import numpy as np
 from scipy.spatial import distance
 
 from bntheory import arguments
+from bntheory.growth.by_rows import by_rows
 from bntheory.layers import Shape
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 RESOLUTION = 1e-11  # a mean square below this share of the second moment is what rounding leaves of zero
 MOST_APART = 1e150  # largest over smallest size of given inputs, whose squares are still numbers
+MANY_POINTS = 256  # whose distances are not kept in double precision
 MOST_POINTS = 4096  # a matrix of distances of more points would not fit into memory
 
 
@@ -98,16 +100,20 @@ class State:
             return _log_channel_variance(self.values)
         if self.log_d is None:
             return math.nan
-        return log_mean(self.log_row_means()) - math.log(2)
+        return log_mean(self.log_row_means) - math.log(2)
 
+    @functools.cached_property
     def log_row_means(self) -> np.ndarray:
         """ln of the mean of d from every point to all points of the batch."""
         assert self.log_d is not None
-        within = log_mean(self.log_d, axis=1)
+
+        def means(block: np.ndarray) -> np.ndarray:
+            return by_rows(lambda rows: log_mean(block[rows], axis=1), self.points)
+
         if self.log_cross is None:
-            return within
+            return means(self.log_d)
         other = math.log1p(-1 / self.copies)
-        return np.logaddexp(within - math.log(self.copies), log_mean(self.log_cross, axis=1) + other)
+        return np.logaddexp(means(self.log_d) - math.log(self.copies), means(self.log_cross) + other)
 
     @property
     def log_cosine_distance(self) -> float:
@@ -127,6 +133,13 @@ class State:
             ratio = self.log_d[first, second] - log_product
             kept = -np.expm1(np.minimum(parallel - ratio, 0))
             return log_mean(ratio + np.log(np.where(kept > 1e-13, kept, 0))) - math.log(2)
+
+    @functools.cached_property
+    def light(self) -> State:
+        """The same state with the distances of many points in single precision, for keeping many."""
+        if self.points <= MANY_POINTS:
+            return self
+        return self.mapped(lambda block: block.astype(np.float32))
 
     def folded(self) -> State:
         """The same state with the images' unequal sizes in log_cross."""

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from bntheory import activation, cnn, mlp, predict_growth
-from bntheory.layers import Conv, Dense
+from bntheory.layers import BatchNorm, Conv, Dense
 from bntheory.networks import Residual, Sequential
 
 RELU = activation("relu")
@@ -34,3 +34,14 @@ def test_without_covariances_images_have_no_band():
     growth = predict_growth(Sequential((Conv(8), RELU), (2, 6, 6)), covariances=False)
     assert set(growth.band_method) == {"unsupported"} and np.isnan(growth.log_growth_std).all()
     assert np.isfinite(growth.p_dead).all()
+
+
+def test_given_vectors_normalized_over_the_batch_share_weights():
+    """From the first BatchNorm on the law is the batch's, of which no law of one input tells."""
+    inputs = np.random.default_rng(0).standard_normal((8, 16)) * np.arange(1, 9)[:, None]
+    net = Sequential((BatchNorm(), Dense(32), activation("relu"), Dense(32)), (16,))
+    growth = predict_growth(net, inputs)
+    assert growth.band_method == ("exact", "exact", "unsupported", "unsupported", "unsupported")
+    assert np.isnan(growth.log_growth_mean[2:]).all() and np.isnan(growth.band()).sum() == 6
+    still = predict_growth(Sequential((BatchNorm(training=False), *net.layers[1:]), (16,)), inputs)
+    assert set(still.band_method) == {"exact"}

@@ -1,9 +1,15 @@
 """Finite width of convolutional networks: known variances, and explicit weights."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from bntheory import activation, cnn, initialization, predict_growth
+from bntheory.growth.finite_width import kernel_noise
+from bntheory.growth.finite_width.noise import Noise
+from bntheory.growth.infinite_width import moments
+from bntheory.growth.infinite_width.state import State
 from bntheory.layers import BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pool
 from bntheory.networks import Residual, Sequential
 from simulations import simulate_growth
@@ -95,3 +101,56 @@ def test_given_images_do_not_vary_until_the_first_weights():
     images = np.random.default_rng(1).standard_normal((4, 2, 6, 6))
     growth = predict_growth(Sequential((RELU, Pool("average", 2), Conv(8)), (2, 6, 6)), images)
     assert growth.log_growth_std[:3].tolist() == [0, 0, 0] and growth.log_growth_std[3] > 0.1
+
+
+def covariance(points, seed):
+    factor = np.random.default_rng(seed).standard_normal((points, 6)) * np.linspace(0.5, 2, points)[:, None]
+    return factor @ factor.T
+
+
+def state_of(matrix):
+    square = np.diagonal(matrix)
+    with np.errstate(divide="ignore"):
+        log_d = np.log(np.maximum(square[:, None] + square - 2 * matrix, 0))
+    np.fill_diagonal(log_d, -np.inf)
+    return State(np.log(square), log_d, None, 1)
+
+
+@pytest.mark.parametrize("layer", [Conv(9), Conv(9, stride=2), Conv(9, kernel=2, padding=0, bias=0.3)], ids=str)
+@pytest.mark.parametrize("smallest", [1.0, 1e-200])
+def test_what_a_convolution_reads_is_weighted_by_second_moments(layer, smallest):
+    """Against shares A of one output position after another, A R Aᵀ; a corner may be as good as silent."""
+    shape, rng = (4, 9, 8), np.random.default_rng(3)
+    q = rng.uniform(0.5, 2, (9, 8))
+    q[:4, :4] *= smallest
+    before = State(np.log(q.ravel()), np.zeros((72, 72)), None, 1)
+    after = moments.through(layer, before, shape, 1)
+    noise = Noise(covariance(72, 1).astype(np.float32), None, rng.standard_normal(72))
+    read = kernel_noise.through(layer, noise, before, after, shape)
+
+    variance, pad = layer.weight_variance(shape) * shape[0], layer.padding if layer.padding is not None else 1
+    rows = []
+    for y, x in np.ndindex(*layer.output_shape(shape)[1:]):
+        share = np.zeros((9 + 2 * pad, 8 + 2 * pad))
+        place = tuple(slice(layer.stride * at, layer.stride * at + layer.kernel) for at in (y, x))
+        share[place] = np.pad(q, pad)[place]
+        share *= variance / (variance * share.sum() + layer.bias_variance(shape))
+        rows.append(share[pad : pad + 9, pad : pad + 8].ravel())
+    kept = np.exp(after.log_q - after.log_q.max()) > 1e-20  # of outputs that are as good as silent only: no warning
+    expected = np.array(rows)[kept]
+    np.testing.assert_allclose(
+        read.within[np.ix_(kept, kept)], expected @ noise.within @ expected.T, rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(read.shift[kept], expected @ noise.shift, rtol=1e-5, atol=1e-5)
+    assert np.isfinite(read.within).all()
+
+
+def test_squares_of_a_sum_vary_with_its_branch():
+    """Cov((x + f)², (x' + f')²) given x is 4 E xx' E ff' + 2 (E ff')² (Isserlis)."""
+    x, f = covariance(5, 1), covariance(5, 2) / 50
+    states = state_of(x), state_of(f), dataclasses.replace(state_of(x + f), gaussian=False)
+    linked = np.zeros((5, 5), np.float32), None
+    still = dataclasses.replace(kernel_noise.start(states[0]), linked=linked)
+    own = kernel_noise.added(Residual(Sequential((RELU,))), still, still, states, channels=10).own[0]
+    size = np.diagonal(x + f)
+    np.testing.assert_allclose(own, (4 * x * f + 2 * f**2) / (10 * size * size[:, None]), rtol=1e-4, atol=1e-7)

@@ -267,3 +267,23 @@ def test_distances_far_outside_float64():
         np.testing.assert_allclose(shifted_q, log_q + shift, rtol=1e-13)
         for block, other in zip(blocks, shifted, strict=True):
             np.testing.assert_allclose(other, block + shift, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [Conv(1), Conv(1, kernel=2, padding=0), Conv(1, stride=2), Conv(1, kernel=2, padding=2, dilation=3)],
+    ids=str,
+)
+def test_window_sums_are_taken_as_by_hand(layer):
+    shape = (1, 5, 6)
+    values = np.random.default_rng(0).standard_normal((3, 30))
+    expected = [
+        [sum(row[place] for place in places if place is not None) for places in read(layer, shape)] for row in values
+    ]
+    np.testing.assert_allclose(positions.window_sums(layer, shape, values), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_sums_of_logarithms():
+    edges = [-math.inf, -1e300, -800.0, -1.0, 0.0, 1e-9, 37.0, 800.0, 1e300]
+    first, second = (np.concatenate([part.ravel(), np.arange(200.0)]) for part in np.meshgrid(edges, edges))
+    np.testing.assert_allclose(positions.log_sum(first, second), np.logaddexp(first, second), rtol=1e-15)

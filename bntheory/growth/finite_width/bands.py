@@ -87,7 +87,8 @@ def _of_vectors(
         if chain.ends:
             sides = np.array([(1 - level) / 2, (1 + level) / 2])
             lower[first + 1 : exact], upper[first + 1 : exact] = log_growth.quantiles(chain, sides).T
-        return np.where(np.isnan(mean), np.nan, (lower, upper))
+        lower[np.isnan(mean)] = upper[np.isnan(mean)] = np.nan
+        return lower, upper
 
     return Bands(mean, std, dead, tuple(methods), edges)
 

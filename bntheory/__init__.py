@@ -40,6 +40,7 @@ _PUBLIC = {
     # spectra
     "FussCatalan": "spectra.fuss_catalan",
     "MarchenkoPastur": "spectra.fuss_catalan",
+    "finite_size_moments": "spectra.finite_size",
     # pictures
     "plot_growth": "plotting",
     "plot_spectrum": "plotting",

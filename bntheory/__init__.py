@@ -41,6 +41,7 @@ _PUBLIC = {
     "FussCatalan": "spectra.fuss_catalan",
     "MarchenkoPastur": "spectra.fuss_catalan",
     "finite_size_moments": "spectra.finite_size",
+    "lyapunov_exponents": "spectra.lyapunov",
     # pictures
     "plot_growth": "plotting",
     "plot_spectrum": "plotting",

@@ -42,6 +42,7 @@ _PUBLIC = {
     "MarchenkoPastur": "spectra.fuss_catalan",
     "finite_size_moments": "spectra.finite_size",
     "lyapunov_exponents": "spectra.lyapunov",
+    "regime": "spectra.regime",
     # pictures
     "plot_growth": "plotting",
     "plot_spectrum": "plotting",

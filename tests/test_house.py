@@ -17,6 +17,7 @@ SOURCES = sorted(path for package in ORDER for path in (ROOT / package).rglob("*
 AT_TOP = {
     "torch": ("simulations/training/",),
     "numba": ("simulations/",),
+    "sympy": ("bntheory/symbolic/",),
     "click": ("commands.py", "bntheory/cli.py", "paper_figures/__main__.py"),
     "matplotlib": (),
     "sklearn": (),
@@ -78,7 +79,7 @@ def test_import_loads_nothing_heavy():
 def test_theory_needs_neither_torch_nor_matplotlib():
     calls = "bn.predict_growth(bn.mlp(2, 3)); bn.FussCatalan(2).pdf(1.0); bn.phase('tanh', 1.5)"
     statement = f"import bntheory as bn; {calls}"
-    assert not _loaded_after(statement) & {"torch", "numba", "matplotlib", "xarray", "click", "sklearn"}
+    assert not _loaded_after(statement) & {"torch", "sympy", "numba", "matplotlib", "xarray", "click", "sklearn"}
 
 
 def test_simulation_runs_without_torch():

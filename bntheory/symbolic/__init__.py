@@ -1,0 +1,51 @@
+"""Derivations with sympy, exact and slow, that the numeric code is held against: spectra, and maps of variances."""
+
+from bntheory.symbolic.maps import (
+    correlation_map,
+    covariance,
+    critical_weight_variance,
+    expectation,
+    homogeneous,
+    nonlinearity,
+    slope,
+    variance_map,
+)
+from bntheory.symbolic.spectra import (
+    Curve,
+    Factor,
+    derivation,
+    edges,
+    equation,
+    gaussian,
+    law,
+    mask,
+    moments,
+    orthogonal,
+    repeated,
+    residual,
+    stieltjes_equation,
+)
+
+__all__ = [
+    "Curve",
+    "Factor",
+    "correlation_map",
+    "covariance",
+    "critical_weight_variance",
+    "derivation",
+    "edges",
+    "equation",
+    "expectation",
+    "gaussian",
+    "homogeneous",
+    "law",
+    "mask",
+    "moments",
+    "nonlinearity",
+    "orthogonal",
+    "repeated",
+    "residual",
+    "slope",
+    "stieltjes_equation",
+    "variance_map",
+]

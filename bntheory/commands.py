@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".pdf", ".svg")
 QUANTITIES = ("activations", "channels", "gradients")  # that plot_growth draws
+MOST_SYMBOLIC = 100  # factors of an exact derivation, whose edge is then a fraction of 200 digits
 
 
 ARCHITECTURES = ("mlp", "cnn", "vgg", "resnet")  # functions of the package, whose arguments are the options
@@ -207,11 +208,16 @@ def growth(
 @click.option("--factors", type=int, default=1, show_default=True, help="Number of square Gaussian matrices.")
 @click.option("--scale", type=float, default=1.0, show_default=True, help="Multiplies squared singular values.")
 @click.option("--ratio", type=float, help="One rectangular matrix instead: rows / columns (Marchenko–Pastur).")
+@click.option("--symbolic", is_flag=True, help="Also derive x(y), its equations, moments and edges exactly.")
 @output_options
-def spectrum(factors: int, scale: float, ratio: float | None, json_file: str | None, plot_file: str | None) -> None:
+def spectrum(
+    factors: int, scale: float, ratio: float | None, symbolic: bool, json_file: str | None, plot_file: str | None
+) -> None:
     """Give the law of the singular values of a product of Gaussian matrices."""
-    from bntheory import FussCatalan, MarchenkoPastur, plot_spectrum
+    from bntheory import FussCatalan, MarchenkoPastur, arguments, plot_spectrum
 
+    if symbolic:
+        arguments.integer("factors", factors, at_most=MOST_SYMBOLIC)
     if ratio is not None and factors != 1:
         raise click.UsageError(f"--ratio is for one matrix, got --factors {factors}")
     law = FussCatalan(factors, scale) if ratio is None else MarchenkoPastur(ratio, scale)
@@ -225,6 +231,11 @@ def spectrum(factors: int, scale: float, ratio: float | None, json_file: str | N
     click.echo("quantile   ln x        log10 of the singular value")
     for level, value in zip(levels, log_x, strict=True):
         click.echo(f"{level:<9g}  {value:<10.5g}  {value / 4.605170185988092:.5g}")
+    if symbolic:
+        from bntheory.symbolic import spectra
+
+        first = spectra.gaussian(1 if ratio is None else ratio, 1, scale)
+        click.echo("\n" + spectra.derivation(spectra.law([first, *[spectra.gaussian()] * (factors - 1)])))
     quantiles = {"level": levels, "log_x": _plain(log_x)}
     edge = {"largest_singular_value": float(law.singular.support[1]), "atoms": [list(atom) for atom in law.atoms]}
     moments = {"mean": _number(law.mean), "variance": _number(law.var)}

@@ -127,6 +127,14 @@ def test_spectrum_prints_edge_and_quantiles(run, tmp_path):
     assert run("spectrum", "--factors", "1000000")[0] == 0
 
 
+def test_spectrum_derived_exactly(run):
+    plain, derived = (run("spectrum", "--factors", "5", *flag)[1] for flag in ((), ("--symbolic",)))
+    assert derived.startswith(plain) and "P(x, y) = x*y - (y + 1)**6 = 0" in derived
+    assert "1, 6, 51, 506, 5481, 62832\nedges: 0, 46656/3125" in derived
+    status, out, _ = run("spectrum", "--ratio", "4", "--scale", "0.5", "--symbolic")
+    assert status == 0 and "edges: 1/2, 9/2" in out and "moments E x, …, E x^6: 1/2, 5/4," in out
+
+
 def test_phase_names_the_critical_gain(run, tmp_path):
     status, out, _ = run("phase", "--activation", "tanh", "--json", "p.json", "--plot", "p.png")
     assert status == 0 and "critical gain σ_w = 1: σ_w² = 1 at σ_b² = 0" in out
@@ -179,6 +187,7 @@ REFUSED = {
     "'g.xyz' must end in .png, .pdf, .svg": ("growth", "--plot", "g.xyz"),
     "cannot write 'no/such/folder.json': there is no folder 'no/such'": ("growth", "--json", "no/such/folder.json"),
     "factors must be at least 1, got 0": ("spectrum", "--factors", "0"),
+    "factors must be at most 100, got 101": ("spectrum", "--factors", "101", "--symbolic"),
     "scale": ("spectrum", "--scale", "nan"),
     "ratio": ("spectrum", "--ratio", "-1"),
     "--ratio is for one matrix, got --factors 3": ("spectrum", "--ratio", "2", "--factors", "3"),

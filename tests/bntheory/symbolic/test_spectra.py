@@ -80,7 +80,7 @@ def test_stieltjes_transform_of_the_numeric_laws(numeric, point):
 
 
 def test_relu_moments():
-    """Integers found from simulated Jacobians, the atom of mass 1/2 included."""
+    """Known integers, the atom of mass 1/2 included; the first two are also limits of those at finite size, below."""
     expected = {1: [1, 3, 11, 45], 2: [1, 5, 33, 249], 3: [1, 7, 67, 741]}
     assert {layers: moments(law(RELU * layers), 4) for layers in expected} == expected
 
@@ -221,7 +221,7 @@ def test_residual_gaussian_blocks(blocks):
 
 
 def test_second_moment_of_one_residual_block():
-    """E tr ((I + aW)(I + aW)ᵀ)²/N by hand: 1 + 2·2a² … from W Wᵀ, and a⁴ times Catalan's 2."""
+    """The square of I + a(W + Wᵀ) + a² W Wᵀ by hand: 1 + a² E(W + Wᵀ)² + 2a² E W Wᵀ + a⁴ E(W Wᵀ)²."""
     assert sympy.expand(moments(residual(gaussian().law, A), 2)[1]) == 1 + 4 * A**2 + 2 * A**4
 
 

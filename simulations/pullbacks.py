@@ -1,7 +1,8 @@
 """Layers without weights, there and back: each rule returns a layer's output and its pullback.
 
 A pullback maps the gradient of any loss with respect to the output to that with respect to the input, Jᵀ g. Values have
-shape (batch, units) or (batch, channels, height, width).
+shape (batch, units) or (batch, channels, height, width). Those of activations, Dropout and normalizations of single
+inputs take any number of gradients if the batch is a single input.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ def normalization(layer: Normalization, h: Signal) -> tuple[Signal, Pullback]:
     share = np.exp(log_share).astype(unit.dtype)
 
     def pullback(gradient: Signal) -> Signal:
-        values = gradient.values.reshape(shape)
+        values = gradient.values.reshape(-1, *shape[1:])
         values = values - values.mean(axis=axes, keepdims=True)
         values -= share * unit * np.mean(values * unit, axis=axes, keepdims=True)
         back = weighted(Signal(values, gradient.log_scale), log_gamma - log_total / 2, axes)
-        return _reshaped(back, h.values.shape)
+        return _reshaped(back, gradient.values.shape)
 
     return _reshaped(output, h.values.shape), pullback
 
@@ -121,11 +122,14 @@ def zero_pad(layer: ZeroPad, h: Signal) -> tuple[Signal, Pullback]:
 
 def pool(layer: Pool, h: Signal) -> tuple[Signal, Pullback]:
     """Mean or maximum over each window; back: a share of g to every entry, or g to the first largest of the window."""
-    sides = h.values.shape[2:]
-    kernel = sides if layer.kernel is None else (layer.kernel, layer.kernel)
-    windows = np.lib.stride_tricks.sliding_window_view(h.values, kernel, axis=(2, 3))
-    windows = windows[:, :, :: layer.stride or 1, :: layer.stride or 1]
-    return (_average if layer.kind == "average" else _maximum)(h, windows, layer.stride or 1)
+    return (_average if layer.kind == "average" else _maximum)(h, windows(layer, h.values), layer.stride or 1)
+
+
+def windows(layer: Pool, values: np.ndarray) -> np.ndarray:
+    """View of the windows: (batch, channels, windows down, windows across, height, width)."""
+    kernel = values.shape[2:] if layer.kernel is None else (layer.kernel, layer.kernel)
+    every = np.lib.stride_tricks.sliding_window_view(values, kernel, axis=(2, 3))
+    return every[:, :, :: layer.stride or 1, :: layer.stride or 1]
 
 
 def _average(h: Signal, windows: np.ndarray, stride: int) -> tuple[Signal, Pullback]:

@@ -162,25 +162,33 @@ def _weight_count(step: Step) -> int:
 
 def linear(layer: Dense | Conv, h: Signal, rng: np.random.Generator) -> tuple[Signal, Pullback]:
     """W h + b with W and b drawn from the layer's law; back: Wᵀ g, and ln ‖∂ℓ/∂W‖²."""
-    shape = h.values.shape[1:]
-    if isinstance(layer, Dense):
-        fan_in, outputs, product = shape[0], layer.features, _product
-    else:
-        fan_in, outputs, product = shape[0] // layer.groups * layer.kernel**2, layer.channels, convolved
-    drawn = draw_weights(layer.init, layer.weight_variance(shape), (fan_in, outputs), rng)
-    weights, log_size = _rounded(drawn, h.values.dtype)
-    z, pullback = product(layer, h, weights)
-    z = z._replace(log_scale=z.log_scale + log_size)
-    if layer.bias_variance(shape) > 0:
-        bias = scaled(draw_bias(layer, shape, rng))
-        values = bias.values.astype(h.values.dtype).reshape(-1, *(1,) * (len(shape) - 1))
-        z = added(z, Signal(np.broadcast_to(values, z.values.shape), bias.log_scale))
+    weights, log_size = _rounded(drawn(layer, h.values.shape[1:], rng), h.values.dtype)
+    z, pullback = (_product if isinstance(layer, Dense) else convolved)(layer, h, weights)
+    z = biased(layer, z._replace(log_scale=z.log_scale + log_size), h.values.shape[1:], rng)
 
     def sized(gradient: Signal) -> tuple[Signal, float]:
         back, log_weight_gradient = pullback(gradient)
         return back._replace(log_scale=back.log_scale + log_size), log_weight_gradient
 
     return z, sized
+
+
+def drawn(layer: Dense | Conv, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """Return the weights of a layer that reads that shape: (fan_in, outputs)."""
+    if isinstance(layer, Dense):
+        fans = shape[0], layer.features
+    else:
+        fans = shape[0] // layer.groups * layer.kernel**2, layer.channels
+    return draw_weights(layer.init, layer.weight_variance(shape), fans, rng)
+
+
+def biased(layer: Dense | Conv, z: Signal, shape: Shape, rng: np.random.Generator) -> Signal:
+    """Return z + b, b drawn from the law of a layer that reads that shape."""
+    if layer.bias_variance(shape) == 0:
+        return z
+    bias = scaled(draw_bias(layer, shape, rng))
+    values = bias.values.astype(z.values.dtype).reshape(-1, *(1,) * (len(shape) - 1))
+    return added(z, Signal(np.broadcast_to(values, z.values.shape), bias.log_scale))
 
 
 def draw_weights(law: Initialization, variance: float, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

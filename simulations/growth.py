@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ from bntheory.growth.infinite_width.normalizations import ALONE
 from bntheory.growth.infinite_width.state import check_inputs
 from bntheory.layers import BatchNorm, Dense, Shape
 from bntheory.networks import Leaf, Sequential, leaves
-from simulations import conditional, radial, signal, streams, weights
+from simulations import conditional, memory, radial, signal, streams, weights
 from simulations.ensemble import cores, run_trials
 from simulations.kernels.compilation import seen
 from simulations.samples import COLUMNS, Samples
@@ -108,9 +107,7 @@ def simulate_growth(
     trials, first = arguments.integer("trials", trials), arguments.integer("first", first, at_least=0)
     arguments.flag("gradients", gradients)
     number = DTYPES[arguments.choice("dtype", dtype, DTYPES)]
-    _refuse_beyond_memory(
-        "the record", 8 * trials * len(rows) * len(COLUMNS), "fewer trials a run, continued by first="
-    )
+    memory.refuse_beyond("the record", 8 * trials * len(rows) * len(COLUMNS), "fewer trials a run, continued by first=")
     h = signal.scaled(_batch(rows[0].shape, inputs, batch, root))
     method = _method(rows, steps, len(h.values), method)
     workers = _workers(steps, len(h.values), method, gradients, number, workers)
@@ -124,7 +121,7 @@ def simulate_growth(
     compiles = method == "conditional" and not seen("network.backward" if gradients else "network.forward")
     run_trials(trial, trials, workers, label="compiling, this once" if compiles else f"simulating ({method})")
     rounding = None
-    if number is not np.float64 and _memory(steps, len(h.values), method, gradients, np.float64) < _memory_there():
+    if number is not np.float64 and _memory(steps, len(h.values), method, gradients, np.float64) < memory.there():
         exact = _engine(steps, h, method, gradients, np.float64)
         again = np.array([exact(streams.stream(root, first + k)) for k in range(min(trials, REPEATED))])
         rounding = _largest_difference(drawn[:REPEATED], again)
@@ -164,7 +161,7 @@ def uncorrelated_inputs(shape: Shape, batch: int, root_seed: int) -> np.ndarray:
     """
     size = arguments.integer("batch", batch)
     units = math.prod(shape)
-    _refuse_beyond_memory("the batch of inputs", 4 * 8 * size * units, "a narrower input or a smaller batch")
+    memory.refuse_beyond("the batch of inputs", 4 * 8 * size * units, "a narrower input or a smaller batch")
     gaussian = streams.input_stream(root_seed).standard_normal((units, size))
     if size <= units:
         with threadpool_limits(1):  # whose number changes last bits
@@ -196,14 +193,8 @@ def _workers(steps: list[Step], batch: int, method: str, gradients: bool, dtype:
         return 1 if workers is None else wanted  # so short that threads would wait for the interpreter's lock
     needed = _memory(steps, batch, method, gradients, dtype)
     remedy = "gradients=False, dtype='float32', fewer workers or a smaller network"
-    _refuse_beyond_memory("the network", needed * (1 if workers is None else wanted), remedy)
-    return max(1, min(wanted, int(0.8 * _memory_there() / max(needed, 1)))) if workers is None else wanted
-
-
-def _refuse_beyond_memory(what: str, needed: int, remedy: str) -> None:
-    there = _memory_there()
-    if needed > there:
-        raise ValueError(f"{what} needs {needed / 1e9:.3g} GB of the machine's {there / 1e9:.3g} GB: use {remedy}")
+    memory.refuse_beyond("the network", needed * (1 if workers is None else wanted), remedy)
+    return memory.fitting(wanted, needed) if workers is None else wanted
 
 
 def _memory(steps: list[Step], batch: int, method: str, gradients: bool, dtype: type) -> int:
@@ -211,10 +202,6 @@ def _memory(steps: list[Step], batch: int, method: str, gradients: bool, dtype: 
     if method == "weights":
         return 8 * weights.memory(steps, batch, gradients)  # weights are drawn in float64
     return conditional.memory(steps, batch, gradients) * np.dtype(dtype).itemsize
-
-
-def _memory_there() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _largest_difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -334,7 +334,7 @@ def test_a_network_dead_in_every_trial_is_said():
 
 @pytest.mark.parametrize(("method", "gradients"), [("conditional", True), ("weights", True), ("weights", False)])
 def test_more_memory_than_there_is(monkeypatch, method, gradients):
-    monkeypatch.setattr(growth.os, "sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.__getitem__)
+    monkeypatch.setattr(growth.memory.os, "sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.__getitem__)
     with pytest.raises(ValueError, match=r"the network needs .* GB of the machine's 0.0041 GB: use gradients=False"):
         simulate_growth(mlp(40, 2000), 1, batch=8, method=method, gradients=gradients)
     simulate_growth(mlp(40, 2000), 1, batch=8, method="conditional", gradients=False)

@@ -6,6 +6,7 @@ start anew, as the unit matrix, before every Dense, Conv or residual block outsi
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -63,6 +64,15 @@ def factors(net: Sequential, h: Signal, rng: np.random.Generator, *, whole: bool
         if not np.isfinite(matrix).all():
             raise ValueError(f"the Jacobian up to layer {names[group[-1].row]} is not finite at this input")
         yield Factor(matrix, tangents.log_scale)
+
+
+def memory(net: Sequential) -> int:
+    """How many numbers the largest factor needs with what makes it and its QR factorization, about."""
+    walk = steps(net)
+    sizes = [math.prod(leaf.shape) for leaf in leaves(net)]
+    inputs = [sizes[group[0].row - 1] for group in grouped(walk)]
+    rows = [max(sizes[step.row] for step in group) for group in grouped(walk)]
+    return max((4 * columns * (columns + most) for columns, most in zip(inputs, rows, strict=True)), default=0)
 
 
 def passages(walk: list[Step]) -> list[int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,13 +15,12 @@ from threadpoolctl import threadpool_limits
 from bntheory import arguments
 from bntheory.layers import BatchNorm
 from bntheory.networks import Sequential, leaves
-from simulations import coins, linearized, streams, triangular
-from simulations.ensemble import run_trials
+from simulations import coins, linearized, memory, streams, triangular
+from simulations.ensemble import cores, run_trials
 from simulations.graded import Factor, Floats, chained, logarithms
 from simulations.signal import Signal, scaled
 from simulations.steps import steps
 
-Draws = Callable[[list[np.random.Generator]], list[Floats]]
 SMALL = 64  # below that width QR steps hold Python's lock: threads would only wait for one another
 
 
@@ -75,7 +75,8 @@ def log_singular_values(
     ------
     ValueError
         For a network with BatchNorm in training mode (the layer is named); an input of another shape or not finite;
-        matrices that are not real, finite and two-dimensional or do not chain (they are named).
+        matrices that are not real, finite and two-dimensional or do not chain (they are named); more memory than the
+        machine has.
 
     Notes
     -----
@@ -108,16 +109,18 @@ def log_singular_values(
         _no_inputs(inputs)
         with threadpool_limits(1):  # QR steps of matrices below a thousand rows gain nothing from more
             return _given(_checked(net_or_matrices))
-    count, draws, together, threads = _sampler(net_or_matrices, _input(net_or_matrices, inputs))
+    net = net_or_matrices
+    count, sampler = _narrowest(net), _sampler(net, _input(net, inputs))
+    threads = _threads(sampler, workers)
 
     def some(chunk: int) -> Floats:
-        trials_here = range(chunk * together, min(trials, (chunk + 1) * together))
-        values = np.full((len(trials_here), count), -np.inf)
-        for row, logs in zip(values, draws([streams.stream(root, trial) for trial in trials_here]), strict=True):
+        here = range(chunk * sampler.together, min(trials, (chunk + 1) * sampler.together))
+        values = np.full((len(here), count), -np.inf)
+        for row, logs in zip(values, sampler.draw([streams.stream(root, trial) for trial in here]), strict=True):
             row[: len(logs)] = logs
         return values
 
-    return np.concatenate(run_trials(some, -(-trials // together), threads if workers is None else workers))
+    return np.concatenate(run_trials(some, -(-trials // sampler.together), threads))
 
 
 def dense_log_singular_values(
@@ -171,22 +174,41 @@ def dense_log_singular_values(
     return np.stack(run_trials(trial, trials, workers))
 
 
-def _sampler(net: Sequential, given: Signal | None) -> tuple[int, Draws, int, int | None]:
-    """How many values a trial has, what draws some trials, how many at once, and in how many threads."""
+class _Sampler(NamedTuple):
+    """How to draw log singular values other than exact zeros, one array for each generator."""
+
+    draw: Callable[[list[np.random.Generator]], list[Floats]]
+    numbers: int  # that a thread keeps, about
+    together: int = 1  # trials of one call
+    threads: bool = True
+
+
+def _sampler(net: Sequential, given: Signal | None) -> _Sampler:
+    """Choose among the three ways; a network that sees only signs takes the third at 0."""
     layers = coins.described(net) if given is None or given.values.any() else None
-    count, inputs = _narrowest(net), math.prod(net.input_shape or ())
-    threads = 1 if count < SMALL else None
+    inputs = math.prod(net.input_shape or ())
     if layers is None:
-        return count, _each(lambda rng: linearized.factors(net, _drawn_input(net, given, rng), rng), inputs), 1, threads
+        numbers, busy = linearized.memory(net), inputs >= SMALL
+        return _Sampler(_each(lambda rng: _explicit(net, given, rng)), numbers, threads=busy)
+    widths = [inputs, *(layer.dense.features for layer in layers)]
     if any(layer.dense.init.distribution != "normal" or layer.slope not in (0.0, 1.0) for layer in layers):
-        return count, lambda rngs: [_masked(layers, inputs, rng) for rng in rngs], 1, threads
+        return _Sampler(_each(lambda rng: _masked(layers, inputs, rng)), 8 * max(widths) ** 2, threads=inputs >= SMALL)
     shift = 0.5 * sum(math.log(layer.variance) for layer in layers)
 
-    def draws(rngs: list[np.random.Generator]) -> list[Floats]:
+    def draw(rngs: list[np.random.Generator]) -> list[Floats]:
         sizes = [coins.blocks(layers, inputs, rng) for rng in rngs]
         return [logs + shift for logs in triangular.draws(rngs, sizes)]
 
-    return count, draws, triangular.together(count), None
+    return _Sampler(draw, 6 * min(widths) ** 2, triangular.together(min(widths)))
+
+
+def _each(draw: Callable[[np.random.Generator], Floats]) -> Callable[[list[np.random.Generator]], list[Floats]]:
+    return lambda rngs: [draw(rng) for rng in rngs]
+
+
+def _explicit(net: Sequential, given: Signal | None, rng: np.random.Generator) -> Floats:
+    start = _drawn_input(net, given, rng)
+    return chained(linearized.factors(net, start, rng), start.values.size)
 
 
 def _masked(layers: list[coins.Masked], inputs: int, rng: np.random.Generator) -> Floats:
@@ -194,8 +216,12 @@ def _masked(layers: list[coins.Masked], inputs: int, rng: np.random.Generator) -
     return chained(coins.factors(layers, sizes, rng), inputs) if min(sizes) else np.empty(0)
 
 
-def _each(factors: Callable[[np.random.Generator], Iterable[Factor]], inputs: int) -> Draws:
-    return lambda rngs: [chained(factors(rng), inputs) for rng in rngs]
+def _threads(sampler: _Sampler, workers: int | None) -> int:
+    """As many threads as asked for, or as fit into memory; ValueError if they do not."""
+    asked = None if workers is None else arguments.integer("workers", workers)
+    needed = 8 * sampler.numbers
+    memory.refuse_beyond("the Jacobian", needed * (asked or 1), "a narrower network, smaller images or fewer workers")
+    return asked or memory.fitting(cores() if sampler.threads else 1, needed)
 
 
 def _narrowest(net: Sequential) -> int:

@@ -9,6 +9,7 @@ from scipy import stats
 from bntheory.activations import activation
 from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
 from bntheory.networks import Residual, Sequential, mlp
+from simulations import memory
 from simulations.products import dense_log_singular_values, log_singular_values
 
 FALSE_ALARM = 1e-6  # of every statistical assertion here; the seeds are fixed
@@ -106,6 +107,16 @@ def test_zero_over_zero():
 
 
 # ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("net", [linear(2, 3), mlp(2, 3, "leaky_relu"), mlp(2, 3, "tanh")], ids=str)
+def test_beyond_memory(monkeypatch, net):
+    monkeypatch.setattr(memory.os, "sysconf", {"SC_PHYS_PAGES": 1, "SC_PAGE_SIZE": 4000}.__getitem__)
+    assert log_singular_values(net, trials=1).shape == (1, 3)
+    with pytest.raises(
+        ValueError, match=r"^the Jacobian needs .* GB of the machine's 4e-06 GB: use a narrower network"
+    ):
+        log_singular_values(net, trials=1, workers=30)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import sys
 
+import mpmath
+import numpy as np
 import pytest
 
 from bntheory.cli import main
@@ -19,3 +21,66 @@ def run(monkeypatch, capsys, tmp_path):
         return end.value.code, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture(scope="session")
+def exact():
+    """Log singular values of a product of matrices: the function `exact_log_singular_values`."""
+    return exact_log_singular_values
+
+
+def exact_log_singular_values(matrices, rate, point=100):
+    """Integer product, Gram–Schmidt, one-sided Jacobi: as far as needed beyond float64.
+
+    `rate` bits a factor, and 200 more, hold the range of the singular values of every partial product; entries are cut
+    `point` bits below 1.
+    """
+    product, shift, bits = None, 0, 200
+    for matrix in matrices:
+        factor = np.array([[int(entry) for entry in row] for row in matrix * 2.0**point], dtype=object)
+        product, bits = factor if product is None else factor @ product, bits + rate
+        cut = max(0, max(abs(entry).bit_length() for entry in product.flat) - round(bits))
+        product, shift = product >> cut, shift + cut - point
+    if product.shape[0] < product.shape[1]:
+        product = product.T
+    with mpmath.workprec(round(bits)):
+        rank = min(min(matrix.shape) for matrix in matrices)
+        squares = jacobi(triangle_of([np.array([mpmath.mpf(x) for x in column]) for column in product.T], rank))
+        logs = sorted((float(mpmath.log(x) / 2 + shift * mpmath.log(2)) for x in squares), reverse=True)
+    assert (logs[0] - logs[-1]) / np.log(2) < bits - 60  # the oracle's own precision
+    return np.array(logs)
+
+
+def triangle_of(columns, rank):
+    """Rows of R by pivoted Gram–Schmidt: decreasing, so that Jacobi needs few sweeps."""
+    rows, remaining = [], list(range(len(columns)))
+    for _ in range(rank):
+        pivot = max(remaining, key=lambda j: columns[j] @ columns[j])
+        unit = columns[pivot] / mpmath.sqrt(columns[pivot] @ columns[pivot])
+        row = np.array([mpmath.mpf(0)] * len(columns))
+        for j in remaining:
+            row[j] = unit @ columns[j]
+            columns[j] = columns[j] - row[j] * unit
+        remaining.remove(pivot)
+        rows.append(row)
+    return rows
+
+
+def jacobi(rows):
+    """Squared singular values of the matrix of these rows."""
+    largest = 1.0
+    while largest > 1e-40:  # squared cosine; convergence is quadratic
+        largest = 0.0
+        for i in range(len(rows)):
+            for j in range(i + 1, len(rows)):
+                a, b, c = rows[i] @ rows[i], rows[j] @ rows[j], rows[i] @ rows[j]
+                cosine = float(c * c / (a * b))
+                if cosine < 1e-45:
+                    continue
+                largest = max(largest, cosine)
+                ratio = (b - a) / (2 * c)
+                t = (1 if ratio >= 0 else -1) / (abs(ratio) + mpmath.sqrt(1 + ratio * ratio))
+                rows[i], rows[j] = rows[i] - t * rows[j], rows[j] + t * rows[i]
+                norm = mpmath.sqrt(1 + t * t)
+                rows[i], rows[j] = rows[i] / norm, rows[j] / norm
+    return [row @ row for row in rows]

@@ -65,32 +65,36 @@ def rescale(exponents, rows, far):
 
 @fast_kernel()
 def multiply(left, right, product):
-    """Upper triangle times upper triangle: two rows of the product, four of the right factor in one pass."""
+    """Upper triangle times upper triangle: four rows of the product in one pass, by two of the right factor."""
     rank = len(left)
-    for i in range(0, rank - 1, 2):
-        two_rows(left[i], left[i + 1], right, product[i], product[i + 1], i)
-    if rank % 2:
-        product[rank - 1, rank - 1] = left[rank - 1, rank - 1] * right[rank - 1, rank - 1]
+    for i in range(0, rank - 3, 4):
+        four_rows(left[i : i + 4], right, product[i : i + 4], i)
+    for i in range(rank - rank % 4, rank):
+        for k in range(i, rank):
+            total = 0.0
+            for j in range(i, k + 1):
+                total += left[i, j] * right[j, k]
+            product[i, k] = total
 
 
 @fast_kernel()
-def two_rows(first, second, right, one, two, i):
-    """Rows i and i + 1 of a product, from column i on."""
+def four_rows(left, right, product, start):
+    """Four rows of a product from column `start` on, before which all is zero."""
     rank = len(right)
-    one[i] = first[i] * right[i, i]
-    for k in range(i + 1, rank):
-        one[k] = first[i] * right[i, k] + first[i + 1] * right[i + 1, k]
-        two[k] = second[i + 1] * right[i + 1, k]
-    j = i + 2
-    while j + 3 < rank:
-        a, b, c, d = first[j], first[j + 1], first[j + 2], first[j + 3]
-        e, f, g, h = second[j], second[j + 1], second[j + 2], second[j + 3]
+    one, two, three, four = product[0], product[1], product[2], product[3]
+    product[:, start:] = 0.0
+    j = start
+    while j + 1 < rank:
+        a, b, c, d = left[0, j], left[1, j], left[2, j], left[3, j]
+        e, f, g, h = left[0, j + 1], left[1, j + 1], left[2, j + 1], left[3, j + 1]
+        upper, lower = right[j], right[j + 1]
         for k in range(j, rank):
-            p, q, r, s = right[j, k], right[j + 1, k], right[j + 2, k], right[j + 3, k]
-            one[k] += a * p + b * q + c * r + d * s
-            two[k] += e * p + f * q + g * r + h * s
-        j += 4
-    for last in range(j, rank):
-        for k in range(last, rank):
-            one[k] += first[last] * right[last, k]
-            two[k] += second[last] * right[last, k]
+            x, y = upper[k], lower[k]
+            one[k] += a * x + e * y
+            two[k] += b * x + f * y
+            three[k] += c * x + g * y
+            four[k] += d * x + h * y
+        j += 2
+    for i in range(4):
+        for k in range(j, rank):
+            product[i, k] += left[i, j] * right[j, k]

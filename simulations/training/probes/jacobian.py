@@ -66,11 +66,12 @@ def jacobian(model: nn.Module, x: ArrayLike | torch.Tensor) -> Floats:
         raise ValueError("model has lazy modules without shapes: run it once before")
     inputs = _input(model, x)
     devices = {tensor.device.index for tensor in (inputs, *tensors) if tensor.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices)), torch.enable_grad():
+    with torch.random.fork_rng(devices=sorted(devices)), torch.inference_mode(False), torch.enable_grad():
+        inputs = inputs.clone().requires_grad_()
         # copies of buffers and parameters: a pass may write to the ones and would reach the gradients of the others
         copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
         copies |= {name: parameter.detach() for name, parameter in model.named_parameters()}
-        matrix = _rows(torch.func.functional_call(model, copies, (inputs.requires_grad_()[None],)), inputs)
+        matrix = _rows(torch.func.functional_call(model, copies, (inputs[None],)), inputs)
     if not np.isfinite(matrix).all():
         raise ValueError(f"the Jacobian must be finite, got {matrix[~np.isfinite(matrix)][0]}: is x out of range?")
     return matrix
@@ -87,18 +88,20 @@ def _rows(outputs: torch.Tensor, inputs: torch.Tensor) -> Floats:
         for start in range(0, len(matrix), CHUNK):
             units = torch.zeros(min(CHUNK, len(matrix) - start), len(matrix)).to(outputs)
             units.diagonal(start).fill_(1)
+            units = units.reshape(-1, *outputs.shape)
             (rows,) = torch.autograd.grad(
-                outputs, inputs, units.reshape(-1, *outputs.shape), True, is_grads_batched=True, materialize_grads=True
+                outputs, inputs, units, retain_graph=True, is_grads_batched=True, materialize_grads=True
             )
-            matrix[start : start + CHUNK] = rows.reshape(len(rows), -1).cpu()
+            matrix[start : start + CHUNK] = rows.reshape(len(rows), -1).double().cpu()
     return matrix
 
 
 def _input(model: nn.Module, x: ArrayLike | torch.Tensor) -> torch.Tensor:
     """One input, checked, in the type and on the device of the model's parameters."""
-    given = (
-        x.detach().cpu().double().numpy() if isinstance(x, torch.Tensor) and x.is_floating_point() else np.asarray(x)
-    )
+    if isinstance(x, torch.Tensor):
+        x = x.detach().cpu()
+        x = x.double() if x.is_floating_point() else x  # NumPy has no bfloat16
+    given = np.asarray(x)
     if given.dtype.kind not in "fiu" or not given.size:
         raise ValueError(f"x must be an array of real numbers, got {given.dtype} of shape {given.shape}")
     description = vars(model).get("description")
@@ -106,7 +109,7 @@ def _input(model: nn.Module, x: ArrayLike | torch.Tensor) -> torch.Tensor:
     if given.shape != expected:
         raise ValueError(f"x must be one input of shape {expected}, without a batch axis, got shape {given.shape}")
     tensor = torch.as_tensor(given.astype(np.float64))
-    like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), tensor)
+    like = next((own for own in (*model.parameters(), *model.buffers()) if own.is_floating_point()), tensor)
     converted = tensor.to(device=like.device, dtype=like.dtype)
     if not torch.isfinite(converted).all():
         bad = float(tensor[~torch.isfinite(converted)][0])

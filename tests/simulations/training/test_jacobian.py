@@ -66,7 +66,16 @@ def test_nothing_changes(training):
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert torch.equal(random, torch.random.get_rng_state()) and model.training is training
     assert (model.linear.weight.grad == 1).all() and model.linear.bias.grad is None
-    assert np.array_equal(jacobian(model, torch.ones(3)), first)  # the same noise
+    with torch.inference_mode():
+        assert np.array_equal(jacobian(model, torch.ones(3)), first)  # the same noise
+
+
+def test_constant_outputs():
+    class Constant(nn.Module):
+        def forward(self, h):
+            return torch.ones(1, 2)
+
+    assert jacobian(Constant(), np.ones(3)).tolist() == [[0.0] * 3] * 2
 
 
 def test_precision_is_the_models():

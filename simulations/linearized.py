@@ -58,7 +58,7 @@ def factors(net: Sequential, h: Signal, rng: np.random.Generator, *, whole: bool
     """
     names = [leaf.name for leaf in leaves(net)]
     walk = steps(net)
-    for group in [walk] if whole else grouped(walk):
+    for group in grouped(walk) if walk and not whole else [walk]:
         h, tangents = _through(group, h, rng)
         matrix = tangents.values.reshape(len(tangents.values), -1).T
         if not np.isfinite(matrix).all():
@@ -115,7 +115,8 @@ def _through(group: list[Step], h: Signal, rng: np.random.Generator) -> tuple[Si
     """Return the output of some steps, and its derivatives by each entry of what they read: (entries, *shape)."""
     readers = Counter(source for step in group for source in step.sources)
     unit = np.eye(h.values.size).reshape(-1, *h.values.shape[1:])
-    rows = {group[0].row - 1: (h, Signal(unit, 0.0))}
+    first, last = (group[0].row - 1, group[-1].row) if group else (0, 0)
+    rows = {first: (h, Signal(unit, 0.0))}
     for step in group:
         sources = [rows[source] for source in step.sources]
         if isinstance(step.layer, Residual):
@@ -127,7 +128,7 @@ def _through(group: list[Step], h: Signal, rng: np.random.Generator) -> tuple[Si
         for source in set(step.sources):
             if not readers[source]:
                 del rows[source]
-    return rows[group[-1].row]
+    return rows[last]
 
 
 def linearized(layer: Layer, h: Signal, rng: np.random.Generator) -> tuple[Signal, Tangent]:

@@ -112,15 +112,16 @@ def log_singular_values(
     net = net_or_matrices
     count, sampler = _narrowest(net), _sampler(net, _input(net, inputs))
     threads = _threads(sampler, workers)
+    together = max(1, min(sampler.together, trials // (4 * threads)))
 
     def some(chunk: int) -> Floats:
-        here = range(chunk * sampler.together, min(trials, (chunk + 1) * sampler.together))
+        here = range(chunk * together, min(trials, (chunk + 1) * together))
         values = np.full((len(here), count), -np.inf)
         for row, logs in zip(values, sampler.draw([streams.stream(root, trial) for trial in here]), strict=True):
             row[: len(logs)] = logs
         return values
 
-    return np.concatenate(run_trials(some, -(-trials // sampler.together), threads))
+    return np.concatenate(run_trials(some, -(-trials // together), threads))
 
 
 def dense_log_singular_values(
@@ -179,7 +180,7 @@ class _Sampler(NamedTuple):
 
     draw: Callable[[list[np.random.Generator]], list[Floats]]
     numbers: int  # that a thread keeps, about
-    together: int = 1  # trials of one call
+    together: int = 1  # trials of one call, at most
     threads: bool = True
 
 

@@ -81,7 +81,8 @@ def test_smallest_number_of_units():
     assert log_singular_values(NETWORKS["a narrow branch beside an identity"], trials=2).shape == (2, 4)
     assert np.isfinite(log_singular_values(NETWORKS["a narrow branch beside an identity"], trials=2)).all()
     assert log_singular_values(Sequential((Dense(7), Dense(2), Dense(5)), (4,)), trials=2).shape == (2, 2)
-    assert log_singular_values(Sequential((), (4,)), trials=1).tolist() == [[0.0] * 4]
+    for route in (log_singular_values, dense_log_singular_values):
+        assert route(Sequential((), (4,)), trials=1, inputs=np.zeros(4)).tolist() == [[0.0] * 4]
 
 
 # ---------------------------------------------------------------- the input

@@ -24,6 +24,8 @@ BENCHMARK = pathlib.Path(__file__).parents[1] / "benchmarks" / "convolutional_ag
 RESULTS = json.loads(BENCHMARK.with_suffix(".json").read_text())
 PLAIN = [f"{kind}{norm}_{side}" for kind in ("plain", "pooled") for norm in ("", "_bn") for side in (8, 28, 32)]
 RESNETS = [name for name in RESULTS if name.startswith("resnet110") and "_bn_" not in name]
+# the floor of channel variances is 0.1: missed behind the global pool, where only differences between images are left
+MISSED = {"resnet110_torch_default_projection": 0.125, "resnet110_torch_default_zero-pad": 0.146}
 WITH_NORM = "resnet110_bn_xavier_normal_projection"
 RELU, TANH, GELU = activation("relu"), activation("tanh"), activation("gelu")
 
@@ -38,8 +40,9 @@ def agreement():
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_and_pooled_networks(name):
-    """ln second moment at every row: 0.05 decades and three standard errors."""
+    """ln second moment at every row: 0.05 decades and three standard errors; channel variance 0.1."""
     assert RESULTS[name]["second_moment"]["excess"] <= 0.05
+    assert RESULTS[name]["channel_variance"]["excess"] <= 0.1
 
 
 @pytest.mark.parametrize("name", RESNETS)
@@ -51,8 +54,7 @@ def test_resnets_of_110_layers_without_batch_norm(name):
     assert found["second_moment"]["excess"] <= 0.1
     assert 0.8 < found["std_ratio_last"] < 1.25
     assert abs(found["mean_coverage"] - 0.9) <= 0.05
-    # the floor is 0.1: missed where all images look the same, at the last sum and at the classifier
-    assert found["channel_variance"]["excess"] <= 0.4
+    assert found["channel_variance"]["excess"] <= MISSED.get(name, 0.1)
 
 
 @pytest.mark.parametrize("name", RESULTS)
@@ -83,8 +85,8 @@ def test_channels_of_resnet_110_with_batch_norm():
     layers = np.array(paper["layers"][:-1]) - 1
     assert RESULTS[WITH_NORM]["draws"] == 368 and layers[0] == 5 and layers[-1] == 101
     for key, allowed in (("log_std", 0.2), ("log_mean", 0.4)):
-        assert np.max(np.abs(np.array(found[f"{key}_deviation"])[layers])) < 0.1
-        assert np.max(np.abs(np.array(found[key])[layers] - paper[f"{key}_bn"][:-1])) < allowed
+        assert np.max(np.abs(np.array(found[f"{key}_deviation"], float)[layers])) < 0.1
+        assert np.max(np.abs(np.array(found[key], float)[layers] - paper[f"{key}_bn"][:-1])) < allowed
 
 
 @pytest.mark.parametrize("name", ["plain_8", "plain_bn_8", "pooled_8", "pooled_bn_8", "gradients_resnet20_8"])

@@ -66,7 +66,8 @@ def agreement(name: str) -> dict[str, Any]:
     std, mean = growth.log_growth_std[rows], growth.log_growth_mean[rows]
     unknown = np.isnan(std)  # of these rows, which vary little, the expectation is compared
     mean = np.where(unknown, growth.log_second_moment[rows], mean)
-    typical = growth.log_channel_variance[rows] - np.where(unknown, 0, std) ** 2 / 2  # varies as the second moment
+    share = growth.log_channel_variance[rows] - growth.log_second_moment[rows]
+    typical = mean + share  # the share of a draw's second moment that varies over the batch
     result: dict[str, Any] = {
         "draws": len(size),
         "second_moment": _deviation(size, mean, columns["row"]),
@@ -136,8 +137,9 @@ def channels(growth: Growth, columns: dict[str, np.ndarray]) -> dict[str, Any]:
     return result
 
 
-def _short(value: float) -> float:
-    return round(float(value), 4)
+def _short(value: float) -> float | None:
+    """Four digits; None for what JSON has no number for, as ln|mean| of a mean that is zero at infinite width."""
+    return round(float(value), 4) if math.isfinite(value) else None
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
+from fractions import Fraction
 from functools import cached_property
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from scipy.special import gammaln, hyp2f1, zeta
 
 from bntheory.arguments import integer, number
 from bntheory.spectra.law import DIGITS, Array, SpectralLaw, solve_monotone
+from bntheory.spectra.s_transform import STransformLaw
 
 LOG_HALF = math.log(math.pi / 2)  # where the halves meet, in the logarithm of the angle
 TERMS = np.arange(1, 31)  # powers of (θ/π)² ≤ 1/4 kept in the series at the upper edge: the next is 4^-31 ~ 2e-19
@@ -147,6 +149,10 @@ class FussCatalan(AngleLaw):
     @property
     def _zero_exponent(self) -> float:
         return 1 / (self.factors + 1)
+
+    def s_transform(self) -> STransformLaw:
+        """x = scale (1 + y)^(M+1)/y."""
+        return STransformLaw({0: -1, 1: self.factors + 1}, math.log(self.scale))
 
     @cached_property
     def _series(self) -> Array:
@@ -304,6 +310,11 @@ class MarchenkoPastur(AngleLaw):
             context.prec = DIGITS
             root, shift = Decimal(self.ratio).sqrt(), Decimal(self.scale).ln()
             return 2 * abs(1 - root).ln() + shift, 2 * (1 + root).ln() + shift  # the logarithm of 0 is -Infinity
+
+    def s_transform(self) -> STransformLaw:
+        """x = scale (1 + y)(1 + c y)/y."""
+        inverse = 1 / Fraction(self.ratio)
+        return STransformLaw([(0, -1), (1, 1), (inverse, 1)], math.log(self.scale) - math.log(inverse))
 
     @property
     def atoms(self) -> tuple[tuple[float, float], ...]:

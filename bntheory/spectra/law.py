@@ -21,12 +21,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logsumexp
 
 from bntheory.arguments import integer, number
+
+if TYPE_CHECKING:
+    from bntheory.spectra.s_transform import STransformLaw
 
 Array = NDArray[np.float64]
 Seed = int | np.random.Generator | np.random.SeedSequence | None
@@ -35,9 +39,13 @@ DIGITS = 50  # of the decimal arithmetic that places the upper edge
 
 
 def solve_monotone(
-    function: Callable[[Array], tuple[Array, Array]], target: Array, guess: Array, ceiling: float
+    function: Callable[[Array], tuple[Array, Array]],
+    target: Array,
+    guess: Array,
+    ceiling: float | Array,
+    floor: float | Array = -math.inf,
 ) -> Array:
-    """Solve function(y) = target for y < ceiling, elementwise, for a strictly monotone function.
+    """Solve function(y) = target for floor < y < ceiling, elementwise, for a monotone function.
 
     Newton's method; every evaluation narrows a bracket, and a step that leaves it becomes a bisection.
 
@@ -47,19 +55,20 @@ def solve_monotone(
         Returns the values and the slopes at y, both of the shape of y.
     target, guess
         One-dimensional arrays of the same length.
-    ceiling
-        Upper end of the bracket; the lower end starts at −∞.
+    ceiling, floor
+        Ends of the bracket.
     """
-    low, high = np.full_like(guess, -np.inf), np.full_like(guess, ceiling)
+    low, high = np.full_like(guess, floor), np.full_like(guess, ceiling)
     y, done = np.minimum(guess, ceiling), np.zeros(guess.shape, dtype=bool)
     for _ in range(100):
         value, slope = function(y)
         step = (target - value) / slope
         low, high = np.where(step > 0, y, low), np.where(step < 0, y, high)
         # The convergence is quadratic: a last step of 1e-8 leaves an error of the order of its square.
-        settled = np.abs(step) <= 1e-8 * np.maximum(1, np.abs(y))
+        settled = (np.abs(step) <= 1e-8 * np.maximum(1, np.abs(y))) | (high - low <= 4e-16 * np.maximum(1, np.abs(y)))
         outside = (y + step < low) | (y + step > high)
         proposal = np.where(outside & ~settled, (low + high) / 2, y + step)
+        proposal = np.where(np.isfinite(proposal), proposal, y)  # a jump is met where the function has no slope
         y = np.where(done, y, proposal)  # a settled element stays: it does not depend on its company
         done |= settled
         if np.all(done):
@@ -114,6 +123,34 @@ class SpectralLaw(ABC):
         depth, weights = self._nodes
         exponent = order * (self._log_edge - depth)
         return float(exponent.max() + np.log(weights @ np.exp(exponent - exponent.max())))
+
+    # -- products ------------------------------------------------------------------------------------------------
+
+    def s_transform(self) -> STransformLaw:
+        """The same law by its S-transform, which multiplies over free factors.
+
+        Raises
+        ------
+        TypeError
+            If the law has none that is known.
+        """
+        raise TypeError(f"{self!r:.60} has no S-transform that is known")
+
+    def __matmul__(self, other: SpectralLaw) -> STransformLaw:
+        """The law of the product of two free matrices of the same size, one of each law."""
+        if not isinstance(other, SpectralLaw):
+            return NotImplemented
+        return self.s_transform().times(other.s_transform())
+
+    def __pow__(self, count: int) -> STransformLaw:
+        """The law of the product of `count` free matrices of this one."""
+        return self.s_transform().to_power(integer("count", count))
+
+    def __mul__(self, factor: float) -> STransformLaw:
+        """The law of `factor` times x."""
+        return self.s_transform().scaled(math.log(number("factor", factor, above=0)))
+
+    __rmul__ = __mul__
 
     # -- views ---------------------------------------------------------------------------------------------------
 
@@ -250,6 +287,10 @@ class SpectralLaw(ABC):
             return self._quantile(level.ravel()).reshape(level.shape)[()]
 
     def _quantile(self, level: Array) -> Array:
+        if not self._mass:
+            locations, masses = (np.array(column) for column in zip(*self.atoms, strict=True))
+            place = np.searchsorted(np.cumsum(masses) * (1 + 1e-15), level)
+            return np.where(np.isnan(level), np.nan, locations[np.minimum(place, len(locations) - 1)])
         below, above, at_atom = level, 1 - level, np.full(level.shape, np.nan)
         for location, mass in self.atoms:
             under = self._mass * math.exp(self._at(np.array(location))[1])
@@ -310,7 +351,7 @@ class SpectralLaw(ABC):
         if order * self.power <= -self._zero_exponent:
             return math.inf
         with np.errstate(all="ignore"):
-            parts = [np.log(self._mass) + self._log_moment(order * self.power)]
+            parts = [np.log(self._mass) + self._log_moment(order * self.power)] if self._mass else []
             parts += [np.log(mass) + order * np.log(location) for location, mass in self.atoms]
             return float(logsumexp(parts))
 
@@ -329,8 +370,10 @@ class SpectralLaw(ABC):
             return self._expectation(lambda value: value ** int(order))
 
     def _expectation(self, function: Callable[[Array], Array]) -> float:
-        depth, weights = self._nodes
-        total = self._mass * float(weights @ function(self._from_depth(depth)))
+        total = 0.0
+        if self._mass:
+            depth, weights = self._nodes
+            total = self._mass * float(weights @ function(self._from_depth(depth)))
         return total + sum(mass * float(function(np.array(location))) for location, mass in self.atoms)
 
     @property

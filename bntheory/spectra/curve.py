@@ -1,0 +1,312 @@
+"""Laws of products of free factors, from the equation ln x = Σ h_i(p) of their S-transforms.
+
+The density of ln x is r Im p/π on the curve in the upper half-plane where Σ h_i is real (Voiculescu 1987; Speicher and
+Rao 2007), and its integral is Σ ∫ p dh_i in closed form. Points of the curve are found without choosing among branches:
+
+- at −x the moment generating function is real and monotone in x, one root in p ∈ (0, 1);
+- turning the argument of x from π to 0 carries it to the curve, for y(x) has no singularity off the positive axis;
+- at the upper edge p*, where d ln x/d p = 0, the Taylor series of ln x about p* gives p in powers of √(ln x_max/x).
+
+The curve is traced once, at some hundred points; others start from a spline through these and are finished by Newton.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+from scipy.special import expit
+
+from bntheory.spectra.edges import Edge, InfiniteEdge, taylor
+from bntheory.spectra.factors import Array, Complex, Factor
+from bntheory.spectra.law import solve_monotone
+
+NODES = 160  # at which the curve is traced first
+HALVINGS = 40  # of intervals in which it bends too much
+COARSE = 0.5  # change from node to node
+ROUNDING = 1e-13  # of Im p beside |p|
+TURNS = -np.pi * 0.5 ** np.arange(0.5, 36, 1)  # arguments of x on the way to the curve, from below: Im p > 0
+STEPS = 60  # of Newton's method at most
+FARTHEST = 60.0  # ln p/(1 − p) on the negative axis
+ROUGHLY, FINELY = 1e-3, 1e-9  # last step of Newton's method, whose error is its square
+FAR = np.logspace(-9, 9, 721)  # of y, where edges are looked for
+
+
+class Point(NamedTuple):
+    """(p, y) and the variables of the factors."""
+
+    pair: Complex
+    own: tuple[Complex, ...]
+
+
+def _of_p(p: Complex) -> Complex:
+    return np.array([p, p - 1], complex)
+
+
+def _of_y(y: Complex) -> Complex:
+    return np.array([1 + y, y], complex)
+
+
+def _moved(pair: Complex, step: Complex) -> Complex:
+    """The smaller of p and y is moved, and the other set from it."""
+    p, y = pair + step
+    by_y = np.abs(y) < np.abs(p)
+    return np.array([np.where(by_y, 1 + y, p), np.where(by_y, y, p - 1)])
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The continuous part of the law of Σ h_i: where it lies, and Im p along it.
+
+    Logarithms of x, probabilities as shares of all nonzero eigenvalues.
+    """
+
+    factors: tuple[Factor, ...]
+
+    # -- ln x and its derivatives --------------------------------------------------------------------------------
+
+    def _log_x(self, point: Point) -> Complex:
+        return np.sum([factor.log(v) for factor, v in zip(self.factors, point.own, strict=True)], axis=0)
+
+    def _slope(self, point: Point) -> Complex:
+        return np.sum([factor.slope(v) for factor, v in zip(self.factors, point.own, strict=True)], axis=0)
+
+    def _start(self, pair: Complex) -> Point:
+        return Point(pair, tuple(factor.start(pair) for factor in self.factors))
+
+    def _follow(self, pair: Complex, point: Point) -> Point:
+        return Point(pair, tuple(factor.follow(pair, v) for factor, v in zip(self.factors, point.own, strict=True)))
+
+    def below(self, point: Point) -> Array:
+        """Share of the eigenvalues below, not counting zeros."""
+        parts = [factor.integral(v) for factor, v in zip(self.factors, point.own, strict=True)]
+        return np.sum(parts, axis=0) / np.pi
+
+    # -- where it lies -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def order(self) -> float:
+        """d ln x/d ln p as p → 0: 1/order is the exponent of the law at zero; 1 if its support ends above."""
+        return sum(factor.order for factor in self.factors)
+
+    @cached_property
+    def residue(self) -> float:
+        """Mass of the atom at the top if positive: lim y (ln x − ln x_∞) as y → ∞, where x(∞) is finite."""
+        if sum(factor.degree for factor in self.factors) > 0:
+            return -math.inf
+        return float(sum((factor.residue for factor in self.factors), 0))
+
+    @cached_property
+    def log_top(self) -> float:
+        """ln of the largest x, atoms included."""
+        return self.log_infinity if self.residue > 0 else self.upper.log_x
+
+    @cached_property
+    def log_infinity(self) -> float:
+        """ln x(∞), where it is finite."""
+        return float(self._log_x(self._start(_of_y(np.array([1e30])))).real[0])
+
+    @cached_property
+    def empty(self) -> bool:
+        """Whether there is no continuous part."""
+        return self.residue >= 1 - 1e-12
+
+    @cached_property
+    def upper(self) -> Edge | InfiniteEdge:
+        """The upper edge."""
+        if self.residue == 0:
+            return self._expanded_at_infinity()
+        bound = max(factor.lowest for factor in self.factors)
+        if self.residue < 0:
+            return self._edge(_of_y, FAR)
+        return self._edge(_of_p, bound - FAR[::-1])
+
+    @cached_property
+    def lower(self) -> Edge | None:
+        """The lower edge; None if the support reaches to zero."""
+        if self.order != 1 or any(factor.reaches_zero for factor in self.factors):
+            return None
+        bound = max(factor.lowest for factor in self.factors)
+        if math.isinf(bound):
+            return self._edge(_of_p, -FAR)
+        return self._edge(_of_p, bound * np.concatenate([np.logspace(-12, -1, 200), expit(np.linspace(-2, 30, 400))]))
+
+    def _edge(self, pair_of: Callable[[Array], Complex], places: Array) -> Edge:
+        """Where the slope of ln x first becomes positive along a line of p or of y."""
+        change = np.flatnonzero(self._slope(self._start(pair_of(places))).real >= 0)
+        if not len(change) or change[0] == 0:
+            raise ArithmeticError("no edge of the support was found: the factors are not those of a law")
+
+        def slope(place: float) -> float:
+            return float(self._slope(self._start(pair_of(np.array([place])))).real[0])
+
+        low, high = places[change[0] - 1], places[change[0]]
+        place = float(optimize.brentq(slope, low, high, xtol=4e-16 * abs(low), rtol=1e-15))
+        return self._expanded(self._start(pair_of(np.array([place]))))
+
+    def _expanded(self, start: Point) -> Edge:
+        p, y = start.pair[:, 0].real
+        radius = 0.5 * min(abs(y), abs(p), abs(p - max(factor.lowest for factor in self.factors)))
+
+        def slope(w: Complex) -> Complex:
+            point = Point(*_repeated(start, len(w)))
+            for share in (0.25, 0.5, 0.75, 1.0):
+                point = self._follow(_moved(start.pair, share * w), point)
+            return self._slope(point)
+
+        return Edge(float(self._log_x(start).real[0]), *taylor(slope, radius))
+
+    def _expanded_at_infinity(self) -> InfiniteEdge:
+        start = self._start(_of_y(np.array([1e6])))
+
+        def slope(w: Complex) -> Complex:
+            point = Point(*_repeated(start, len(w)))
+            for y in (1e6 * w / np.abs(w), 1e3 * w / np.abs(w), 1 / w):
+                point = self._follow(_of_y(y), point)
+            return -self._slope(point) / w**2
+
+        return InfiniteEdge(self.log_infinity, *taylor(slope, 0.25))
+
+    # -- tracing it ----------------------------------------------------------------------------------------------
+
+    def _solved(
+        self, log_x: Array, angle: float, point: Point, tolerance: float = FINELY
+    ) -> tuple[Point, NDArray[np.bool_]]:
+        """Newton's method for ln x(p) = log_x + i·angle, and where it has not converged.
+
+        An element that has settled stays: it does not depend on its company.
+        """
+        moving, last = np.ones(len(log_x), bool), np.full(len(log_x), np.inf)
+        for _ in range(STEPS):
+            value, slope = self._log_x(point), self._slope(point)
+            error = value - (log_x + 1j * angle)
+            error = error.real + 1j * (error.imag - 2 * np.pi * np.round(error.imag / (2 * np.pi)))
+            step = np.where(moving, -error / slope, 0)
+            least = np.abs(point.pair).min(axis=0)
+            size = np.abs(step) / least
+            step = step * np.minimum(1, 0.5 / np.maximum(size, 1e-300))
+            inside = np.where((point.pair[0] + step).imag < 0, -point.pair[0].imag / 2, step.imag)  # of the half-plane
+            point = self._follow(_moved(point.pair, step.real + 1j * inside), point)
+            at_rounding = (size < 1e-2) & (size > last / 2)
+            moving &= (size > tolerance) & ~at_rounding
+            if not moving.any():
+                break
+            last = size
+        return point, moving
+
+    def _turned(self, log_x: Array) -> Point:
+        """Points of the curve from the negative axis."""
+
+        def on_negative_axis(logit: Array) -> tuple[Array, Array]:
+            point = self._start(np.array([expit(logit), -expit(-logit)], complex))
+            return self._log_x(point).real, self._slope(point).real * expit(logit) * expit(-logit)
+
+        logit = solve_monotone(on_negative_axis, log_x, np.zeros_like(log_x), FARTHEST, -FARTHEST)
+        point = self._start(np.array([expit(logit), -expit(-logit)], complex))
+        for angle in TURNS:
+            point, _ = self._solved(log_x, angle, point, ROUGHLY)
+        nearly = point
+        point, lost = self._solved(log_x, 0.0, point)
+        _put(point, nearly, _far(point, nearly))  # next to a pole
+        if lost.any():
+            raise ArithmeticError(f"no point of the law's curve was found at ln x = {log_x[lost][0]:.17g}")
+        return point
+
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """Depths below the upper edge between which the curve is traced."""
+        first = self.upper.reach / 4
+        if self.lower is not None:
+            return first, self.total - self.lower.reach / 4
+        least = max(factor.resolution for factor in self.factors)
+        smallest = self._log_x(self._start(_of_p(np.array([least])))).real[0]
+        return first, self.upper.log_x - float(smallest)
+
+    @cached_property
+    def total(self) -> float:
+        """Depth of the lower edge."""
+        return math.inf if self.lower is None else self.upper.log_x - self.lower.log_x
+
+    def stretched(self, depth: Array) -> Array:
+        """A variable in which the curve is smooth: ln depth near an edge, linear in ln x towards zero."""
+        if self.lower is None:
+            return np.log(-np.expm1(-depth / self.order)) + depth / self.order
+        return np.log(depth) - np.log(self.total - depth)
+
+    def unstretched(self, place: Array) -> tuple[Array, Array, Array]:
+        """The depth, what it lacks to the lower edge, and its derivative."""
+        if self.lower is None:
+            return self.order * np.logaddexp(0, place), np.full_like(place, np.inf), self.order * expit(place)
+        depth, rest = self.total * expit(place), self.total * expit(-place)
+        return depth, rest, depth * expit(-place)
+
+    @cached_property
+    def traced(self) -> tuple[Array, Complex]:
+        """Places in the stretched variable, and there ln p, ln y and the logarithms of the factors' variables.
+
+        Linear interpolation is right to a thousandth or so: intervals where it is not, at inner edges and poles of the
+        density, are halved.
+        """
+        place = np.linspace(*self.stretched(np.array(self.ends)), NODES)
+        found = self._logarithms(place)
+        for _ in range(HALVINGS):
+            middle = (place[:-1] + place[1:]) / 2
+            off = np.abs(np.exp(found[:, 1:] - found[:, :-1]) - 1).max(axis=0) > COARSE
+            off &= np.diff(place) > 1e-9 * np.maximum(1, np.abs(middle))
+            if not off.any():
+                break
+            new = np.searchsorted(place, middle[off])
+            found = np.insert(found, new, self._logarithms(middle[off]), axis=1)
+            place = np.insert(place, new, middle[off])
+        return place, found.real + 1j * np.unwrap(found.imag, axis=1)
+
+    def _logarithms(self, place: Array) -> Complex:
+        point = self._turned(self.upper.log_x - self.unstretched(place)[0])
+        return np.log(np.concatenate([np.atleast_2d(v) for v in (point.pair, *point.own)]))
+
+    def at(self, depth: Array) -> Point:
+        """Points of the curve between the reaches of the edges' series, at depths below the upper edge."""
+        nodes, found = self.traced
+        place = self.stretched(depth)
+        values = np.exp([np.interp(place, nodes, row.real) + 1j * np.interp(place, nodes, row.imag) for row in found])
+        pair, own, row = _moved(values[:2], np.zeros(1)), [], 2
+        for factor in self.factors:
+            own.append(values[row] if factor.rows == 1 else values[row : row + factor.rows])
+            row += factor.rows
+        log_x = self.upper.log_x - depth
+        point, lost = self._solved(log_x, 0.0, self._follow(pair, Point(pair, tuple(own))))
+        lost |= _far(point, Point(pair, ()))
+        if lost.any():
+            _put(point, self._turned(log_x[lost]), lost)
+        return self._lifted(point)
+
+    def _lifted(self, point: Point) -> Point:
+        """In a gap of the support p is real; what rounding leaves of Im p must not be negative."""
+        p, y = point.pair
+        least = ROUNDING * np.abs(p)
+        flat = p.imag < least
+        if not flat.any():
+            return point
+        pair = np.array([p.real + 1j * np.where(flat, least, p.imag), y.real + 1j * np.where(flat, least, p.imag)])
+        return self._follow(pair, point)
+
+
+def _repeated(point: Point, count: int) -> tuple[Complex, tuple[Complex, ...]]:
+    return np.repeat(point.pair, count, axis=-1), tuple(np.repeat(v, count, axis=-1) for v in point.own)
+
+
+def _far(point: Point, other: Point) -> NDArray[np.bool_]:
+    """Whether Newton's method has gone to another sheet."""
+    return np.abs(np.log(point.pair / other.pair)).max(axis=0) > 1
+
+
+def _put(point: Point, other: Point, where: NDArray[np.bool_]) -> None:
+    """Overwrite some elements, by those of as many or of all others."""
+    for old, new in zip((point.pair, *point.own), (other.pair, *other.own), strict=True):
+        old[..., where] = new[..., where] if new.shape == old.shape else new

@@ -1,0 +1,218 @@
+"""The law of a network's input–output Jacobian, read off its description."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+from bntheory.activations import Activation
+from bntheory.growth.prediction import predict_growth
+from bntheory.layers import Dense, Dropout, Flatten
+from bntheory.networks import Leaf, Residual, Sequential, leaves
+from bntheory.spectra.discrete import DiscreteLaw
+from bntheory.spectra.factors import ResidualBranch, ResidualGaussian
+from bntheory.spectra.law import SpectralLaw
+from bntheory.spectra.s_transform import Part, STransformLaw
+from bntheory.spectra.slopes import slope_factor
+
+
+def jacobian_law(net: Sequential) -> SpectralLaw:
+    """Return the limiting law of the eigenvalues of J Jᵀ, J the Jacobian of a wide network at initialization.
+
+    Widths go to infinity in the proportions of the description, at fixed depth. Factors are free:
+
+        Dense, iid weights       Gaussian matrix of the variance of a weight, whatever their distribution
+        Dense, orthogonal        gain times a matrix with orthonormal rows or columns
+        relu                     mask that keeps half of the units;  leaky_relu: 1 or slope², half each
+        other activations        φ′(√q g)², q the mean-field variance of the row before
+        Dropout                  mask that keeps 1 − p of the units, times 1/(1 − p)²
+        x + a·W φ(x), …          I + aB, B the product of the branch, where its factors are matrices and masks
+
+    Parameters
+    ----------
+    net : Sequential
+        Of Dense layers, activations, Dropout and blocks with identity shortcuts, on a flat input, which is taken for
+        Gaussian of second moment 1.
+
+    Returns
+    -------
+    SpectralLaw
+        Of all n_out eigenvalues, zeros included. A `STransformLaw`, or a `DiscreteLaw` if there is no continuous part.
+
+    Raises
+    ------
+    ValueError
+        "not available because …", with the row's name: for BatchNorm, LayerNorm, convolutions and pooling, and where
+        a mask depends on what it multiplies (an activation of what is not Gaussian).
+
+    References
+    ----------
+    Pennington, Schoenholz, Ganguli 2017 (arXiv:1711.04735) and 2018 (arXiv:1802.09979); Hanin, Nica 2018; Ling, Qiu
+    2019 (residual networks). Freeness: Pastur 2020; Collins, Hayase 2023.
+
+    Examples
+    --------
+    >>> from bntheory import mlp
+    >>> law = jacobian_law(mlp(depth=2, width=512))
+    >>> print(f"{law.support[1]:.6f}", law.atoms, [round(law.moment(k), 9) for k in (1, 2, 3, 4)])
+    11.090170 ((0.0, 0.5),) [1.0, 5.0, 33.0, 249.0]
+    """
+    rows = tuple(leaves(net))
+    if len(rows[0].shape) != 1:
+        raise ValueError(f"not available because the input has shape {rows[0].shape}: only flat inputs have a law")
+    product = _Product(rows[0].shape[0])
+    product.take(net, _Walk(rows, net))
+    return product.law(rows[-1].shape[0])
+
+
+class _Walk:
+    """The rows of a network, in order, and their mean-field variances."""
+
+    def __init__(self, rows: tuple[Leaf, ...], net: Sequential) -> None:
+        self.rows, self.net, self.next = rows, net, 1
+        self._log_q: Any = None
+
+    def step(self) -> Leaf:
+        """Return the next row."""
+        self.next += 1
+        return self.rows[self.next - 1]
+
+    def log_q(self, row: int) -> float:
+        """ln of the second moment of a row."""
+        if self._log_q is None:
+            self._log_q = predict_growth(self.net).log_second_moment
+        return float(self._log_q[row])
+
+
+@dataclass
+class _Product:
+    """Factors from the input on: T = n_L y, powers of c + T, and whether the units are Gaussian."""
+
+    width: int
+    gaussian: bool = True
+    log_scale: float = 0.0
+    powers: list[tuple[Fraction, int]] = field(default_factory=list)
+    parts: list[tuple[Any, int]] = field(default_factory=list)
+    mixing: bool = False  # whether a Dense layer is among them
+
+    def __post_init__(self) -> None:
+        self.inputs = self.width
+
+    def take(self, sequence: Sequential, walk: _Walk) -> None:
+        """Multiply the layers of a sequence."""
+        for layer in sequence.layers:
+            if isinstance(layer, Sequential):
+                self.take(layer, walk)
+            elif isinstance(layer, Residual):
+                self._block(layer, walk)
+            else:
+                self._leaf(walk)
+
+    def _leaf(self, walk: _Walk) -> None:
+        before = walk.next - 1
+        row = walk.step()
+        layer, refusal = row.layer, ""
+        if isinstance(layer, Dense):
+            self._dense(layer)
+        elif isinstance(layer, Activation) and str(layer) != "linear":
+            if not self.gaussian:
+                refusal = "it acts on units that are not Gaussian"
+            else:
+                self._activation(layer, walk, before)
+        elif isinstance(layer, Dropout):
+            self._mask(Fraction(1) - Fraction(layer.rate).limit_denominator(10**9))
+            self.log_scale -= 2 * math.log1p(-layer.rate)
+            self.gaussian &= layer.rate == 0
+        elif not isinstance(layer, (Activation, Flatten)):
+            refusal = "free probability has no rule for it"
+        if refusal:
+            raise ValueError(
+                f"not available because of row {row.name} ({row.operation}): {refusal}; "
+                "simulations.log_singular_values samples the network"
+            )
+
+    def _dense(self, layer: Dense) -> None:
+        inputs, outputs = self.width, layer.features
+        if layer.init.distribution == "orthogonal":
+            self.log_scale += 2 * math.log(layer.init.gain)
+            self.powers += [(Fraction(min(inputs, outputs)), 1), (Fraction(inputs), -1)]
+        else:
+            self.log_scale += math.log(layer.weight_variance((inputs,)))
+            self.powers.append((Fraction(outputs), 1))
+        self.width, self.gaussian, self.mixing = outputs, True, True
+
+    def _activation(self, phi: Activation, walk: _Walk, before: int) -> None:
+        self.gaussian = False
+        slopes = phi.homogeneous_slopes
+        if slopes is not None and slopes[1] == 0:
+            self.log_scale += 2 * math.log(abs(slopes[0]))
+            self._mask(Fraction(1, 2))
+            return
+        factor = slope_factor(phi, walk.log_q(before))
+        self.powers += [(Fraction(0), 1), (Fraction(self.width), -1)]
+        self.parts.append((factor, self.width))
+
+    def _mask(self, kept: Fraction) -> None:
+        if kept < 1:
+            self.powers += [(kept * self.width, 1), (Fraction(self.width), -1)]
+
+    def _block(self, block: Residual, walk: _Walk) -> None:
+        inside = _Product(self.width, self.gaussian)
+        inside.take(block.branch, walk)
+        if block.shortcut.layers:
+            shortcut = walk.step()
+            raise ValueError(
+                f"not available because of row {shortcut.name} ({shortcut.operation}): only blocks with identity "
+                "shortcuts have a law; simulations.log_singular_values samples the network"
+            )
+        row = walk.step()
+        if not inside.mixing or inside.parts:
+            what = (
+                "its branch has no Dense layer" if not inside.mixing else "slopes that are not 0 or 1 are in its branch"
+            )
+            raise ValueError(
+                f"not available because of row {row.name} ({row.operation}): {what}; "
+                "simulations.log_singular_values samples the network"
+            )
+        self.parts.append((inside.branch(block.scale), self.width))
+        self.gaussian, self.mixing = self.gaussian and inside.gaussian, True
+
+    def branch(self, scale: float) -> ResidualBranch | ResidualGaussian:
+        """I + scale · this product, as a factor; the product is square."""
+        width = self.width
+        terms = tuple((c / width, k) for c, k in self.powers)
+        log_scale = self.log_scale + sum(k for _, k in self.powers) * math.log(width)
+        if terms == ((Fraction(1), 1),):
+            return ResidualGaussian(scale * math.exp(log_scale / 2), 1)
+        return ResidualBranch(scale, STransformLaw.merge(terms), log_scale, 1)
+
+    def law(self, outputs: int) -> SpectralLaw:
+        """The law of the product, of dimension `outputs`."""
+        powers = [(Fraction(0), -1), (Fraction(self.inputs), 1), *self.powers]
+        log_scale = self.log_scale + sum(k for _, k in powers) * math.log(outputs)
+        parts = _counted([Part(factor, Fraction(size, outputs)) for factor, size in self.parts])
+        law = STransformLaw([(c / outputs, k) for c, k in powers], log_scale, parts)
+        if law.curve.residue > -math.inf and any(part.factor.reaches_zero for part in parts):
+            raise ValueError(
+                "not available because no Gaussian matrix smoothes the slopes of the activation, which have a density; "
+                "simulations.log_singular_values samples the network"
+            )
+        if law.curve.empty:
+            values, weights = zip(*law.atoms, strict=True)
+            return DiscreteLaw(values, weights)
+        return law
+
+
+def _counted(parts: list[Part]) -> tuple[Part, ...]:
+    """Equal parts together."""
+    found: list[Part] = []
+    for part in parts:
+        same = next((k for k, other in enumerate(found) if other.alike(part)), None)
+        if same is None:
+            found.append(part)
+        else:
+            count = found[same].factor.count + part.factor.count
+            found[same] = replace(found[same], factor=replace(found[same].factor, count=count))
+    return tuple(found)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +24,24 @@ from scipy import optimize
 from scipy.special import expit
 
 from bntheory.spectra.edges import Edge, InfiniteEdge, taylor
-from bntheory.spectra.factors import Array, Complex, Factor
+from bntheory.spectra.factors import Array, Complex, Factor, Local
 from bntheory.spectra.law import solve_monotone
 
 NODES = 160  # at which the curve is traced first
 HALVINGS = 40  # of intervals in which it bends too much
 COARSE = 0.5  # change from node to node
 ROUNDING = 1e-13  # of Im p beside |p|
+EARLY = 6  # turns, from where most points go straight to the curve
+CLOSE = 0.2  # from there, in ln p and ln y
+FLAT = 1e-6  # Im p beside |p|, in gaps
 TURNS = -np.pi * 0.5 ** np.arange(0.5, 36, 1)  # arguments of x on the way to the curve, from below: Im p > 0
 STEPS = 60  # of Newton's method at most
 FARTHEST = 60.0  # ln p/(1 − p) on the negative axis
 ROUGHLY, FINELY = 1e-3, 1e-9  # last step of Newton's method, whose error is its square
 FAR = np.logspace(-9, 9, 721)  # of y, where edges are looked for
+
+
+Mask = NDArray[np.bool_]
 
 
 class Point(NamedTuple):
@@ -44,12 +50,25 @@ class Point(NamedTuple):
     pair: Complex
     own: tuple[Complex, ...]
 
+    def part(self, where: Any) -> Point:
+        """Some of the points."""
+        return Point(self.pair[:, where], tuple(v[:, where] for v in self.own))
 
-def _of_p(p: Complex) -> Complex:
+    def copy(self) -> Point:
+        """The same points, to be moved."""
+        return Point(self.pair.copy(), tuple(v.copy() for v in self.own))
+
+    def put(self, where: Any, other: Point) -> None:
+        """Overwrite some of the points by as many others."""
+        for old, new in zip((self.pair, *self.own), (other.pair, *other.own), strict=True):
+            old[:, where] = new
+
+
+def _of_p(p: Any) -> Complex:
     return np.array([p, p - 1], complex)
 
 
-def _of_y(y: Complex) -> Complex:
+def _of_y(y: Any) -> Complex:
     return np.array([1 + y, y], complex)
 
 
@@ -71,11 +90,14 @@ class Curve:
 
     # -- ln x and its derivatives --------------------------------------------------------------------------------
 
+    def _locals(self, point: Point) -> list[Local]:
+        return [factor.local(point.pair, v) for factor, v in zip(self.factors, point.own, strict=True)]
+
     def _log_x(self, point: Point) -> Complex:
-        return np.sum([factor.log(v) for factor, v in zip(self.factors, point.own, strict=True)], axis=0)
+        return np.sum([local.log for local in self._locals(point)], axis=0)
 
     def _slope(self, point: Point) -> Complex:
-        return np.sum([factor.slope(v) for factor, v in zip(self.factors, point.own, strict=True)], axis=0)
+        return np.sum([local.slope for local in self._locals(point)], axis=0)
 
     def _start(self, pair: Complex) -> Point:
         return Point(pair, tuple(factor.start(pair) for factor in self.factors))
@@ -85,7 +107,7 @@ class Curve:
 
     def below(self, point: Point) -> Array:
         """Share of the eigenvalues below, not counting zeros."""
-        parts = [factor.integral(v) for factor, v in zip(self.factors, point.own, strict=True)]
+        parts = [factor.integral(point.pair, v) for factor, v in zip(self.factors, point.own, strict=True)]
         return np.sum(parts, axis=0) / np.pi
 
     # -- where it lies -------------------------------------------------------------------------------------------
@@ -155,7 +177,7 @@ class Curve:
         radius = 0.5 * min(abs(y), abs(p), abs(p - max(factor.lowest for factor in self.factors)))
 
         def slope(w: Complex) -> Complex:
-            point = Point(*_repeated(start, len(w)))
+            point = start.part(np.zeros(len(w), int))
             for share in (0.25, 0.5, 0.75, 1.0):
                 point = self._follow(_moved(start.pair, share * w), point)
             return self._slope(point)
@@ -166,7 +188,7 @@ class Curve:
         start = self._start(_of_y(np.array([1e6])))
 
         def slope(w: Complex) -> Complex:
-            point = Point(*_repeated(start, len(w)))
+            point = start.part(np.zeros(len(w), int))
             for y in (1e6 * w / np.abs(w), 1e3 * w / np.abs(w), 1 / w):
                 point = self._follow(_of_y(y), point)
             return -self._slope(point) / w**2
@@ -175,30 +197,32 @@ class Curve:
 
     # -- tracing it ----------------------------------------------------------------------------------------------
 
-    def _solved(
-        self, log_x: Array, angle: float, point: Point, tolerance: float = FINELY
-    ) -> tuple[Point, NDArray[np.bool_]]:
-        """Newton's method for ln x(p) = log_x + i·angle, and where it has not converged.
+    def _solved(self, log_x: Array, angle: float, point: Point, tolerance: float = FINELY) -> Mask:
+        """Newton's method in p and all v together for ln x = log_x + i·angle; where it has not converged.
 
-        An element that has settled stays: it does not depend on its company.
+        `point` is moved. An element that has settled stays: it does not depend on its company.
         """
-        moving, last = np.ones(len(log_x), bool), np.full(len(log_x), np.inf)
+        moving, last = np.arange(len(log_x)), np.full(len(log_x), np.inf)
         for _ in range(STEPS):
-            value, slope = self._log_x(point), self._slope(point)
-            error = value - (log_x + 1j * angle)
+            here = point.part(moving)
+            locals_ = self._locals(here)
+            error = np.sum([local.log for local in locals_], axis=0) - (log_x[moving] + 1j * angle)
             error = error.real + 1j * (error.imag - 2 * np.pi * np.round(error.imag / (2 * np.pi)))
-            step = np.where(moving, -error / slope, 0)
-            least = np.abs(point.pair).min(axis=0)
-            size = np.abs(step) / least
+            step = -error / np.sum([local.slope for local in locals_], axis=0)
+            steps = [local.miss + local.rate * step for local in locals_]
+            size = np.abs(step) / np.abs(here.pair).min(axis=0)
             step = step * np.minimum(1, 0.5 / np.maximum(size, 1e-300))
-            inside = np.where((point.pair[0] + step).imag < 0, -point.pair[0].imag / 2, step.imag)  # of the half-plane
-            point = self._follow(_moved(point.pair, step.real + 1j * inside), point)
-            at_rounding = (size < 1e-2) & (size > last / 2)
-            moving &= (size > tolerance) & ~at_rounding
-            if not moving.any():
+            inside = np.where((here.pair[0] + step).imag < 0, -here.pair[0].imag / 2, step.imag)  # of the half-plane
+            own = [factor.moved(v, dv) for factor, v, dv in zip(self.factors, here.own, steps, strict=True)]
+            point.put(moving, Point(_moved(here.pair, step.real + 1j * inside), tuple(own)))
+            for v, dv in zip(here.own, steps, strict=True):
+                size = np.maximum(size, np.max(np.abs(dv) / np.abs(v), axis=0, initial=0))
+            at_rounding = (size < 1e-2) & (size > last[moving] / 2)
+            last[moving] = size
+            moving = moving[(size > tolerance) & ~at_rounding]
+            if not len(moving):
                 break
-            last = size
-        return point, moving
+        return np.isin(np.arange(len(log_x)), moving)
 
     def _turned(self, log_x: Array) -> Point:
         """Points of the curve from the negative axis."""
@@ -209,11 +233,24 @@ class Curve:
 
         logit = solve_monotone(on_negative_axis, log_x, np.zeros_like(log_x), FARTHEST, -FARTHEST)
         point = self._start(np.array([expit(logit), -expit(-logit)], complex))
-        for angle in TURNS:
-            point, _ = self._solved(log_x, angle, point, ROUGHLY)
-        nearly = point
-        point, lost = self._solved(log_x, 0.0, point)
-        _put(point, nearly, _far(point, nearly))  # next to a pole
+        for angle in TURNS[:EARLY]:
+            self._solved(log_x, angle, point, ROUGHLY)
+        ahead = point.copy()
+        lost = self._solved(log_x, 0.0, ahead)
+        p = ahead.pair[0]
+        lost |= _far(ahead, point, CLOSE) | (p.imag < FLAT * np.abs(p))
+        if lost.any():
+            ahead.put(lost, self._turned_on(log_x[lost], point.part(lost)))
+        return ahead
+
+    def _turned_on(self, log_x: Array, point: Point) -> Point:
+        """Points that are not reached in one go: where the curve bends sharply, and in gaps."""
+        for angle in TURNS[EARLY:]:
+            self._solved(log_x, angle, point, ROUGHLY)
+        nearly = point.copy()
+        lost = self._solved(log_x, 0.0, point)
+        far = _far(point, nearly, 1.0)  # next to a pole
+        point.put(far, nearly.part(far))
         if lost.any():
             raise ArithmeticError(f"no point of the law's curve was found at ln x = {log_x[lost][0]:.17g}")
         return point
@@ -253,7 +290,8 @@ class Curve:
         Linear interpolation is right to a thousandth or so: intervals where it is not, at inner edges and poles of the
         density, are halved.
         """
-        place = np.linspace(*self.stretched(np.array(self.ends)), NODES)
+        first, last = self.stretched(np.array(self.ends))
+        place = np.linspace(first, last, NODES)
         found = self._logarithms(place)
         for _ in range(HALVINGS):
             middle = (place[:-1] + place[1:]) / 2
@@ -268,22 +306,19 @@ class Curve:
 
     def _logarithms(self, place: Array) -> Complex:
         point = self._turned(self.upper.log_x - self.unstretched(place)[0])
-        return np.log(np.concatenate([np.atleast_2d(v) for v in (point.pair, *point.own)]))
+        return np.log(np.concatenate([point.pair, *point.own]))
 
     def at(self, depth: Array) -> Point:
         """Points of the curve between the reaches of the edges' series, at depths below the upper edge."""
         nodes, found = self.traced
         place = self.stretched(depth)
         values = np.exp([np.interp(place, nodes, row.real) + 1j * np.interp(place, nodes, row.imag) for row in found])
-        pair, own, row = _moved(values[:2], np.zeros(1)), [], 2
-        for factor in self.factors:
-            own.append(values[row] if factor.rows == 1 else values[row : row + factor.rows])
-            row += factor.rows
-        log_x = self.upper.log_x - depth
-        point, lost = self._solved(log_x, 0.0, self._follow(pair, Point(pair, tuple(own))))
-        lost |= _far(point, Point(pair, ()))
+        ends = np.cumsum([factor.rows for factor in self.factors])[:-1]
+        guess = Point(_moved(values[:2], np.zeros(1, complex)), tuple(np.split(values[2:], ends)))
+        log_x, point = self.upper.log_x - depth, guess.copy()
+        lost = self._solved(log_x, 0.0, point) | _far(point, guess, 1.0)
         if lost.any():
-            _put(point, self._turned(log_x[lost]), lost)
+            point.put(lost, self._turned(log_x[lost]))
         return self._lifted(point)
 
     def _lifted(self, point: Point) -> Point:
@@ -297,16 +332,6 @@ class Curve:
         return self._follow(pair, point)
 
 
-def _repeated(point: Point, count: int) -> tuple[Complex, tuple[Complex, ...]]:
-    return np.repeat(point.pair, count, axis=-1), tuple(np.repeat(v, count, axis=-1) for v in point.own)
-
-
-def _far(point: Point, other: Point) -> NDArray[np.bool_]:
+def _far(point: Point, other: Point, change: float) -> Mask:
     """Whether Newton's method has gone to another sheet."""
-    return np.abs(np.log(point.pair / other.pair)).max(axis=0) > 1
-
-
-def _put(point: Point, other: Point, where: NDArray[np.bool_]) -> None:
-    """Overwrite some elements, by those of as many or of all others."""
-    for old, new in zip((point.pair, *point.own), (other.pair, *other.own), strict=True):
-        old[..., where] = new[..., where] if new.shape == old.shape else new
+    return np.abs(np.log(point.pair / other.pair)).max(axis=0) > change

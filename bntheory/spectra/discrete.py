@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from bntheory import arguments
-from bntheory.spectra.factors import Diagonal
+from bntheory.spectra.diagonal import Diagonal
 from bntheory.spectra.law import DIGITS, Array, SpectralLaw
 from bntheory.spectra.s_transform import Part, STransformLaw
 

@@ -12,8 +12,9 @@ from bntheory.growth.prediction import predict_growth
 from bntheory.layers import Dense, Dropout, Flatten
 from bntheory.networks import Leaf, Residual, Sequential, leaves
 from bntheory.spectra.discrete import DiscreteLaw
-from bntheory.spectra.factors import ResidualBranch, ResidualGaussian
+from bntheory.spectra.factors import merged
 from bntheory.spectra.law import SpectralLaw
+from bntheory.spectra.residual import ResidualBranch, ResidualGaussian
 from bntheory.spectra.s_transform import Part, STransformLaw
 from bntheory.spectra.slopes import slope_factor
 
@@ -186,7 +187,7 @@ class _Product:
         log_scale = self.log_scale + sum(k for _, k in self.powers) * math.log(width)
         if terms == ((Fraction(1), 1),):
             return ResidualGaussian(scale * math.exp(log_scale / 2), 1)
-        return ResidualBranch(scale, STransformLaw.merge(terms), log_scale, 1)
+        return ResidualBranch(scale, merged(terms), log_scale, 1)
 
     def law(self, outputs: int) -> SpectralLaw:
         """The law of the product, of dimension `outputs`."""
@@ -207,12 +208,8 @@ class _Product:
 
 def _counted(parts: list[Part]) -> tuple[Part, ...]:
     """Equal parts together."""
-    found: list[Part] = []
+    found: dict[Part, int] = {}
     for part in parts:
-        same = next((k for k, other in enumerate(found) if other.alike(part)), None)
-        if same is None:
-            found.append(part)
-        else:
-            count = found[same].factor.count + part.factor.count
-            found[same] = replace(found[same], factor=replace(found[same].factor, count=count))
-    return tuple(found)
+        one = replace(part, factor=part.factor.counted(1))
+        found[one] = found.get(one, 0) + part.factor.count
+    return tuple(replace(part, factor=part.factor.counted(count)) for part, count in found.items())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -15,7 +16,8 @@ from scipy.special import expit
 from bntheory import arguments
 from bntheory.spectra import series
 from bntheory.spectra.curve import Curve
-from bntheory.spectra.factors import Diagonal, Factor, Powers, merged
+from bntheory.spectra.diagonal import Diagonal
+from bntheory.spectra.factors import Factor, Powers, merged
 from bntheory.spectra.law import Array, SpectralLaw, solve_monotone
 
 LARGEST_ODDS = 330.0  # logarithm: the depth of rarer values would underflow where the density diverges
@@ -30,13 +32,9 @@ class Part:
     factor: Factor
     size: Fraction = Fraction(1)
 
-    def alike(self, other: Part) -> bool:
-        """Whether they differ in their count only."""
-        return self.size == other.size and self.factor.alike(other.factor)
-
 
 class STransformLaw(SpectralLaw):
-    r"""Law of x, the eigenvalues of J Jᵀ, by x(y) = κ Π (c_i + y)^(k_i), y = E λ/(x − λ) its moment generating function.
+    r"""Law of the eigenvalues x of J Jᵀ by x(y) = κ Π (c_i + y)^(k_i), y = E λ/(x − λ) its moment generating function.
 
     A product of free factors has x(y) = (1+y)/y · Π 1/S_i(y), S_i their S-transforms. With n the dimension of J Jᵀ:
 
@@ -85,7 +83,7 @@ class STransformLaw(SpectralLaw):
 
     def __init__(
         self,
-        powers: Mapping[float, int] | Iterable[tuple[float | Fraction, int]],
+        powers: Mapping[Any, int] | Iterable[tuple[float | Fraction, int]],
         log_scale: float = 0.0,
         parts: tuple[Part, ...] = (),
     ) -> None:
@@ -94,11 +92,6 @@ class STransformLaw(SpectralLaw):
         self.log_scale = arguments.number("log_scale", log_scale)
         self.parts = tuple(parts)
         self._check()
-
-    @staticmethod
-    def merge(terms: Iterable[tuple[Fraction, int]]) -> tuple[tuple[Fraction, int], ...]:
-        """Equal c's together, in increasing order."""
-        return merged(tuple(terms))
 
     def _check(self) -> None:
         orders = dict(self.powers)
@@ -285,7 +278,7 @@ class STransformLaw(SpectralLaw):
     @cached_property
     def _nodes(self) -> tuple[Array, Array]:
         """The double exponential rule on the stretches between gaps, where the quantile function jumps."""
-        place, found = self.curve.traced
+        found = self.curve.traced[1]
         flat = np.sin(found[0].imag) < FLAT
         levels = np.exp(self._odds_below[flat])
         cuts = np.unique(np.round(levels[(levels > 1e-9) & (levels < 1 - 1e-9)], 9))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from scipy import optimize
 from scipy.special import expit, ndtr, ndtri
 
 from bntheory.activations import Activation
-from bntheory.spectra.factors import SMALLEST, Diagonal
+from bntheory.spectra.diagonal import Diagonal
+from bntheory.spectra.factors import SMALLEST
 from bntheory.spectra.law import Array
 
 GRID = np.linspace(-12, 12, 4801)  # of g, on which φ′ is searched for zeros
 POINTS = 64  # of the rule between two of them
 RESOLUTION = 1e-6  # share of the units whose slopes near a zero of φ′ the rule resolves
-TINY = 1e-300  # squared slopes below count as zero
+TINY = 1e-120  # squared slopes below count as zero
 
 
 def slope_factor(phi: Activation, log_q: float, points: int = POINTS) -> Diagonal:
@@ -51,6 +53,8 @@ def slope_factor(phi: Activation, log_q: float, points: int = POINTS) -> Diagona
         return np.asarray(phi.dphi(root * g), dtype=float)
 
     g, weights = _rule(_zeros(slope), points)
+    if np.allclose(np.abs(slope(GRID)), np.abs(slope(-GRID)), rtol=1e-13, atol=0):  # half of the nodes will do
+        g, weights = g[g > 0], weights[g > 0]
     values = slope(g) ** 2
     alive = (values > TINY) & (weights > 0)
     if not alive.any():
@@ -61,7 +65,7 @@ def slope_factor(phi: Activation, log_q: float, points: int = POINTS) -> Diagona
     return Diagonal(values, weights / weights.sum(), 1, order, resolution=resolution, reaches_zero=True)
 
 
-def _zeros(slope) -> list[float]:
+def _zeros(slope: Callable[[Array], Array]) -> list[float]:
     """Where φ′ changes its sign."""
     values = slope(GRID)
     change = np.flatnonzero(np.sign(values[1:]) * np.sign(values[:-1]) < 0)

@@ -27,6 +27,7 @@ from bntheory.spectra.edges import Edge, InfiniteEdge, taylor
 from bntheory.spectra.factors import Array, Complex, Factor, Local
 from bntheory.spectra.law import solve_monotone
 
+TURNS_ABOUT_ZERO = 16
 NODES = 160  # at which the curve is traced first
 HALVINGS = 40  # of intervals in which it bends too much
 COARSE = 0.5  # change from node to node
@@ -110,6 +111,14 @@ class Curve:
         parts = [factor.integral(point.pair, v) for factor, v in zip(self.factors, point.own, strict=True)]
         return np.sum(parts, axis=0) / np.pi
 
+    def around_zero(self, y: Complex) -> Complex:
+        """ln x on a circle about y = 0, up to multiples of 2πi."""
+        radius, angle = np.abs(y), np.angle(y)
+        point = self._start(_of_y(radius))
+        for share in np.arange(1, TURNS_ABOUT_ZERO + 1) / TURNS_ABOUT_ZERO:
+            point = self._follow(_of_y(radius * np.exp(1j * share * angle)), point)
+        return self._log_x(point)
+
     # -- where it lies -------------------------------------------------------------------------------------------
 
     @cached_property
@@ -120,44 +129,37 @@ class Curve:
     @cached_property
     def residue(self) -> float:
         """Mass of the atom at the top if positive: lim y (ln x − ln x_∞) as y → ∞, where x(∞) is finite."""
-        if sum(factor.degree for factor in self.factors) > 0:
+        if self._degree > 0:
             return -math.inf
         return float(sum((factor.residue for factor in self.factors), 0))
 
-    @cached_property
-    def log_top(self) -> float:
-        """ln of the largest x, atoms included."""
-        return self.log_infinity if self.residue > 0 else self.upper.log_x
-
-    @cached_property
-    def log_infinity(self) -> float:
-        """ln x(∞), where it is finite."""
-        return float(self._log_x(self._start(_of_y(np.array([1e30])))).real[0])
-
-    @cached_property
-    def empty(self) -> bool:
-        """Whether there is no continuous part."""
-        return self.residue >= 1 - 1e-12
+    @property
+    def _degree(self) -> float:
+        return sum(factor.degree for factor in self.factors)
 
     @cached_property
     def upper(self) -> Edge | InfiniteEdge:
         """The upper edge."""
         if self.residue == 0:
-            return self._expanded_at_infinity()
+            return self._expanded_at_infinity(1)
         bound = max(factor.lowest for factor in self.factors)
         if self.residue < 0:
             return self._edge(_of_y, FAR)
         return self._edge(_of_p, bound - FAR[::-1])
 
     @cached_property
-    def lower(self) -> Edge | None:
+    def lower(self) -> Edge | InfiniteEdge | None:
         """The lower edge; None if the support reaches to zero."""
         if self.order != 1 or any(factor.reaches_zero for factor in self.factors):
             return None
+        if self._degree == 0 and sum(factor.lower_residue for factor in self.factors) == 0:
+            return self._expanded_at_infinity(-1)
         bound = max(factor.lowest for factor in self.factors)
         if math.isinf(bound):
             return self._edge(_of_p, -FAR)
-        return self._edge(_of_p, bound * np.concatenate([np.logspace(-12, -1, 200), expit(np.linspace(-2, 30, 400))]))
+        # beyond the bound if factors are singular there that are not their product: u and 1/(1 + y_D)
+        inside = np.concatenate([np.logspace(-12, -1, 200), expit(np.linspace(-2, 16, 400))])
+        return self._edge(_of_p, bound * np.concatenate([inside, 1 + FAR[FAR > 1e-7]]))
 
     def _edge(self, pair_of: Callable[[Array], Complex], places: Array) -> Edge:
         """Where the slope of ln x first becomes positive along a line of p or of y."""
@@ -184,8 +186,9 @@ class Curve:
 
         return Edge(float(self._log_x(start).real[0]), *taylor(slope, radius))
 
-    def _expanded_at_infinity(self) -> InfiniteEdge:
-        start = self._start(_of_y(np.array([1e6])))
+    def _expanded_at_infinity(self, sign: int) -> InfiniteEdge:
+        """The edge where y = ±∞."""
+        start = self._start(_of_y(np.array([sign * 1e6])))
 
         def slope(w: Complex) -> Complex:
             point = start.part(np.zeros(len(w), int))
@@ -193,7 +196,8 @@ class Curve:
                 point = self._follow(_of_y(y), point)
             return -self._slope(point) / w**2
 
-        return InfiniteEdge(self.log_infinity, *taylor(slope, 0.25))
+        at_infinity = self._start(_of_y(np.array([sign * 1e30])))
+        return InfiniteEdge(float(self._log_x(at_infinity).real[0]), *taylor(slope, 0.25))
 
     # -- tracing it ----------------------------------------------------------------------------------------------
 
@@ -217,7 +221,7 @@ class Curve:
             point.put(moving, Point(_moved(here.pair, step.real + 1j * inside), tuple(own)))
             for v, dv in zip(here.own, steps, strict=True):
                 size = np.maximum(size, np.max(np.abs(dv) / np.abs(v), axis=0, initial=0))
-            at_rounding = (size < 1e-2) & (size > last[moving] / 2)
+            at_rounding = (size < 1e-2) & (size > 0.75 * last[moving])  # in gaps Im p is halved, step by step
             last[moving] = size
             moving = moving[(size > tolerance) & ~at_rounding]
             if not len(moving):

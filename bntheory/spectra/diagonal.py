@@ -79,7 +79,14 @@ class Diagonal(Factor):
 
     @property
     def residue(self) -> float:
-        return self.count * float(self.weights[self.values == self.values.max()].sum()) / self.share
+        return self._share_at(self.values.max())
+
+    @property
+    def lower_residue(self) -> float:
+        return self._share_at(self.values.min())
+
+    def _share_at(self, value: float) -> float:
+        return self.count * float(self.weights[self.values == value].sum()) / self.share
 
     @property
     def lowest(self) -> float:
@@ -156,8 +163,8 @@ class Diagonal(Factor):
         return Local(self.count * (np.log(u) + miss / u), self.count * rate / u, miss[None], rate[None])
 
     def moved(self, v: Complex, step: Complex) -> Complex:
-        """As usual, and not across the real axis."""
-        after = super().moved(v, step)
+        """Im u < 0 is kept."""
+        after = self.shortened(v, step)
         return np.where((v.imag < 0) & (after.imag >= 0), after.real + 0.5j * v.imag, after)
 
     def integral(self, pair: Complex, v: Complex) -> Array:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -81,9 +83,11 @@ class DiscreteLaw(SpectralLaw):
         alive = values > 0
         if not alive.any():
             raise ValueError("a law that is 0 has no S-transform")
-        factor = Diagonal(values[alive], weights[alive])
-        # 1/S = u y/(1 + y), and x = (1 + y)/y · 1/S
-        return STransformLaw((), 0.0, (Part(factor),))
+        values, weights = values[alive], weights[alive]
+        if len(values) == 1:  # a projection: u = λ (w + y)/y
+            share = Fraction(float(weights[0])).limit_denominator(10**12)
+            return STransformLaw([(0, -1), (share, 1)], math.log(values[0]))
+        return STransformLaw((), 0.0, (Part(Diagonal(values, weights)),))
 
 
 def _numbers(name: str, given: Any) -> Array:

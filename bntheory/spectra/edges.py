@@ -32,7 +32,7 @@ class Edge(NamedTuple):
 
 
 class InfiniteEdge(NamedTuple):
-    """An upper edge where y and the density are infinite: the same with the Taylor series in 1/y."""
+    """An edge where y and the density are infinite: the same with the Taylor series in 1/y."""
 
     log_x: float
     series: Array
@@ -40,7 +40,7 @@ class InfiniteEdge(NamedTuple):
 
     def within(self, depth: Array) -> tuple[Array, Array]:
         """As for `Edge`."""
-        w = _root(self.series, -depth).conj()
+        w = _root(self.series, (-1 if self.series[2] > 0 else 1) * depth).conj()
         n = np.arange(2, TERMS)
         series = np.concatenate([[0.0], n / (n - 1) * self.series[2:]])
         return (1 / w).imag, np.abs(_polynomial(series, w).imag) / np.pi

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,11 @@ class Factor(ABC):
         return math.nan
 
     @property
+    def lower_residue(self) -> Fraction | float:
+        """The same as y → −∞ below the support."""
+        return self.residue
+
+    @property
     def rank(self) -> Fraction:
         """Share of its squared singular values that are not zero."""
         return Fraction(1)
@@ -86,9 +91,9 @@ class Factor(ABC):
         return -math.inf
 
     @property
-    def poles(self) -> Iterable[float]:
-        """Real p, other than those between p = 0 and −∞, where h is singular on the way around y = 0."""
-        return ()
+    def atoms(self) -> list[tuple[float, float]]:
+        """Values that h takes as y → ∞, each as e^h, and their probabilities; none for a positive degree."""
+        return []
 
     def start(self, pair: Complex) -> Complex:
         """v at real (p, y): p in (0, 1) as for x < 0, above 1 as for x beyond the support, or just below 0."""
@@ -103,14 +108,18 @@ class Factor(ABC):
         """Im ∫ p dh from p = 0."""
 
     def moved(self, v: Complex, step: Complex) -> Complex:
-        """v after a step of Newton's method, shortened to half of |v|."""
+        """v after a step of Newton's method on the curve's side of the real axis."""
+        return self.shortened(v, step)
+
+    def shortened(self, v: Complex, step: Complex) -> Complex:
+        """v after a step of Newton's method anywhere, of at most half of |v|."""
         return v + step * np.minimum(1, 0.5 * np.abs(v) / np.maximum(np.abs(step), 1e-300))
 
     def follow(self, pair: Complex, v: Complex) -> Complex:
         """v at (p, y), given that of a point nearby."""
         for _ in range(ITERATIONS if self.rows else 0):
             step = self.local(pair, v).miss
-            v = self.moved(v, step)
+            v = self.shortened(v, step)
             if np.all(np.abs(step) <= 1e-9 * np.abs(v)):
                 break
         return v
@@ -145,6 +154,10 @@ class Shared(Factor):
     @property
     def residue(self) -> float:
         return float(self.factor.residue) / self.share
+
+    @property
+    def lower_residue(self) -> float:
+        return float(self.factor.lower_residue) / self.share
 
     @property
     def lowest(self) -> float:

@@ -11,15 +11,13 @@ from bntheory.activations import Activation
 from bntheory.growth.prediction import predict_growth
 from bntheory.layers import Dense, Dropout, Flatten
 from bntheory.networks import Leaf, Residual, Sequential, leaves
-from bntheory.spectra.discrete import DiscreteLaw
 from bntheory.spectra.factors import merged
-from bntheory.spectra.law import SpectralLaw
 from bntheory.spectra.residual import ResidualBranch, ResidualGaussian
 from bntheory.spectra.s_transform import Part, STransformLaw
 from bntheory.spectra.slopes import slope_factor
 
 
-def jacobian_law(net: Sequential) -> SpectralLaw:
+def jacobian_law(net: Sequential) -> STransformLaw:
     """Return the limiting law of the eigenvalues of J Jᵀ, J the Jacobian of a wide network at initialization.
 
     Widths go to infinity in the proportions of the description, at fixed depth. Factors are free:
@@ -39,8 +37,8 @@ def jacobian_law(net: Sequential) -> SpectralLaw:
 
     Returns
     -------
-    SpectralLaw
-        Of all n_out eigenvalues, zeros included. A `STransformLaw`, or a `DiscreteLaw` if there is no continuous part.
+    STransformLaw
+        Of all n_out eigenvalues, zeros included.
 
     Raises
     ------
@@ -189,21 +187,12 @@ class _Product:
             return ResidualGaussian(scale * math.exp(log_scale / 2), 1)
         return ResidualBranch(scale, merged(terms), log_scale, 1)
 
-    def law(self, outputs: int) -> SpectralLaw:
+    def law(self, outputs: int) -> STransformLaw:
         """The law of the product, of dimension `outputs`."""
         powers = [(Fraction(0), -1), (Fraction(self.inputs), 1), *self.powers]
         log_scale = self.log_scale + sum(k for _, k in powers) * math.log(outputs)
         parts = _counted([Part(factor, Fraction(size, outputs)) for factor, size in self.parts])
-        law = STransformLaw([(c / outputs, k) for c, k in powers], log_scale, parts)
-        if law.curve.residue > -math.inf and any(part.factor.reaches_zero for part in parts):
-            raise ValueError(
-                "not available because no Gaussian matrix smoothes the slopes of the activation, which have a density; "
-                "simulations.log_singular_values samples the network"
-            )
-        if law.curve.empty:
-            values, weights = zip(*law.atoms, strict=True)
-            return DiscreteLaw(values, weights)
-        return law
+        return STransformLaw([(c / outputs, k) for c, k in powers], log_scale, parts)
 
 
 def _counted(parts: list[Part]) -> tuple[Part, ...]:

@@ -294,7 +294,8 @@ class SpectralLaw(ABC):
         below, above, at_atom = level, 1 - level, np.full(level.shape, np.nan)
         for location, mass in self.atoms:
             under = self._mass * math.exp(self._at(np.array(location))[1])
-            hit = (below >= under) & (below <= under + mass) & np.isnan(at_atom)
+            last = location == self.atoms[-1][0] and location >= self.support[1]
+            hit = (below >= under) & ((below <= under + mass) | last) & np.isnan(at_atom)
             at_atom = np.where(hit, location, at_atom)
             above = np.where(below < under, above - mass, above)
             below = np.where(below > under + mass, below - mass, below)

@@ -120,7 +120,7 @@ class ResidualBranch(Factor):
         along = (rate - inner / y) / (y - inner) + (rate - inner / p) / (p - inner)
         return Local(-self.count * log, self.count * along, miss[None], rate[None])
 
-    def moved(self, v: Complex, step: Complex) -> Complex:
+    def shortened(self, v: Complex, step: Complex) -> Complex:
         return v + step  # it may pass through zero
 
     def integral(self, pair: Complex, v: Complex) -> Array:

@@ -14,15 +14,17 @@ import numpy as np
 from scipy.special import expit
 
 from bntheory import arguments
-from bntheory.spectra import series
+from bntheory.spectra.atoms import atoms_above_zero
 from bntheory.spectra.curve import Curve
 from bntheory.spectra.diagonal import Diagonal
+from bntheory.spectra.edges import InfiniteEdge
 from bntheory.spectra.factors import Factor, Powers, merged
 from bntheory.spectra.law import Array, SpectralLaw, solve_monotone
+from bntheory.spectra.series import Circle, circle, log_moment
 
 LARGEST_ODDS = 330.0  # logarithm: the depth of rarer values would underflow where the density diverges
 FLAT = 1e-9  # Im p beside |p| in a gap
-EXACT = 100  # order up to which moments are taken from the series
+EXACT, ON_CIRCLE = 100, 8  # orders up to which moments are taken from the series of powers, and of other factors
 
 
 @dataclass(frozen=True)
@@ -95,16 +97,21 @@ class STransformLaw(SpectralLaw):
 
     def _check(self) -> None:
         orders = dict(self.powers)
-        at_zero = orders.get(Fraction(0), 0) - sum(p.factor.count for p in self.parts if isinstance(p.factor, Diagonal))
+        diagonal = [part for part in self.parts if isinstance(part.factor, Diagonal)]
+        at_zero = orders.get(Fraction(0), 0) - sum(part.factor.count for part in diagonal)
         if at_zero != -1:
             raise ValueError(f"x(y) must have a simple pole at y = 0, got the power {at_zero}: it is (1 + y)/y · 1/S")
-        first = next((c for c, _ in self.powers if c > 0), None)
-        if (
-            first is not None
-            and first < min([part.size for part in self.parts], default=first + 1)
-            and orders[first] < 0
-        ):
+        first = next((c for c, _ in self.powers if c > 0), Fraction(0))
+        if orders.get(first, 0) < 0 < first < min([part.size for part in self.parts], default=first + 1):
             raise ValueError(f"no law has this x(y): its pole at y = −{float(first):g} lies nearer to 0 than any zero")
+        if diagonal and self._above and self._mass:
+            x, mass = self._above[-1]
+            raise ValueError(
+                f"not available because an atom, of mass {mass:.6g} at x = {x:.6g}, is left of the factors' own: "
+                "products of discrete laws and projections alone are supported where they have no atom above zero"
+            )
+        if any(part.factor.reaches_zero for part in diagonal) and self._degree <= 0:
+            raise ValueError("not available because no Gaussian matrix smooths the factors, of which one has a density")
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{float(c):g}: {k}" for c, k in self.powers)
@@ -160,38 +167,24 @@ class STransformLaw(SpectralLaw):
 
     @cached_property
     def atoms(self) -> tuple[tuple[float, float], ...]:
-        """Point masses as (location, mass): at zero, and where atoms of all factors overlap."""
+        """Point masses as (location, mass): at zero, and at the top where x stays finite as y → ∞."""
         zero = [(0.0, float(1 - self.rank))] if self.rank < 1 else []
-        return tuple(zero + self._atoms_above)
+        return (*zero, *self._above)
 
     @cached_property
-    def _atoms_above(self) -> list[tuple[float, float]]:
-        """Atoms at x > 0: a product has the mass μ(a) + ν(b) − 1 at ab (Bercovici, Voiculescu 1998)."""
-        if self.curve.residue == -math.inf:
-            return []
-        factors = [part.factor for part in self.parts if isinstance(part.factor, Diagonal) and part.size == 1]
-        count = sum(factor.count for factor in factors)
-        if not count or self.powers != merged([(Fraction(0), count - 1), (Fraction(1), 1 - count)]):
-            share = float(self.rank) * self.curve.residue
-            return [(math.exp(self.curve.log_infinity), share)] if share > 0 else []
-        found = {math.exp(self.log_scale): 1.0}
-        for factor in factors:
-            for _ in range(factor.count):
-                pairs = ((x * y, p + q - 1) for x, p in found.items() for y, q in factor.atoms if p + q > 1 + 1e-12)
-                found = dict(pairs)
-        return sorted(found.items())
+    def _above(self) -> list[tuple[float, float]]:
+        return atoms_above_zero(self.powers, self.log_scale, [(part.factor, part.size) for part in self.parts])
+
+    @property
+    def _degree(self) -> float:
+        """d ln x/d ln y as y → ∞."""
+        return sum(k for _, k in self.powers) + sum(part.factor.degree for part in self.parts)
 
     @property
     def _share(self) -> float:
         """Of the nonzero eigenvalues, those of the continuous part."""
-        return 1 - sum(mass for _, mass in self._atoms_above) / float(self.rank)
-
-    def _atoms_below(self, log_x: Array) -> Array:
-        """Of the nonzero eigenvalues, those in atoms below."""
-        total = np.zeros_like(log_x)
-        for location, mass in self._atoms_above:
-            total += mass / float(self.rank) * (log_x > math.log(location))
-        return total
+        share = 1 - math.fsum(mass for _, mass in self._above) / float(self.rank)
+        return share if share > 1e-12 else 0.0
 
     @property
     def _mass(self) -> float:
@@ -199,14 +192,18 @@ class STransformLaw(SpectralLaw):
 
     @property
     def _zero_exponent(self) -> float:
-        return 1 / self.curve.order if self.curve.lower is None else math.inf
+        return 1 / self.curve.order if self._mass and self.curve.lower is None else math.inf
 
     def _log_support(self) -> tuple[Decimal, Decimal]:
+        if not self._mass:
+            return Decimal(self._above[0][0]).ln(), Decimal(self._above[-1][0]).ln()
         lower = self.curve.lower
         low = Decimal("-Infinity") if lower is None else Decimal(lower.log_x)
         return low, Decimal(self.curve.upper.log_x)
 
     def _continuous(self, depth: Array) -> tuple[Array, Array, Array]:
+        if not self._mass:
+            return np.full_like(depth, -np.inf), np.full_like(depth, -np.inf), np.zeros_like(depth)
         return self._logs(depth, self.curve.total - depth)
 
     def _logs(self, depth: Array, rest: Array) -> tuple[Array, Array, Array]:
@@ -220,7 +217,7 @@ class STransformLaw(SpectralLaw):
             out[:, near] = imaginary / np.pi, self._share - above, above
         if between.any():
             point = curve.at(depth[between])
-            below = curve.below(point) - self._atoms_below(curve.upper.log_x - depth[between])
+            below = curve.below(point)
             out[:, between] = point.pair[0].imag / np.pi, below, self._share - below
         if curve.lower is not None and low.any():
             imaginary, below = curve.lower.within(rest[low])
@@ -249,7 +246,8 @@ class STransformLaw(SpectralLaw):
             return log_below - log_above, -slope * moved
 
         nodes, values, slopes, _ = self._odds_traced
-        target = np.minimum(np.log(below) - np.log(above), LARGEST_ODDS)
+        least = -LARGEST_ODDS if isinstance(curve.lower, InfiniteEdge) else -math.inf
+        target = np.clip(np.log(below) - np.log(above), least, LARGEST_ODDS)
         guess = np.interp(-target, -values, nodes)
         for end in (0, -1):
             beyond = target > values[0] if end == 0 else target < values[-1]
@@ -280,8 +278,9 @@ class STransformLaw(SpectralLaw):
         """The double exponential rule on the stretches between gaps, where the quantile function jumps."""
         found = self.curve.traced[1]
         flat = np.sin(found[0].imag) < FLAT
-        levels = np.exp(self._odds_below[flat])
-        cuts = np.unique(np.round(levels[(levels > 1e-9) & (levels < 1 - 1e-9)], 9))
+        levels = np.sort(np.exp(self._odds_below[flat]))
+        levels = levels[(levels > 1e-9) & (levels < 1 - 1e-9)]
+        cuts = levels[np.diff(levels, append=2.0) > 1e-9]  # one a gap
         depth, weights = [], []
         y = np.arange(-388, 389) / 64
         for low, high in zip((0.0, *cuts), (*cuts, 1.0), strict=True):
@@ -291,11 +290,19 @@ class STransformLaw(SpectralLaw):
             weights.append((high - low) * below * above * np.pi * np.cosh(y) / 64)
         return np.concatenate(depth), np.concatenate(weights)
 
+    @cached_property
+    def _circle(self) -> Circle:
+        return circle(self.curve.around_zero)
+
     def _log_moment(self, order: float) -> float:
-        """From the series in y where the order is a small integer, and atoms do not cancel it."""
-        if order == int(order) and 1 <= order <= EXACT and not self.parts:
-            total = series.log_moment(self.powers, int(order)) + order * self.log_scale
-            atoms = sum(mass * math.exp(order * math.log(x) - total) for x, mass in self.atoms if x > 0)
+        """From x(y) about y = 0 where the order is a small integer, and atoms do not cancel it."""
+        if order == int(order) and 1 <= order <= (ON_CIRCLE if self.parts else EXACT):
+            k = int(order)
+            if self.parts:
+                total = self._circle.log_moment(k) + math.log(self.rank)
+            else:
+                total = log_moment(self.powers, k) + k * self.log_scale
+            atoms = sum(mass * math.exp(k * math.log(x) - total) for x, mass in self.atoms if x > 0)
             if atoms < 0.9:
                 return total + math.log1p(-atoms) - math.log(self._mass)
         return super()._log_moment(order)

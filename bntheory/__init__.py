@@ -40,6 +40,11 @@ _PUBLIC = {
     # spectra
     "FussCatalan": "spectra.fuss_catalan",
     "MarchenkoPastur": "spectra.fuss_catalan",
+    "STransformLaw": "spectra.s_transform",
+    "DiscreteLaw": "spectra.discrete",
+    "density_law": "spectra.densities",
+    "slope_law": "spectra.densities",
+    "jacobian_law": "spectra.jacobian",
     "finite_size_moments": "spectra.finite_size",
     "lyapunov_exponents": "spectra.lyapunov",
     "regime": "spectra.regime",

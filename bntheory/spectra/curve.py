@@ -134,12 +134,19 @@ class Curve:
         return float(sum((factor.residue for factor in self.factors), 0))
 
     @property
+    def smooth(self) -> bool:
+        """Whether a Gaussian matrix smooths factors that stand for densities."""
+        return self._degree > 0 or all(factor.coarse is None for factor in self.factors)
+
+    @property
     def _degree(self) -> float:
         return sum(factor.degree for factor in self.factors)
 
     @cached_property
     def upper(self) -> Edge | InfiniteEdge:
         """The upper edge."""
+        if not self.smooth:
+            raise ValueError("not available because no Gaussian matrix smooths the factors, of which one has a density")
         if self.residue == 0:
             return self._expanded_at_infinity(1)
         bound = max(factor.lowest for factor in self.factors)

@@ -35,6 +35,8 @@ class Diagonal(Factor):
     zero_order : float
         d ln u/d ln(y_D + r) as y_D falls to −r, r the sum of the weights: 1 if E 1/λ is finite.
     share : float
+    coarse : Diagonal, optional
+        Of a density, which values and weights stand for: the same by half as many of them.
     """
 
     values: Array
@@ -44,6 +46,7 @@ class Diagonal(Factor):
     share: float = 1.0
     resolution: float = SMALLEST
     reaches_zero: bool = False
+    coarse: Diagonal | None = None
     rows = 1
 
     def __eq__(self, other: object) -> bool:
@@ -94,8 +97,8 @@ class Diagonal(Factor):
 
     @property
     def atoms(self) -> list[tuple[float, float]]:
-        """Its values and their probabilities, none if they stand for a density."""
-        return [] if self.reaches_zero else list(zip(self.values.tolist(), self.weights.tolist(), strict=True))
+        """Its values and their probabilities; none if they stand for a density."""
+        return [] if self.coarse else list(zip(self.values.tolist(), self.weights.tolist(), strict=True))
 
     @cached_property
     def _moments(self) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -43,8 +44,8 @@ class DiscreteLaw(SpectralLaw):
     0.505
     """
 
-    values: tuple[float, ...]
-    weights: tuple[float, ...]
+    values: Sequence[float]
+    weights: Sequence[float]
 
     def __post_init__(self) -> None:
         values, weights = (_numbers(name, getattr(self, name)) for name in ("values", "weights"))

@@ -52,13 +52,15 @@ class Factor(ABC):
     count : how many of them there are;
     rows : variables v of its own, an array (rows, points);
     resolution : p below which it is only extrapolated;
-    reaches_zero : whether it has a density down to zero.
+    reaches_zero : whether it has a density down to zero;
+    coarse : of one that stands for a density by quadrature, the same with half as many nodes.
     """
 
     count: int = 1
     rows: int = 0
     resolution: float = SMALLEST
     reaches_zero: bool = False
+    coarse: Factor | None = None
 
     @property
     @abstractmethod
@@ -226,7 +228,7 @@ class Powers(Explicit):
     @cached_property
     def _columns(self) -> tuple[Array, Any]:
         """b as a column, and k."""
-        return np.array([[float(b)] for b, _ in self.terms]), np.array([float(k) for _, k in self.terms])
+        return np.array([float(b) for b, _ in self.terms])[:, None], np.array([float(k) for _, k in self.terms])
 
     def _shifted(self, pair: Complex) -> Complex:
         """b + p, one row a term."""

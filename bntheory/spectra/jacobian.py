@@ -11,10 +11,12 @@ from bntheory.activations import Activation
 from bntheory.growth.prediction import predict_growth
 from bntheory.layers import Dense, Dropout, Flatten
 from bntheory.networks import Leaf, Residual, Sequential, leaves
+from bntheory.spectra.densities import slope_law
 from bntheory.spectra.factors import merged
 from bntheory.spectra.residual import ResidualBranch, ResidualGaussian
 from bntheory.spectra.s_transform import Part, STransformLaw
-from bntheory.spectra.slopes import slope_factor
+
+SAMPLE = "`bntheory simulate spectrum` samples the network"  # the way out
 
 
 def jacobian_law(net: Sequential) -> STransformLaw:
@@ -127,10 +129,7 @@ class _Product:
         elif not isinstance(layer, (Activation, Flatten)):
             refusal = "free probability has no rule for it"
         if refusal:
-            raise ValueError(
-                f"not available because of row {row.name} ({row.operation}): {refusal}; "
-                "simulations.log_singular_values samples the network"
-            )
+            raise ValueError(f"not available because of row {row.name} ({row.operation}): {refusal}; {SAMPLE}")
 
     def _dense(self, layer: Dense) -> None:
         inputs, outputs = self.width, layer.features
@@ -144,14 +143,11 @@ class _Product:
 
     def _activation(self, phi: Activation, walk: _Walk, before: int) -> None:
         self.gaussian = False
-        slopes = phi.homogeneous_slopes
-        if slopes is not None and slopes[1] == 0:
-            self.log_scale += 2 * math.log(abs(slopes[0]))
-            self._mask(Fraction(1, 2))
-            return
-        factor = slope_factor(phi, walk.log_q(before))
+        law = slope_law(phi, walk.log_q(before))
+        self.log_scale += law.log_scale
+        self.powers += [(c * self.width, k) for c, k in law.powers]
         self.powers += [(Fraction(0), 1), (Fraction(self.width), -1)]
-        self.parts.append((factor, self.width))
+        self.parts += [(part.factor, self.width) for part in law.parts]
 
     def _mask(self, kept: Fraction) -> None:
         if kept < 1:
@@ -164,17 +160,14 @@ class _Product:
             shortcut = walk.step()
             raise ValueError(
                 f"not available because of row {shortcut.name} ({shortcut.operation}): only blocks with identity "
-                "shortcuts have a law; simulations.log_singular_values samples the network"
+                f"shortcuts have a law; {SAMPLE}"
             )
         row = walk.step()
         if not inside.mixing or inside.parts:
             what = (
                 "its branch has no Dense layer" if not inside.mixing else "slopes that are not 0 or 1 are in its branch"
             )
-            raise ValueError(
-                f"not available because of row {row.name} ({row.operation}): {what}; "
-                "simulations.log_singular_values samples the network"
-            )
+            raise ValueError(f"not available because of row {row.name} ({row.operation}): {what}; {SAMPLE}")
         self.parts.append((inside.branch(block.scale), self.width))
         self.gaussian, self.mixing = self.gaussian and inside.gaussian, True
 
@@ -192,7 +185,13 @@ class _Product:
         powers = [(Fraction(0), -1), (Fraction(self.inputs), 1), *self.powers]
         log_scale = self.log_scale + sum(k for _, k in powers) * math.log(outputs)
         parts = _counted([Part(factor, Fraction(size, outputs)) for factor, size in self.parts])
-        return STransformLaw([(c / outputs, k) for c, k in powers], log_scale, parts)
+        law = STransformLaw([(c / outputs, k) for c, k in powers], log_scale, parts)
+        if not law.curve.smooth:
+            raise ValueError(
+                "not available because all weights are orthogonal and the slopes of the activation have a density; "
+                f"{SAMPLE}"
+            )
+        return law
 
 
 def _counted(parts: list[Part]) -> tuple[Part, ...]:

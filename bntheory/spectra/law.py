@@ -66,7 +66,7 @@ def solve_monotone(
         low, high = np.where(step > 0, y, low), np.where(step < 0, y, high)
         # The convergence is quadratic: a last step of 1e-8 leaves an error of the order of its square.
         settled = (np.abs(step) <= 1e-8 * np.maximum(1, np.abs(y))) | (high - low <= 4e-16 * np.maximum(1, np.abs(y)))
-        outside = (y + step < low) | (y + step > high)
+        outside = (y + step <= low) | (y + step >= high)  # at an end Newton would go to and fro
         proposal = np.where(outside & ~settled, (low + high) / 2, y + step)
         proposal = np.where(np.isfinite(proposal), proposal, y)  # a jump is met where the function has no slope
         y = np.where(done, y, proposal)  # a settled element stays: it does not depend on its company

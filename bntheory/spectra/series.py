@@ -44,11 +44,11 @@ class Circle(NamedTuple):
     radius: float
     log_g: Complex
 
-    def log_moment(self, order: int) -> float:
-        """ln E x^k: [y^(k−1)] is a mean over the circle; 1e-16/(k radius^(k−1)) of (E x)^k is lost."""
+    def log_moment(self, order: int) -> float | None:
+        """ln E x^k, or None where rounding leaves less than 12 digits: [y^(k−1)] is a mean over the circle."""
         top = self.log_g.real.max()
-        mean = np.mean(np.exp(order * (self.log_g - top)) * ROOTS ** (1 - order)).real
-        return float(np.log(mean / order) + order * top - (order - 1) * math.log(self.radius))
+        mean = float(np.mean(np.exp(order * (self.log_g - top)) * ROOTS ** (1 - order)).real)
+        return math.log(mean / order) + order * top - (order - 1) * math.log(self.radius) if mean > 1e-4 else None
 
 
 def circle(log_x: Callable[[Complex], Complex]) -> Circle:

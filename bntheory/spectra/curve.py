@@ -39,7 +39,7 @@ TURNS = -np.pi * 0.5 ** np.arange(0.5, 36, 1)  # arguments of x on the way to th
 STEPS = 60  # of Newton's method at most
 FARTHEST = 60.0  # ln p/(1 − p) on the negative axis
 ROUGHLY, FINELY = 1e-3, 1e-9  # last step of Newton's method, whose error is its square
-FAR = np.logspace(-9, 9, 721)  # of y, where edges are looked for
+FAR = np.logspace(-9, 9, 720)  # of y, where edges are looked for; not 1, where factors may be singular
 
 
 Mask = NDArray[np.bool_]

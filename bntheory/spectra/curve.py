@@ -29,7 +29,7 @@ from bntheory.spectra.law import solve_monotone
 
 TURNS_ABOUT_ZERO = 16
 NODES = 160  # at which the curve is traced first
-HALVINGS = 40  # of intervals in which it bends too much
+HALVINGS, MOST = 40, 1500  # of intervals in which it bends too much, while there are so few points
 COARSE = 0.5  # change from node to node
 ROUNDING = 1e-13  # of Im p beside |p|
 EARLY = 6  # turns, from where most points go straight to the curve
@@ -308,7 +308,7 @@ class Curve:
             middle = (place[:-1] + place[1:]) / 2
             off = np.abs(np.exp(found[:, 1:] - found[:, :-1]) - 1).max(axis=0) > COARSE
             off &= np.diff(place) > 1e-9 * np.maximum(1, np.abs(middle))
-            if not off.any():
+            if not off.any() or len(place) > MOST:
                 break
             new = np.searchsorted(place, middle[off])
             found = np.insert(found, new, self._logarithms(middle[off]), axis=1)

@@ -18,13 +18,13 @@ from bntheory.spectra.factors import SMALLEST
 from bntheory.spectra.law import Array
 from bntheory.spectra.s_transform import Part, STransformLaw
 
-GRID = np.linspace(-12, 12, 4801)  # of g, on which zeros and jumps of φ′ are looked for
-JUMP = 0.05  # of the largest slope, from one point of it to the next
+GRID = np.linspace(-12, 12, 4801)  # of g, on which zeros of φ′ are looked for
 FARTHEST = 10.5  # of |g|: e^−55
 NEAREST = 20.0  # −ln of the distance from zeros and kinks
 REACH = 60.0  # of ln of the distance from the ends of a density
 RESOLUTION = 1e-6  # share of the values next to a singular zero that the rule resolves
 RAREST = 1e-25  # of the highest and lowest values: u could not be told from rarer ones at the edge of a product
+ZERO = 1e-9  # of the largest value: a smallest below stands for 0
 TINY = 1e-120  # values below count as zero
 NORMALISED = 1e-6  # how far the integral of a pdf may be from 1
 
@@ -69,7 +69,7 @@ def density_law(
     if len(numbers) < 2 or numbers[0] < 0 or not rising:
         raise ValueError(f"ends must increase from at least 0, got {ends!r:.80}")
     arguments.number("points", points, at_least=2)
-    return _law(lambda count: _density_rule(pdf, numbers, count), points, numbers[0] == 0, SMALLEST)
+    return _law(lambda count: _density_rule(pdf, numbers, count), points, SMALLEST)
 
 
 def slope_law(phi: str | Activation, log_variance: float = 0.0, points: float = 10.0) -> STransformLaw:
@@ -97,7 +97,8 @@ def slope_law(phi: str | Activation, log_variance: float = 0.0, points: float = 
     -----
     Homogeneous φ have two values, ½ each. For others E λ/(u − λ) is an integral over g that is analytic between jumps
     and kinks of φ′: the rule is exponentially accurate away from the range of λ. One Gaussian matrix keeps u away
-    enough for 1e-8 in most cases, two for 1e-12; one is not enough if most units are saturated (q ≫ 1).
+    enough for 1e-8 in most cases, two for 1e-12. One is not enough if most units are saturated (q ≫ 1), and a single
+    one of fewer rows than columns leaves a lower tail in which the nodes show: see `STransformLaw.accuracy`.
 
     Examples
     --------
@@ -126,12 +127,10 @@ def slope_law(phi: str | Activation, log_variance: float = 0.0, points: float = 
         g, weights = _normal_rule(zeros, kinks, scale, density)
         return slope(g) ** 2, weights
 
-    return _law(rule, points, True, RESOLUTION if zeros else SMALLEST)
+    return _law(rule, points, RESOLUTION if zeros else SMALLEST)
 
 
-def _law(
-    rule: Callable[[float], tuple[Array, Array]], points: float, reaches_zero: bool, resolution: float
-) -> STransformLaw:
+def _law(rule: Callable[[float], tuple[Array, Array]], points: float, resolution: float) -> STransformLaw:
     """The law of a rule's values and probabilities, and the same by a rule of half as many for comparison."""
 
     def factor(count: float, coarse: Diagonal | None) -> Diagonal:
@@ -141,6 +140,7 @@ def _law(
         alive = (values > TINY) & (values >= common.min()) & (values <= common.max())
         found, place = np.unique(values[alive], return_inverse=True)
         merged = np.bincount(place, shares[alive]).astype(float)
+        reaches_zero = bool(found[0] < ZERO * found[-1])
         order = _zero_order(found, merged) if reaches_zero else 1.0
         return Diagonal(found, merged, 1, order, 1.0, resolution, reaches_zero, coarse)
 
@@ -163,30 +163,23 @@ def _density_rule(pdf: Callable[[Array], ArrayLike], ends: Sequence[float], poin
 
 
 def _cuts(slope: Callable[[Array], Array]) -> tuple[list[float], list[float]]:
-    """Where φ′ changes its sign, and where it jumps or has a kink."""
+    """Where φ′ changes its sign, and 0 if it jumps or has a kink there, the only place where it may."""
     values = slope(GRID)
-    largest = np.abs(values).max()
     crossing = np.flatnonzero(np.sign(values[1:]) * np.sign(values[:-1]) < 0)
-    jumping = np.flatnonzero(np.abs(np.diff(values)) > JUMP * largest)
-    zeros = [_crossed(slope, int(k), 0.0) for k in crossing]
-    kinks = [_crossed(slope, int(k), (values[k] + values[k + 1]) / 2) for k in jumping if k not in crossing]
-    bend = np.abs(np.diff(values, 2))
-    beside = np.maximum(bend[:-4], bend[4:])  # two steps away on both sides
-    sharp = (
-        (bend[2:-2] > 10 * beside) & (bend[2:-2] > 1e-9 * largest) & (bend[2:-2] >= np.maximum(bend[1:-3], bend[3:-1]))
-    )
-    kinks += [float(GRID[k]) for k in np.flatnonzero(sharp) + 3 if not len(jumping)]
-    return zeros, kinks
+    zeros = [_zero(slope, GRID[k], GRID[k + 1]) for k in crossing]
+    step = np.array([1e-4, 2e-4])
+    near, far = np.abs(slope(step) - 2 * slope(np.zeros(2)) + slope(-step))  # 1 : 4 if φ′ is smooth
+    kink = near > 1e-9 * np.abs(values).max() and far < 3 * near
+    return zeros, [0.0] if kink else []
 
 
-def _crossed(slope: Callable[[Array], Array], k: int, level: float) -> float:
-    """Where φ′ takes a value between two points of the grid."""
-    low, high = GRID[k], GRID[k + 1]
-    rising = float(slope(np.array([high]))[0]) > level
+def _zero(slope: Callable[[Array], Array], low: float, high: float) -> float:
+    """Where φ′ changes its sign, by bisection: to the last float, so that small φ′ are right."""
+    rising = float(slope(np.array([high]))[0]) > 0
     for _ in range(60):
         g = (low + high) / 2
-        low, high = (low, g) if (float(slope(np.array([g]))[0]) > level) == rising else (g, high)
-    return float(high)
+        low, high = (low, g) if (float(slope(np.array([g]))[0]) > 0) == rising else (g, high)
+    return high
 
 
 def _normal_rule(zeros: list[float], kinks: list[float], scale: float, density: float) -> tuple[Array, Array]:

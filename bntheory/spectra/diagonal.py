@@ -146,12 +146,13 @@ class Diagonal(Factor):
 
     def _beneath(self, minus_q: Array) -> Array:
         """u between zero and all λ."""
-        least = self.values.min()
+        least, weighted = self.values.min(), self._moments
 
         def log_q(s: Array) -> tuple[Array, Array]:
             u = least * expit(s)
-            _, second, slope = self._sums(u)
-            return np.log(-second), u * expit(-s) * slope / second
+            inverse = 1 / (least * expit(-s)[:, None] + (self.values - least))
+            second, slope = inverse @ weighted[:, 1] * u, np.square(inverse) @ weighted[:, 0]
+            return np.log(second), u * expit(-s) * slope / second
 
         return least * expit(_solved(log_q, np.log(minus_q), np.log(minus_q), -FARTHEST, -CLOSEST))
 

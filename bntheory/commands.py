@@ -15,6 +15,8 @@ import click
 
 if TYPE_CHECKING:
     from bntheory.networks import Sequential
+    from bntheory.spectra.fuss_catalan import FussCatalan, MarchenkoPastur
+    from bntheory.spectra.s_transform import STransformLaw
 
 PICTURES = (".png", ".pdf", ".svg")
 QUANTITIES = ("activations", "channels", "gradients")  # that plot_growth draws
@@ -26,16 +28,20 @@ SIZES = {"mlp": {"depth": 100, "width": 512}}  # where the function has no defau
 
 
 def network_options(
-    command: Callable[..., None] | None = None, *, input_width: int | None = None
+    command: Callable[..., None] | None = None, *, input_width: int | None = None, optional: bool = False
 ) -> Callable[..., Any]:
-    """Add the options that describe a network, with a default input width; the command receives it as `net`."""
+    """Add the options that describe a network, with a default input width; the command receives it as `net`.
+
+    If it is optional, `net` is None where none of them is given.
+    """
     if command is None:
-        return functools.partial(network_options, input_width=input_width)
+        return functools.partial(network_options, input_width=input_width, optional=optional)
 
     @functools.wraps(command)
     def described(**given: Any) -> None:
         words = {name: given.pop(name) for name in NETWORK_OPTIONS}
-        command(net=_described({name: word for name, word in words.items() if word is not None}, input_width), **given)
+        words = {name: word for name, word in words.items() if word is not None}
+        command(net=None if optional and not words else _described(words, input_width), **given)
 
     for name, settings in reversed(NETWORK_OPTIONS.items()):
         if name == "input_width" and input_width is not None:
@@ -205,29 +211,37 @@ def growth(
 
 
 @click.command()
-@click.option("--factors", type=int, default=1, show_default=True, help="Number of square Gaussian matrices.")
+@click.option("--factors", type=int, help="Number of square Gaussian matrices. [default: 1]")
 @click.option("--scale", type=float, default=1.0, show_default=True, help="Multiplies squared singular values.")
 @click.option("--ratio", type=float, help="One rectangular matrix instead: rows / columns (Marchenko–Pastur).")
 @click.option("--symbolic", is_flag=True, help="Also derive x(y), its equations, moments and edges exactly.")
+@network_options(optional=True)
 @output_options
 def spectrum(
-    factors: int, scale: float, ratio: float | None, symbolic: bool, json_file: str | None, plot_file: str | None
+    net: Sequential | None,
+    factors: int | None,
+    scale: float,
+    ratio: float | None,
+    symbolic: bool,
+    json_file: str | None,
+    plot_file: str | None,
 ) -> None:
-    """Give the law of the singular values of a product of Gaussian matrices."""
-    from bntheory import FussCatalan, MarchenkoPastur, arguments, plot_spectrum
+    """Give the law of the singular values of a product of Gaussian matrices, or of the Jacobian of a network."""
+    from bntheory import arguments, plot_spectrum
 
-    if symbolic:
+    if symbolic and net is not None:
+        raise click.UsageError("--symbolic derives --factors and --ratio, leave it out with a network")
+    if symbolic and factors is not None:
         arguments.integer("factors", factors, at_most=MOST_SYMBOLIC)
-    if ratio is not None and factors != 1:
-        raise click.UsageError(f"--ratio is for one matrix, got --factors {factors}")
-    law = FussCatalan(factors, scale) if ratio is None else MarchenkoPastur(ratio, scale)
+    name, law = _law(net, factors, scale, ratio)
     levels = [0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99]
     log_x = law.log.ppf(levels)
-    click.echo(f"{law}: squared singular values x of the product, entries of variance 1/N each, N → ∞")
+    click.echo(name)
     click.echo(f"mean of x {law.mean:.6g}, variance {law.var:.6g}; ln x on {_interval(law.log.support)}")
     for location, mass in law.atoms:
         click.echo(f"atom of mass {mass:.6g} at x = {location:g}")
-    click.echo(f"largest singular value {law.singular.support[1]:.6g}\n")
+    largest = max([law.singular.support[1], *(x for x, _ in law.singular.atoms)])
+    click.echo(f"largest singular value {largest:.6g}\n")
     click.echo("quantile   ln x        log10 of the singular value")
     for level, value in zip(levels, log_x, strict=True):
         click.echo(f"{level:<9g}  {value:<10.5g}  {value / 4.605170185988092:.5g}")
@@ -235,13 +249,30 @@ def spectrum(
         from bntheory.symbolic import spectra
 
         first = spectra.gaussian(1 if ratio is None else ratio, 1, scale)
-        click.echo("\n" + spectra.derivation(spectra.law([first, *[spectra.gaussian()] * (factors - 1)])))
+        click.echo("\n" + spectra.derivation(spectra.law([first, *[spectra.gaussian()] * ((factors or 1) - 1)])))
     quantiles = {"level": levels, "log_x": _plain(log_x)}
-    edge = {"largest_singular_value": float(law.singular.support[1]), "atoms": [list(atom) for atom in law.atoms]}
-    moments = {"mean": _number(law.mean), "variance": _number(law.var)}
-    write_json(json_file, {"law": str(law), **moments, **edge, **quantiles})
-    view = "singular" if factors <= 10 else "log"
+    edge = {"largest_singular_value": float(largest), "atoms": [list(atom) for atom in law.atoms]}
+    moments: dict[str, Any] = {"mean": _number(law.mean), "variance": _number(law.var)}
+    moments |= {"log_moments": _plain(law.log_moment(k) for k in range(1, 5)), "log_support": _plain(law.log.support)}
+    write_json(json_file, {"law": name, **moments, **edge, **quantiles})
+    view = "singular" if law.log.support[1] - log_x[3] < 10 else "log"
     save_figure(plot_file, lambda ax: plot_spectrum(law, ax=ax, view=view))
+
+
+def _law(
+    net: Sequential | None, factors: int | None, scale: float, ratio: float | None
+) -> tuple[str, FussCatalan | MarchenkoPastur | STransformLaw]:
+    """The law that the options name, and what it is the law of."""
+    from bntheory import FussCatalan, MarchenkoPastur, jacobian_law
+
+    if net is not None:
+        if factors is not None or ratio is not None:
+            raise click.UsageError("--factors and --ratio are for matrices: leave them out with a network")
+        return f"{net}\nsquared singular values x of the Jacobian, widths → ∞", jacobian_law(net) * scale
+    if ratio is not None and factors not in (None, 1):
+        raise click.UsageError(f"--ratio is for one matrix, got --factors {factors}")
+    law = FussCatalan(1 if factors is None else factors, scale) if ratio is None else MarchenkoPastur(ratio, scale)
+    return f"{law}: squared singular values x of the product, entries of variance 1/N each, N → ∞", law
 
 
 @click.command()

@@ -205,6 +205,9 @@ def plot_spectrum(
 ) -> Axes:
     """Draw the density of a law over the histogram of sampled singular values.
 
+    Several laws go into one picture by calls with the same Axes and other colours. On axes with a logarithmic x scale
+    the bins are geometric. An atom is a stem whose height is its mass, of the height of the picture.
+
     Parameters
     ----------
     law : SpectralLaw, optional
@@ -233,7 +236,10 @@ def plot_spectrum(
         logs = np.ravel(log_singular_values).astype(float)
         shown = logs[logs > -np.inf]
         values = {"singular": np.exp(shown), "x": np.exp(2 * shown), "log": 2 * shown}[view]
-        counts, edges = np.histogram(values, bins=arguments.integer("bins", bins))
+        edges: Any = arguments.integer("bins", bins)
+        if ax.get_xscale() == "log":
+            edges = np.geomspace(values.min(), values.max(), edges + 1)
+        counts, edges = np.histogram(values, bins=edges)
         text = f"{label or 'sampled'}: {len(logs)} values"
         ax.stairs(counts / (len(logs) * np.diff(edges)), edges, fill=True, color=color, alpha=0.35, label=text)
     if law is not None:
@@ -247,21 +253,34 @@ def plot_spectrum(
 
 def _draw_law(ax: Axes, law: SpectralLaw, view: str, label: str | None, color: str) -> None:
     shown = {"singular": law.singular, "x": law, "log": law.log}[view]
-    continuous = law.nonzero if law.atoms else law
-    places = {"singular": continuous.singular, "x": continuous, "log": continuous.log}[view]
+    top = ax.get_ylim()[1] if ax.lines else 0.0
+    if law.nonzero.support[0] < law.nonzero.support[1]:
+        points, density = _density(law, shown)
+        ax.plot(points, density, color=color, label=f"{label}: law" if label else "law")
+        if view != "log" and ax.get_yscale() == "linear":
+            # the density may diverge at 0: show what lies beyond the first per cent
+            ax.set_ylim(0, max(top, 1.15 * density[points > points[-1] / 60].max()))
+    for location, mass in shown.atoms:
+        if np.isfinite(location) and (location > 0 or ax.get_xscale() == "linear"):
+            ax.plot([location, location], [0, mass], color=color, transform=ax.get_xaxis_transform(), clip_on=False)
+            ax.plot([location], [mass], "o", color=color, transform=ax.get_xaxis_transform(), clip_on=False)
+            text = f"atom {mass:.3g}"
+            if text not in [other.get_text() for other in ax.texts]:
+                at: Any = {"xycoords": ax.get_xaxis_transform(), "xytext": (6, -3), "textcoords": "offset points"}
+                ax.annotate(text, (location, mass), color=color, **at)
+
+
+def _density(law: SpectralLaw, shown: SpectralLaw) -> tuple[np.ndarray, np.ndarray]:
+    """Points between quantiles of the continuous part, and between its ends, and the density there."""
     tail = np.geomspace(1e-9, 0.01, 100)
     levels = np.concatenate([tail[50:], np.linspace(0.01, 0.99, 300), 1 - tail])
-    points = np.unique(places.ppf(levels))
+    zero = sum(mass for x, mass in law.atoms if x == 0)
+    above = sum(mass for x, mass in law.atoms if x > 0)
+    points = np.unique(shown.ppf(zero + (1 - zero - above) * levels))
     points = points[np.isfinite(points)]
+    points = np.unique(np.concatenate([points, np.linspace(points[0], points[-1], 400)]))  # also across gaps
     density = shown.pdf(points)
-    drawn = np.isfinite(density)
-    ax.plot(points[drawn], density[drawn], color=color, label=f"{label}: law" if label else "law")
-    if view != "log":  # the density may diverge at 0: show what lies beyond the first per cent
-        ax.set_ylim(0, 1.15 * density[drawn & (points > points[-1] / 60)].max())
-    for location, mass in shown.atoms:
-        if np.isfinite(location):
-            ax.annotate(f"atom {mass:.3g}", (location, 0), xytext=(6, 12), textcoords="offset points", color=color)
-            ax.plot([location], [0], "^", color=color, clip_on=False)
+    return points[np.isfinite(density)], density[np.isfinite(density)]
 
 
 def plot_phase(

@@ -62,7 +62,9 @@ def jacobian_law(net: Sequential) -> STransformLaw:
     """
     rows = tuple(leaves(net))
     if len(rows[0].shape) != 1:
-        raise ValueError(f"not available because the input has shape {rows[0].shape}: only flat inputs have a law")
+        raise ValueError(
+            f"not available because the input has shape {rows[0].shape}: only flat inputs have a law; {SAMPLE}"
+        )
     product = _Product(rows[0].shape[0])
     product.take(net, _Walk(rows, net))
     return product.law(rows[-1].shape[0])

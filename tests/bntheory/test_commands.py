@@ -135,6 +135,19 @@ def test_spectrum_derived_exactly(run):
     assert status == 0 and "edges: 1/2, 9/2" in out and "moments E x, …, E x^6: 1/2, 5/4," in out
 
 
+def test_spectrum_of_a_network(run, tmp_path):
+    status, out, _ = run("spectrum", "--depth", "5", "--width", "64", "--json", "s.json", "--plot", "s.png")
+    assert status == 0 and "5 × [Dense(64, he_normal), relu]" in out
+    assert "atom of mass 0.5 at x = 0" in out and "largest singular value 5.22233" in out
+    data = json.loads((tmp_path / "s.json").read_text())
+    law = bn.jacobian_law(bn.mlp(5, 64))
+    assert [math.exp(value) for value in data["log_moments"][:2]] == pytest.approx([1, 11])
+    assert data["atoms"] == [[0, 0.5]] and data["log_x"][0] is None
+    assert data["log_x"][4:] == pytest.approx(law.log.ppf(data["level"][4:]))
+    status, out, _ = run("spectrum", "--depth", "1", "--width", "8", "--init", "orthogonal")
+    assert status == 0 and "atom of mass 0.5 at x = 1" in out and "largest singular value 1\n" in out
+
+
 def test_phase_names_the_critical_gain(run, tmp_path):
     status, out, _ = run("phase", "--activation", "tanh", "--json", "p.json", "--plot", "p.png")
     assert status == 0 and "critical gain σ_w = 1: σ_w² = 1 at σ_b² = 0" in out
@@ -188,8 +201,11 @@ REFUSED = {
     "cannot write 'no/such/folder.json': there is no folder 'no/such'": ("growth", "--json", "no/such/folder.json"),
     "factors must be at least 1, got 0": ("spectrum", "--factors", "0"),
     "factors must be at most 100, got 101": ("spectrum", "--factors", "101", "--symbolic"),
+    "--symbolic derives --factors and --ratio": ("spectrum", "--depth", "2", "--symbolic"),
     "scale": ("spectrum", "--scale", "nan"),
     "ratio": ("spectrum", "--ratio", "-1"),
+    "not available because of row 1 (BatchNorm)": ("spectrum", "--depth", "2", "--batch-norm"),
+    "leave them out with a network": ("spectrum", "--ratio", "2", "--depth", "2"),
     "--ratio is for one matrix, got --factors 3": ("spectrum", "--ratio", "2", "--factors", "3"),
     "weight_variance must be finite and above 0, got 0.0": ("phase", "--weight-variance", "0"),
     "bias_variance must be finite and at least 0, got -1.0": ("phase", "--bias-variance", "-1"),

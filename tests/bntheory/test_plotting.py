@@ -188,6 +188,29 @@ def test_spectrum_marks_atoms_and_counts_zeros(ax):
     assert [text.get_text() for text in ax.texts] == ["atom 0.5"]
 
 
+def test_several_laws_on_logarithmic_axes(ax):
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_ylim(1e-3, 10)
+    for depth, color in ((1, "C0"), (4, "C1")):
+        law = bn.jacobian_law(bn.mlp(depth, 64))
+        logs = law.nonzero.log.rvs(3000, seed=depth) / 2
+        bn.plot_spectrum(law, logs, ax=ax, label=f"{depth} layers", color=color)
+    assert len(ax.lines) == 2 and ax.get_ylim() == (1e-3, 10)  # the atom at 0 has no place here
+    heights, edges = ax.patches[0].get_data()[:2]
+    assert np.diff(np.log(edges)) == pytest.approx(np.log(edges[-1] / edges[0]) / 60)
+    assert (heights * np.diff(edges)).sum() == pytest.approx(1)
+    s, density = _line(ax, "4 layers: law").get_data()
+    assert density == pytest.approx(law.singular.pdf(s))
+
+
+def test_laws_of_atoms_only_are_stems(ax):
+    bn.plot_spectrum(bn.DiscreteLaw([0.0, 1.0, 4.0], [0.5, 0.25, 0.25]), ax=ax)
+    stems = [line for line in ax.lines if len(line.get_xdata()) == 2]
+    assert [line.get_xdata()[0] for line in stems] == [0, 1, 2]
+    assert [line.get_ydata()[1] for line in stems] == [0.5, 0.25, 0.25]
+
+
 def test_phase_shows_the_edge(ax):
     bn.plot_phase("erf", ax=ax, bias_variance=(0.0, 0.4), mark=(1.5, 0.1))
     edge, biases = _line(ax, "edge of chaos").get_data()

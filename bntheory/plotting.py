@@ -254,7 +254,7 @@ def plot_spectrum(
 def _draw_law(ax: Axes, law: SpectralLaw, view: str, label: str | None, color: str) -> None:
     shown = {"singular": law.singular, "x": law, "log": law.log}[view]
     top = ax.get_ylim()[1] if ax.lines else 0.0
-    if law.nonzero.support[0] < law.nonzero.support[1]:
+    if sum(mass for _, mass in law.atoms) < 1 - 1e-12:
         points, density = _density(law, shown)
         ax.plot(points, density, color=color, label=f"{label}: law" if label else "law")
         if view != "log" and ax.get_yscale() == "linear":

@@ -38,6 +38,7 @@ FLAT = 1e-6  # Im p beside |p|, in gaps
 TURNS = -np.pi * 0.5 ** np.arange(0.5, 36, 1)  # arguments of x on the way to the curve, from below: Im p > 0
 STEPS = 60  # of Newton's method at most
 FARTHEST = 60.0  # ln p/(1 − p) on the negative axis
+NEARLY = 1e-6  # ln x of a point next to a pole
 ROUGHLY, FINELY = 1e-3, 1e-9  # last step of Newton's method, whose error is its square
 FAR = np.logspace(-9, 9, 720)  # of y, where edges are looked for; not 1, where factors may be singular
 
@@ -260,8 +261,10 @@ class Curve:
             self._solved(log_x, angle, point, ROUGHLY)
         nearly = point.copy()
         lost = self._solved(log_x, 0.0, point)
-        far = _far(point, nearly, 1.0)  # next to a pole
-        point.put(far, nearly.part(far))
+        astray = lost | _far(point, nearly, 1.0)  # next to a pole of the density
+        point.put(astray, nearly.part(astray))
+        error = self._log_x(nearly) - log_x - 1j * TURNS[-1]
+        lost &= ~(np.abs(np.sin(error.imag / 2)) + np.abs(error.real) < NEARLY)
         if lost.any():
             raise ArithmeticError(f"no point of the law's curve was found at ln x = {log_x[lost][0]:.17g}")
         return point

@@ -260,6 +260,8 @@ def _draw_law(ax: Axes, law: SpectralLaw, view: str, label: str | None, color: s
         if view != "log" and ax.get_yscale() == "linear":
             # the density may diverge at 0: show what lies beyond the first per cent
             ax.set_ylim(0, max(top, 1.15 * density[points > points[-1] / 60].max()))
+    else:
+        ax.plot([], [], "o", color=color, label=f"{label}: law" if label else "law")
     for location, mass in shown.atoms:
         if np.isfinite(location) and (location > 0 or ax.get_xscale() == "linear"):
             ax.plot([location, location], [0, mass], color=color, transform=ax.get_xaxis_transform(), clip_on=False)

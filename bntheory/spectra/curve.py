@@ -29,7 +29,7 @@ from bntheory.spectra.law import solve_monotone
 
 TURNS_ABOUT_ZERO = 16
 NODES = 160  # at which the curve is traced first
-HALVINGS, MOST = 40, 1500  # of intervals in which it bends too much, while there are so few points
+HALVINGS, MOST = 40, 600  # of intervals in which it bends too much, while there are so few points
 COARSE = 0.5  # change from node to node
 ROUNDING = 1e-13  # of Im p beside |p|
 EARLY = 6  # turns, from where most points go straight to the curve
@@ -265,6 +265,11 @@ class Curve:
         point.put(astray, nearly.part(astray))
         error = self._log_x(nearly) - log_x - 1j * TURNS[-1]
         lost &= ~(np.abs(np.sin(error.imag / 2)) + np.abs(error.real) < NEARLY)
+        if lost.any() and any(factor.coarse for factor in self.factors):
+            raise ValueError(
+                f"not available at ln x = {log_x[lost][0]:.6g} because too little smooths the density of a factor, whose "
+                "nodes show: give density_law or slope_law more points"
+            )
         if lost.any():
             raise ArithmeticError(f"no point of the law's curve was found at ln x = {log_x[lost][0]:.17g}")
         return point

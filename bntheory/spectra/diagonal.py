@@ -16,6 +16,7 @@ from bntheory.spectra.factors import SMALLEST, Array, Complex, Factor, Local
 from bntheory.spectra.law import solve_monotone
 
 CLOSEST = -35.0  # ln of the relative distance of u from λ at which digits remain
+LEAST_SPARE = 1e-12  # share
 FARTHEST = 700.0  # |ln| of u that floats hold
 
 
@@ -60,7 +61,8 @@ class Diagonal(Factor):
         return self.values.tobytes(), self.weights.tobytes(), self.count, self.share
 
     def shared(self, share: float) -> Factor:
-        return replace(self, share=share)
+        zero = self.reaches_zero and float(self.weights.sum()) - share < LEAST_SPARE  # else small λ are spared
+        return replace(self, share=share, reaches_zero=zero)
 
     @property
     def rank(self) -> Fraction:
@@ -70,7 +72,7 @@ class Diagonal(Factor):
     def _spare(self) -> float:
         """Share of nonzero λ beyond the rank of the product."""
         spare = float(self.weights.sum()) - self.share
-        return spare if spare > 1e-12 else 0.0
+        return spare if spare > LEAST_SPARE else 0.0
 
     @property
     def order(self) -> float:

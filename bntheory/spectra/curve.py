@@ -267,8 +267,8 @@ class Curve:
         lost &= ~(np.abs(np.sin(error.imag / 2)) + np.abs(error.real) < NEARLY)
         if lost.any() and any(factor.coarse for factor in self.factors):
             raise ValueError(
-                f"not available at ln x = {log_x[lost][0]:.6g} because too little smooths the density of a factor, whose "
-                "nodes show: give density_law or slope_law more points"
+                f"not available at ln x = {log_x[lost][0]:.6g} because too little smooths the density of a factor: "
+                "its nodes show; give density_law or slope_law more points"
             )
         if lost.any():
             raise ArithmeticError(f"no point of the law's curve was found at ln x = {log_x[lost][0]:.17g}")

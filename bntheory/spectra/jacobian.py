@@ -29,7 +29,7 @@ def jacobian_law(net: Sequential) -> STransformLaw:
         relu                     mask that keeps half of the units;  leaky_relu: 1 or slope², half each
         other activations        φ′(√q g)², q the mean-field variance of the row before
         Dropout                  mask that keeps 1 − p of the units, times 1/(1 − p)²
-        x + a·W φ(x), …          I + aB, B the product of the branch, where its factors are matrices and masks
+        x + a·W φ(x), …          I + aB, B the product of the branch, of matrices and masks (linear, relu, Dropout) only
 
     Parameters
     ----------
@@ -45,8 +45,9 @@ def jacobian_law(net: Sequential) -> STransformLaw:
     Raises
     ------
     ValueError
-        "not available because …", with the row's name: for BatchNorm, LayerNorm, convolutions and pooling, and where
-        a mask depends on what it multiplies (an activation of what is not Gaussian).
+        "not available because …", with the row's name: for BatchNorm, LayerNorm, convolutions and pooling, where a
+        mask depends on what it multiplies (an activation of what is not Gaussian), for slopes other than 0 and 1 in a
+        residual branch, and for smooth activations if all weights are orthogonal.
 
     References
     ----------

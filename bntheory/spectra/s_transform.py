@@ -70,8 +70,8 @@ class STransformLaw(SpectralLaw):
     -----
     Laws multiply with ``@``, ``law ** n`` is the product of n free copies, and ``law * s`` has x multiplied by s > 0.
     Powers: pdf, cdf and sf are right to a relative 1e-8 up to 1000 factors, with 1e-12/(1 − x/x_max) more next to an
-    edge. The support may have gaps; `support` is its hull. Moments of orders other than 1 to 8 (without other parts than
-    powers: 100) are quadratures, right to 1e-10 in general and to 1e-5 where the density nearly vanishes inside.
+    edge. The support may have gaps; `support` is its hull. Moments of orders other than 1 to 8 (of powers
+    alone: 100) are quadratures, right to 1e-10 in general and to 1e-5 where the density nearly vanishes inside.
 
     References
     ----------

@@ -207,6 +207,15 @@ class Curve:
         at_infinity = self._start(_of_y(np.array([sign * 1e30])))
         return InfiniteEdge(float(self._log_x(at_infinity).real[0]), *taylor(slope, 0.25))
 
+    def failure(self, what: str) -> Exception:
+        """What to raise where no solution is found: among nodes of a density that nothing smooths there may be none."""
+        if all(factor.coarse is None for factor in self.factors):
+            return ArithmeticError(what)
+        return ValueError(
+            "not available because too little smooths the density of a factor, whose nodes show where the law's is "
+            "small: give density_law or slope_law more points"
+        )
+
     # -- tracing it ----------------------------------------------------------------------------------------------
 
     def _solved(self, log_x: Array, angle: float, point: Point, tolerance: float = FINELY) -> Mask:
@@ -265,13 +274,8 @@ class Curve:
         point.put(astray, nearly.part(astray))
         error = self._log_x(nearly) - log_x - 1j * TURNS[-1]
         lost &= ~(np.abs(np.sin(error.imag / 2)) + np.abs(error.real) < NEARLY)
-        if lost.any() and any(factor.coarse for factor in self.factors):
-            raise ValueError(
-                f"not available at ln x = {log_x[lost][0]:.6g} because too little smooths the density of a factor: "
-                "its nodes show; give density_law or slope_law more points"
-            )
         if lost.any():
-            raise ArithmeticError(f"no point of the law's curve was found at ln x = {log_x[lost][0]:.17g}")
+            raise self.failure(f"no point of the law's curve was found at ln x = {log_x[lost][0]:.17g}")
         return point
 
     @cached_property

@@ -267,7 +267,10 @@ class STransformLaw(SpectralLaw):
             guess = np.where(beyond, nodes[end] + (target - values[end]) / slopes[end], guess)
         bracket = np.concatenate([[-np.inf], nodes, [np.inf]])
         after = np.searchsorted(-values, -target)
-        place = solve_monotone(odds, target, guess, bracket[after + 1], bracket[after])
+        try:
+            place = solve_monotone(odds, target, guess, bracket[after + 1], bracket[after])
+        except ArithmeticError as error:
+            raise curve.failure(str(error)) from None
         return curve.unstretched(place)[0]
 
     @property

@@ -109,6 +109,15 @@ def test_biases_and_depth_set_the_slopes_of_tanh():
     assert law.support[0] == 0
 
 
+def test_a_density_that_is_not_resolved_says_so():
+    """A last tanh layer of few units after many: the bulk is right, far down the nodes of the density show."""
+    layers = Dense(128, init="lecun_normal"), Activation("tanh"), Dense(60, init="orthogonal")
+    law = jacobian_law(net(*layers, Dense(50, init="lecun_normal"), Activation("tanh"), width=60))
+    assert law.accuracy(law.ppf([0.2, 0.5, 0.9])) < 1e-3
+    with pytest.raises(ValueError, match="too little smooths the density of a factor"):
+        law.moment(0.5)
+
+
 @pytest.mark.parametrize(
     ("description", "message"),
     [

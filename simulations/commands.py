@@ -164,36 +164,75 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 
 @simulate.command("spectrum")
-@click.option("--factors", type=int, default=5, show_default=True, help="Number of square Gaussian matrices.")
-@click.option("--width", type=int, default=300, show_default=True, help="Their size.")
-@click.option("--trials", type=int, default=10, show_default=True, help="Products to draw.")
+@click.option("--factors", type=int, help="Number of square Gaussian matrices. [default: 5, without a network]")
+@click.option("--size", type=int, help="Their size. [default: 300]")
+@network_options(optional=True)
+@click.option("--trials", type=int, default=10, show_default=True, help="Products or networks to draw.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @output_options
 def simulate_spectrum(
-    factors: int, width: int, trials: int, seed: int, json_file: str | None, plot_file: str | None
+    net: Sequential | None,
+    factors: int | None,
+    size: int | None,
+    trials: int,
+    seed: int,
+    json_file: str | None,
+    plot_file: str | None,
 ) -> None:
-    """Draw products of Gaussian matrices and hold their singular values against the law."""
+    """Draw products of Gaussian matrices, or Jacobians of networks, beside the law of their singular values."""
     import numpy as np
 
-    from bntheory import FussCatalan, mlp, plot_spectrum
+    from bntheory import plot_spectrum
     from simulations.products import log_singular_values
+
+    name, net, law, reason = _spectrum(net, factors, size)
+    logs = log_singular_values(net, trials, seed)
+    alive = np.isfinite(logs)
+    if not alive.any():
+        raise ValueError(f"every singular value of {trials} draws is zero: the network is dead")
+    click.echo(f"{name}, {trials} draws, seed {seed}")
+    numbers: dict[str, Any] = {"zeros": float(1 - alive.mean())}
+    numbers["largest_singular_value"] = float(np.exp(logs[alive[:, 0], 0].mean()))
+    if law is None:
+        click.echo(f"no law: {reason}")
+    else:
+        numbers |= _beside(law, logs[alive])
+        click.echo(f"Kolmogorov distance to the law: {numbers['kolmogorov_distance']:.5f} (finite width adds to it)")
+    edge = f"; the law's edge {numbers['edge']:.4f}" if law is not None else ""
+    click.echo(f"largest singular value, mean {numbers['largest_singular_value']:.4f}{edge}")
+    least = np.where(alive, logs, np.inf).min(axis=1)
+    spread = float(np.mean((logs[:, 0] - least)[alive.any(axis=1)]))
+    click.echo(f"ln of the condition number, exact zeros left out, mean {spread:.4f}; zeros {numbers['zeros']:.2%}")
+    drawn = [[value if np.isfinite(value) else None for value in row] for row in logs.tolist()]
+    setting = {"name": name, "trials": trials, "seed": seed, "ln_condition_number": spread}
+    write_json(json_file, {**setting, **numbers, "log_singular_values": drawn})
+    view = "singular" if spread < 10 else "log"
+    save_figure(plot_file, lambda ax: plot_spectrum(law, logs, ax=ax, view=view))
+
+
+def _spectrum(net: Sequential | None, factors: int | None, size: int | None) -> tuple[str, Sequential, Any, str]:
+    """What is drawn and its law; None and the reason if there is none."""
+    from bntheory import FussCatalan, arguments, jacobian_law, mlp
+
+    if net is None:
+        factors = arguments.integer("factors", 5 if factors is None else factors)
+        size = arguments.integer("size", 300 if size is None else size)
+        net = mlp(factors, size, "linear", "lecun_normal")
+        return f"{factors} matrices {size}×{size}, entries of variance 1/{size}", net, FussCatalan(factors), ""
+    if factors is not None or size is not None:
+        raise click.UsageError("--factors and --size are for matrices: leave them out with a network")
+    try:
+        return f"Jacobian of {net}", net, jacobian_law(net), ""
+    except ValueError as error:
+        return f"Jacobian of {net}", net, None, str(error).split(";")[0]
+
+
+def _beside(law: Any, logs: Any) -> dict[str, float]:
+    """Distance of the nonzero values to the law, and the law's edge."""
     from simulations.statistics import kolmogorov_distance
 
-    law = FussCatalan(factors)
-    logs = log_singular_values(mlp(factors, width, "linear", "lecun_normal"), trials, seed)
-    distance = kolmogorov_distance(2 * logs, law.log.cdf)
-    largest, edge = float(np.exp(logs[:, 0].mean())), float(law.singular.support[1])
-    spread = float((logs[:, 0] - logs[:, -1]).mean())
-    click.echo(f"{trials} products of {factors} matrices {width}×{width}, entries of variance 1/{width}, seed {seed}")
-    click.echo(f"Kolmogorov distance to {law}: {distance:.5f} (finite width adds a bias that falls with it)")
-    click.echo(f"largest singular value, mean {largest:.4f}; the law's edge {edge:.4f}")
-    click.echo(f"ln of the condition number, mean {spread:.4f}")
-    numbers = {"kolmogorov_distance": distance, "largest_singular_value": largest}
-    numbers |= {"edge": edge, "log_condition_number": spread}
-    setting: dict[str, Any] = {"factors": factors, "width": width, "trials": trials, "seed": seed}
-    write_json(json_file, {**setting, **numbers, "log_singular_values": logs.tolist()})
-    view = "singular" if factors <= 10 else "log"
-    save_figure(plot_file, lambda ax: plot_spectrum(law, logs, ax=ax, view=view))
+    distance = kolmogorov_distance(2 * logs, law.nonzero.log.cdf)
+    return {"kolmogorov_distance": distance, "edge": float(law.singular.ppf(1.0))}
 
 
 @click.command()

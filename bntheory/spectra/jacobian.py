@@ -9,7 +9,7 @@ from typing import Any
 
 from bntheory.activations import Activation
 from bntheory.growth.prediction import predict_growth
-from bntheory.layers import Dense, Dropout, Flatten
+from bntheory.layers import BatchNorm, Dense, Dropout, Flatten
 from bntheory.networks import Leaf, Residual, Sequential, leaves
 from bntheory.spectra.densities import slope_law
 from bntheory.spectra.factors import merged
@@ -28,6 +28,7 @@ def jacobian_law(net: Sequential) -> STransformLaw:
         Dense, orthogonal        gain times a matrix with orthonormal rows or columns
         relu                     mask that keeps half of the units;  leaky_relu: 1 or slope², half each
         other activations        φ′(√q g)², q the mean-field variance of the row before
+        BatchNorm, evaluating    a factor γ²/(1 + ε)
         Dropout                  mask that keeps 1 − p of the units, times 1/(1 − p)²
         x + a·W φ(x), …          I + aB, B the product of the branch, of matrices and masks (linear, relu, Dropout) only
 
@@ -129,10 +130,14 @@ class _Product:
             self._mask(Fraction(1) - Fraction(layer.rate).limit_denominator(10**9))
             self.log_scale -= 2 * math.log1p(-layer.rate)
             self.gaussian &= layer.rate == 0
+        elif isinstance(layer, BatchNorm) and not layer.training and layer.gamma > 0:
+            self.log_scale += 2 * math.log(layer.gamma) - math.log1p(layer.epsilon)
         elif not isinstance(layer, (Activation, Flatten)):
             refusal = "free probability has no rule for it"
         if refusal:
-            raise ValueError(f"not available because of row {row.name} ({row.operation}): {refusal}; {SAMPLE}")
+            coupled = isinstance(layer, BatchNorm) and layer.training
+            way_out = "one input has no Jacobian of its own: use BatchNorm(training=False)" if coupled else SAMPLE
+            raise ValueError(f"not available because of row {row.name} ({row.operation}): {refusal}; {way_out}")
 
     def _dense(self, layer: Dense) -> None:
         inputs, outputs = self.width, layer.features

@@ -97,12 +97,25 @@ def test_a_dead_network_is_one_line_on_standard_error(run):
 
 
 def test_simulate_spectrum(run, tmp_path):
-    words = ("--factors", "2", "--width", "60", "--trials", "4", "--seed", "7", "--json", "s.json", "--plot", "s.svg")
+    words = ("--factors", "2", "--size", "60", "--trials", "4", "--seed", "7", "--json", "s.json", "--plot", "s.svg")
     status, out, _ = run("simulate", "spectrum", *words)
-    assert status == 0 and "Kolmogorov distance to FussCatalan(factors=2" in out
+    assert status == 0 and out.startswith("2 matrices 60×60, entries of variance 1/60, 4 draws, seed 7\n")
     data = json.loads((tmp_path / "s.json").read_text())
     assert data["kolmogorov_distance"] < 0.05 and len(data["log_singular_values"]) == 4
-    assert data["edge"] == pytest.approx((27 / 4) ** 0.5)
+    assert data["edge"] == pytest.approx((27 / 4) ** 0.5) and data["zeros"] == 0
+
+
+def test_simulate_spectrum_of_networks(run, tmp_path):
+    """The Kolmogorov distance of 10 draws of a ReLU network is 0.02; 0.05 would be another law."""
+    words = ("--depth", "2", "--width", "100", "--json", "s.json", "--plot", "s.png")
+    status, out, _ = run("simulate", "spectrum", *words)
+    data = json.loads((tmp_path / "s.json").read_text())
+    assert status == 0 and "Jacobian of input 100; 2 × [Dense(100, he_normal), relu]" in out
+    assert 0.45 < data["zeros"] < 0.6 and None in data["log_singular_values"][0]
+    assert data["kolmogorov_distance"] < 0.05 and data["edge"] == pytest.approx(11.090170**0.5)
+    image = ("--architecture", "cnn", "--depth", "2", "--channels", "3", "--image", "1,4,4", "--trials", "2")
+    status, out, _ = run("simulate", "spectrum", *image, "--plot", "s.png")
+    assert status == 0 and "no law: not available because the input has shape (1, 4, 4)" in out
 
 
 def test_crosscheck_on_real_images(run, tmp_path):
@@ -155,7 +168,9 @@ REFUSED = {
     "--quantity gradients needs --gradients": ("simulate", "growth", "--quantity", "gradients", "--no-gradients"),
     "seed must be at least 0, got -1": ("simulate", "growth", "--seed", "-1", "--depth", "2"),
     "factors must be at least 1, got 0": ("simulate", "spectrum", "--factors", "0"),
-    "width must be at least 1, got 0": ("simulate", "spectrum", "--width", "0"),
+    "size must be at least 1, got 0": ("simulate", "spectrum", "--size", "0"),
+    "layer 1 (BatchNorm) is not supported": ("simulate", "spectrum", "--depth", "2", "--batch-norm"),
+    "--factors and --size are for matrices": ("simulate", "spectrum", "--depth", "2", "--size", "9"),
     "No such command 'grwth'": ("simulate", "grwth"),
     "data must be one of digits, noise": ("crosscheck", "--data", "cifar"),
     "digits are square": ("crosscheck", "--input-width", "65", "--depth", "2"),

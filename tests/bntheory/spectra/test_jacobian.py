@@ -138,3 +138,12 @@ def test_refusals_name_the_row(description, message):
         jacobian_law(description())
     text = str(refusal.value)
     assert text.startswith("not available because") and message in text and "\n" not in text
+
+
+def test_batch_norm_in_evaluation_mode_is_a_factor():
+    layers = mlp(2, 8).layers
+    law, scaled = (
+        jacobian_law(net(*layers)),
+        jacobian_law(net(BatchNorm(epsilon=3.0, gamma=4.0, training=False), *layers)),
+    )
+    np.testing.assert_allclose(scaled.ppf([0.6, 0.9]), 4 * law.ppf([0.6, 0.9]), rtol=1e-12)

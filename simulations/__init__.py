@@ -10,6 +10,7 @@ _PUBLIC = {
     "sample_until": "stopping",
     "quantile_with_interval": "statistics",
     "log_singular_values": "products",
+    "randomness_test": "randomness",
     "jacobian": "training.probes.jacobian",
     "crosscheck": "comparison",
     "build": "training.modules",

@@ -1,10 +1,11 @@
-"""Fixtures shared by several tests; one BLAS thread for each of the processes that share the cores."""
+"""Fixtures shared by several tests; one BLAS thread for each of the processes that share the cores, if several do."""
 
 import os
 import sys
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported, here and in programs that tests start
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import mpmath
 import numpy as np

@@ -198,15 +198,15 @@ def simulate_spectrum(
     else:
         numbers |= _beside(law, logs[alive])
         click.echo(f"Kolmogorov distance to the law: {numbers['kolmogorov_distance']:.5f} (finite width adds to it)")
-    edge = f"; the law's edge {numbers['edge']:.4f}" if law is not None else ""
-    click.echo(f"largest singular value, mean {numbers['largest_singular_value']:.4f}{edge}")
+    edge = f"; the law's edge {numbers['edge']:.6g}" if law is not None else ""
+    click.echo(f"largest singular value, mean {numbers['largest_singular_value']:.6g}{edge}")
     least = np.where(alive, logs, np.inf).min(axis=1)
     spread = float(np.mean((logs[:, 0] - least)[alive.any(axis=1)]))
     click.echo(f"ln of the condition number, exact zeros left out, mean {spread:.4f}; zeros {numbers['zeros']:.2%}")
     drawn = [[value if np.isfinite(value) else None for value in row] for row in logs.tolist()]
     setting = {"name": name, "trials": trials, "seed": seed, "ln_condition_number": spread}
     write_json(json_file, {**setting, **numbers, "log_singular_values": drawn})
-    view = "singular" if spread < 10 else "log"
+    view = "singular" if spread < 10 and np.abs(logs[alive]).max() < 300 else "log"
     save_figure(plot_file, lambda ax: plot_spectrum(law, logs, ax=ax, view=view))
 
 

@@ -295,6 +295,7 @@ def _checked(matrices: Sequence[ArrayLike]) -> list[Floats]:
 
 
 def _matrix(index: int, value: ArrayLike) -> Floats:
+    value = value.detach().cpu() if hasattr(value, "detach") else value  # a parameter of a torch module
     try:
         matrix = np.asarray(value)
         real = None if np.iscomplexobj(matrix) else matrix.astype(float)

@@ -32,10 +32,12 @@ NODES = 160  # at which the curve is traced first
 HALVINGS, MOST = 40, 600  # of intervals in which it bends too much, while there are so few points
 COARSE = 0.5  # change from node to node
 ROUNDING = 1e-13  # of Im p beside |p|
-EARLY = 6  # turns, from where most points go straight to the curve
+EARLY = 12  # turns, from where most points go straight to the curve
 CLOSE = 0.2  # from there, in ln p and ln y
 FLAT = 1e-6  # Im p beside |p|, in gaps
-TURNS = -np.pi * 0.5 ** np.arange(0.5, 36, 1)  # arguments of x on the way to the curve, from below: Im p > 0
+TURNS = -np.pi * np.append(
+    np.arange(9, 2, -1) / 10, 0.3 * 0.5 ** np.arange(1, 36)
+)  # arguments of x on the way to the curve, from below: Im p > 0
 STEPS = 60  # of Newton's method at most
 FARTHEST = 60.0  # ln p/(1 − p) on the negative axis
 NEARLY = 1e-6  # ln x of a point next to a pole
@@ -240,7 +242,7 @@ class Curve:
                 size = np.maximum(size, np.max(np.abs(dv) / np.abs(v), axis=0, initial=0))
             at_rounding = (size < 1e-2) & (size > 0.75 * last[moving])  # in gaps Im p is halved, step by step
             last[moving] = size
-            moving = moving[(size > tolerance) & ~at_rounding]
+            moving = moving[~((size <= tolerance) | at_rounding)]
             if not len(moving):
                 break
         return np.isin(np.arange(len(log_x)), moving)

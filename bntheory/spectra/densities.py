@@ -25,6 +25,7 @@ REACH = 60.0  # of ln of the distance from the ends of a density
 RESOLUTION = 1e-6  # share of the values next to a singular zero that the rule resolves
 RAREST = 1e-25  # of the highest and lowest values: u could not be told from rarer ones at the edge of a product
 ZERO = 1e-9  # of the largest value: a smallest below stands for 0
+WIDEST = 60  # |ln of the variance| up to which the nodes resolve a slope
 TINY = 1e-120  # values below count as zero
 NORMALISED = 1e-6  # how far the integral of a pdf may be from 1
 
@@ -108,10 +109,13 @@ def slope_law(phi: str | Activation, log_variance: float = 0.0, points: float = 
     (0.592425793, True)
     """
     arguments.number("points", points, at_least=2)
-    phi, root = activation(phi), math.exp(arguments.number("log_variance", log_variance) / 2)
+    phi, log_variance = activation(phi), arguments.number("log_variance", log_variance)
     if phi.homogeneous_slopes is not None:
         values, counts = np.unique(np.square(phi.homogeneous_slopes), return_counts=True)
         return DiscreteLaw(values.tolist(), (counts / 2).tolist()).s_transform()
+    if abs(log_variance) > WIDEST:
+        raise ValueError(f"not available for inputs of variance e^{log_variance:.3g}: beyond e^±{WIDEST}")
+    root = math.exp(log_variance / 2)
 
     def slope(g: Array) -> Array:
         return np.asarray(phi.dphi(root * g), dtype=float)

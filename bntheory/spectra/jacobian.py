@@ -29,7 +29,7 @@ def jacobian_law(net: Sequential) -> STransformLaw:
         relu                     mask that keeps half of the units;  leaky_relu: 1 or slope², half each
         other activations        φ′(√q g)², q the mean-field variance of the row before
         BatchNorm, evaluating    a factor γ²/(1 + ε)
-        Dropout                  mask that keeps 1 − p of the units, times 1/(1 − p)²
+        Dropout                  mask that keeps 1 − p of the units, times 1/(1 − p)², after a Dense layer or a sum
         x + a·W φ(x), …          I + aB, B the product of the branch, of matrices and masks (linear, relu, Dropout) only
 
     Parameters
@@ -47,8 +47,15 @@ def jacobian_law(net: Sequential) -> STransformLaw:
     ------
     ValueError
         "not available because …", with the row's name: for BatchNorm, LayerNorm, convolutions and pooling, where a
-        mask depends on what it multiplies (an activation of what is not Gaussian), for slopes other than 0 and 1 in a
+        mask depends on what it multiplies (an activation of what is not Gaussian) or acts on the same units as the mask
+        before it (Dropout after an activation), for slopes other than 0 and 1 in a
         residual branch, and for smooth activations if all weights are orthogonal.
+
+    Notes
+    -----
+    Masks of different blocks are taken for independent. The identity between them correlates those of relu, so that
+    the law of several such blocks is approximate at any width: for 10 of scale 0.5 its Kolmogorov distance from
+    simulated networks is 0.03, and E x² a sixth too small.
 
     References
     ----------
@@ -101,6 +108,7 @@ class _Product:
     powers: list[tuple[Fraction, int]] = field(default_factory=list)
     parts: list[tuple[Any, int]] = field(default_factory=list)
     mixing: bool = False  # whether a Dense layer is among them
+    diagonal: bool = False  # whether the last of them is a mask
 
     def __post_init__(self) -> None:
         self.inputs = self.width
@@ -126,10 +134,13 @@ class _Product:
                 refusal = "it acts on units that are not Gaussian"
             else:
                 self._activation(layer, walk, before)
+        elif isinstance(layer, Dropout) and self.diagonal and layer.rate:
+            refusal = "its mask acts on the same units as that of the row before"
         elif isinstance(layer, Dropout):
             self._mask(Fraction(1) - Fraction(layer.rate).limit_denominator(10**9))
             self.log_scale -= 2 * math.log1p(-layer.rate)
             self.gaussian &= layer.rate == 0
+            self.diagonal |= layer.rate > 0
         elif isinstance(layer, BatchNorm) and not layer.training and layer.gamma > 0:
             self.log_scale += 2 * math.log(layer.gamma) - math.log1p(layer.epsilon)
         elif not isinstance(layer, (Activation, Flatten)):
@@ -147,10 +158,10 @@ class _Product:
         else:
             self.log_scale += math.log(layer.weight_variance((inputs,)))
             self.powers.append((Fraction(outputs), 1))
-        self.width, self.gaussian, self.mixing = outputs, True, True
+        self.width, self.gaussian, self.mixing, self.diagonal = outputs, True, True, False
 
     def _activation(self, phi: Activation, walk: _Walk, before: int) -> None:
-        self.gaussian = False
+        self.gaussian, self.diagonal = False, True
         law = slope_law(phi, walk.log_q(before))
         self.log_scale += law.log_scale
         self.powers += [(c * self.width, k) for c, k in law.powers]
@@ -162,7 +173,7 @@ class _Product:
             self.powers += [(kept * self.width, 1), (Fraction(self.width), -1)]
 
     def _block(self, block: Residual, walk: _Walk) -> None:
-        inside = _Product(self.width, self.gaussian)
+        inside = _Product(self.width, self.gaussian, diagonal=self.diagonal)
         inside.take(block.branch, walk)
         if block.shortcut.layers:
             shortcut = walk.step()
@@ -171,13 +182,15 @@ class _Product:
                 f"shortcuts have a law; {SAMPLE}"
             )
         row = walk.step()
-        if not inside.mixing or inside.parts:
-            what = (
-                "its branch has no Dense layer" if not inside.mixing else "slopes that are not 0 or 1 are in its branch"
-            )
+        what = "" if inside.mixing else "its branch has no Dense layer"
+        if inside.parts:
+            what = "slopes that are not 0 or 1 are in its branch"
+        elif inside.mixing and not merged(tuple(inside.powers)):
+            what = "its branch is orthogonal"
+        if what:
             raise ValueError(f"not available because of row {row.name} ({row.operation}): {what}; {SAMPLE}")
         self.parts.append((inside.branch(block.scale), self.width))
-        self.gaussian, self.mixing = self.gaussian and inside.gaussian, True
+        self.gaussian, self.mixing, self.diagonal = self.gaussian and inside.gaussian, True, False
 
     def branch(self, scale: float) -> ResidualBranch | ResidualGaussian:
         """I + scale · this product, as a factor; the product is square."""

@@ -307,7 +307,7 @@ class STransformLaw(SpectralLaw):
         return np.concatenate(depth), np.concatenate(weights)
 
     @cached_property
-    def _circle(self) -> Circle:
+    def _circle(self) -> Circle | None:
         return circle(self.curve.around_zero)
 
     def _log_moment(self, order: float) -> float:
@@ -324,16 +324,22 @@ class STransformLaw(SpectralLaw):
             return log_moment(self.powers, order) + order * self.log_scale if order <= EXACT else None
         if not self.powers and isinstance(factor := self.parts[0].factor, Diagonal):  # alone
             return float(np.log(factor.weights @ factor.values**order)) + order * self.log_scale
-        inner = self._circle.log_moment(order) if order <= ON_CIRCLE else None
+        inner = self._circle.log_moment(order) if order <= ON_CIRCLE and self._circle else None
         return None if inner is None else inner + math.log(self.rank)
 
     @property
     def var(self) -> float:
         """Variance of x, from the first two moments."""
         if self.parts:
-            return self.moment(2) - self.mean**2
+            log_mean, log_second = self.log_moment(1), self.log_moment(2)
+            with np.errstate(over="ignore"):
+                return float(-np.exp(log_second) * np.expm1(2 * log_mean - log_second))
         exact = moment(self.powers, 2) - moment(self.powers, 1) ** 2
-        return float(exact) * math.exp(2 * self.log_scale)
+        if not exact:
+            return 0.0
+        with np.errstate(over="ignore"):
+            log_exact = math.log(exact.numerator) - math.log(exact.denominator)
+            return float(np.exp(log_exact + 2 * self.log_scale))
 
 
 def _term(c: float | Fraction, k: int) -> tuple[Fraction, int]:

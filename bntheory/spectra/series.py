@@ -51,8 +51,8 @@ class Circle(NamedTuple):
         return math.log(mean / order) + order * top - (order - 1) * math.log(self.radius) if mean > 1e-4 else None
 
 
-def circle(log_x: Callable[[Complex], Complex]) -> Circle:
-    """The largest circle, of radii halved, on which the Fourier series of y x has ended."""
+def circle(log_x: Callable[[Complex], Complex]) -> Circle | None:
+    """The largest circle, of radii halved, on which the Fourier series of y x has ended; None if there is none."""
     radius = 0.5
     while radius > 1e-9:
         log_g = log_x(radius * ROOTS) + np.log(radius * ROOTS)
@@ -60,4 +60,4 @@ def circle(log_x: Callable[[Complex], Complex]) -> Circle:
         if terms[len(ROOTS) // 2 :].max() < 1e-13 * terms[0]:
             return Circle(radius, log_g)
         radius /= 2
-    raise ArithmeticError("no circle about y = 0 was found on which x(y) is analytic")
+    return None

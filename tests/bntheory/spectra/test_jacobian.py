@@ -147,3 +147,29 @@ def test_batch_norm_in_evaluation_mode_is_a_factor():
         jacobian_law(net(BatchNorm(epsilon=3.0, gamma=4.0, training=False), *layers)),
     )
     np.testing.assert_allclose(scaled.ppf([0.6, 0.9]), 4 * law.ppf([0.6, 0.9]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("depth", [95, 100, 102, 1000])
+@pytest.mark.parametrize("slope", ["0.1", "0.01", "-0.5"])
+def test_deep_leaky_networks(depth, slope):
+    """E ln x of the law is that of its layers: 2 ln of a Gaussian entry's share and ln of a slope squared."""
+    law = jacobian_law(mlp(depth, 30, f"leaky_relu({slope})"))
+    levels = np.linspace(0.01, 0.99, 25)
+    quantiles = law.log.ppf(levels)
+    assert np.all(np.diff(quantiles) > 0)
+    np.testing.assert_allclose(law.log.cdf(quantiles), levels, rtol=1e-9)
+    mean = math.log(2) - 1 + math.log(abs(float(slope)))  # E ln of a factor FussCatalan(1) is −1, He's gain 2
+    assert law.log.mean == pytest.approx(depth * mean, rel=1e-6)
+
+
+def test_variances_of_deep_networks():
+    assert jacobian_law(mlp(1000, 30)).var == pytest.approx(2000, rel=1e-9)
+    huge = jacobian_law(mlp(3, 30, "linear", initialization("lecun_normal", gain=1e80)))
+    assert huge.var == math.inf and huge.log_moment(2) == pytest.approx(math.log(4) + 960 * math.log(10))
+
+
+def test_masks_on_the_same_units_are_no_free_factors():
+    for layers in ((Dense(8), activation("relu"), Dropout(0.5)), (Dropout(0.5), Dropout(0.5), Dense(8))):
+        with pytest.raises(ValueError, match="acts on the same units as that of the row before"):
+            jacobian_law(net(*layers))
+    assert jacobian_law(net(Dense(64), Dropout(0.0), activation("relu"))) == jacobian_law(mlp(1, 64))

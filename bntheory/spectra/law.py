@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Seed = int | np.random.Generator | np.random.SeedSequence | None
 
-STEPS = 200  # of Newton's method at most
 DIGITS = 50  # of the decimal arithmetic that places the upper edge
 
 
@@ -61,21 +60,20 @@ def solve_monotone(
     """
     low, high = np.full_like(guess, floor), np.full_like(guess, ceiling)
     y, done = np.minimum(guess, ceiling), np.zeros(guess.shape, dtype=bool)
-    for count in range(STEPS):
+    for _ in range(100):
         value, slope = function(y)
         step = (target - value) / slope
         low, high = np.where(step > 0, y, low), np.where(step < 0, y, high)
         # The convergence is quadratic: a last step of 1e-8 leaves an error of the order of its square.
         settled = (np.abs(step) <= 1e-8 * np.maximum(1, np.abs(y))) | (high - low <= 4e-16 * np.maximum(1, np.abs(y)))
         outside = (y + step <= low) | (y + step >= high)  # at an end Newton would go to and fro
-        outside |= (count > STEPS // 4) & (count % 2 == 1) & np.isfinite(high - low)  # or between kinks
         proposal = np.where(outside & ~settled, (low + high) / 2, y + step)
         proposal = np.where(np.isfinite(proposal), proposal, y)  # a jump is met where the function has no slope
         y = np.where(done, y, proposal)  # a settled element stays: it does not depend on its company
         done |= settled
         if np.all(done):
             return y
-    raise ArithmeticError(f"Newton's method did not converge in {STEPS} steps")
+    raise ArithmeticError("Newton's method did not converge in 100 steps")
 
 
 class SpectralLaw(ABC):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import bntheory as bn
-from simulations import simulate_growth
+from simulations import comparison, simulate_growth
 
 
 def test_simulate_growth(run, tmp_path):
@@ -143,8 +143,6 @@ def test_simulate_exits_1_when_theory_is_wrong(run, monkeypatch):
 
 def test_crosscheck_exits_1_when_theory_is_wrong(run, monkeypatch):
     pytest.importorskip("torch")
-    from simulations import comparison
-
     predict = comparison.predict_growth
     other = bn.mlp(5, 32, "linear", input_width=64)
     monkeypatch.setattr(comparison, "predict_growth", lambda net, inputs: predict(other, inputs))

@@ -49,7 +49,7 @@ def main() -> None:
         sys.exit(130)
     except OSError as error:
         sys.exit(_refuse(f"bntheory: {error.strerror or error}: {error.filename or ''}"))
-    except (ValueError, ArithmeticError, ImportError) as error:
+    except (ValueError, ImportError) as error:
         sys.exit(_refuse(f"bntheory: {error}"))
     except MemoryError as error:
         sys.exit(_refuse(f"bntheory: too large for this machine's memory: {error or 'choose smaller sizes'}"))

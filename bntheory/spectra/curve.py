@@ -7,7 +7,7 @@ Rao 2007), and its integral is Σ ∫ p dh_i in closed form. Points of the curve
 - turning the argument of x from π to 0 carries it to the curve, for y(x) has no singularity off the positive axis;
 - at the upper edge p*, where d ln x/d p = 0, the Taylor series of ln x about p* gives p in powers of √(ln x_max/x).
 
-The curve is traced once, at some hundred points; others start from a spline through these and are finished by Newton.
+The curve is traced once, at some hundred points; others start between two of these and are finished by Newton.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,14 +33,13 @@ NODES = 160  # at which the curve is traced first
 HALVINGS, MOST = 40, 600  # of intervals in which it bends too much, while there are so few points
 COARSE = 0.5  # change from node to node
 ROUNDING = 1e-13  # of Im p beside |p|
-EARLY = 12  # turns, from where most points go straight to the curve
+EARLY = 6  # turns, from where most points go straight to the curve
 CLOSE = 0.2  # from there, in ln p and ln y
 FLAT = 1e-6  # Im p beside |p|, in gaps
-TURNS = -np.pi * np.append(
-    np.arange(9, 2, -1) / 10, 0.3 * 0.5 ** np.arange(1, 36)
-)  # arguments of x on the way to the curve, from below: Im p > 0
+TURNS = -np.pi * 0.5 ** np.arange(36)  # arguments of x on the way to the curve, from below: Im p > 0
 STEPS = 60  # of Newton's method at most
 FARTHEST = 60.0  # ln p/(1 − p) on the negative axis
+UNRESOLVED = 1e-13  # of the terms of ln x
 NEARLY = 1e-6  # ln x of a point next to a pole
 ROUGHLY, FINELY = 1e-3, 1e-9  # last step of Newton's method, whose error is its square
 FAR = np.logspace(-9, 9, 720)  # of y, where edges are looked for; not 1, where factors may be singular
@@ -175,7 +175,7 @@ class Curve:
         """Where the slope of ln x first becomes positive along a line of p or of y."""
         change = np.flatnonzero(self._slope(self._start(pair_of(places))).real >= 0)
         if not len(change) or change[0] == 0:
-            raise ArithmeticError("no edge of the support was found: the factors are not those of a law")
+            raise ValueError("no law has this x(y): no edge of the support was found")
 
         def slope(place: float) -> float:
             return float(self._slope(self._start(pair_of(np.array([place])))).real[0])
@@ -209,14 +209,14 @@ class Curve:
         at_infinity = self._start(_of_y(np.array([sign * 1e30])))
         return InfiniteEdge(float(self._log_x(at_infinity).real[0]), *taylor(slope, 0.25))
 
-    def failure(self, what: str) -> Exception:
+    def failure(self, what: str) -> ValueError:
         """What to raise where no solution is found: among nodes of a density that nothing smooths there may be none."""
-        if all(factor.coarse is None for factor in self.factors):
-            return ArithmeticError(what)
-        return ValueError(
-            "not available because too little smooths the density of a factor, whose nodes show where the law's is "
-            "small: give density_law or slope_law more points"
-        )
+        if any(factor.coarse is not None for factor in self.factors):
+            what = (
+                "too little smooths the density of a factor, whose nodes show where the law's is small: give "
+                "density_law or slope_law more points"
+            )
+        return ValueError(f"not available because {what}")
 
     # -- tracing it ----------------------------------------------------------------------------------------------
 
@@ -240,7 +240,9 @@ class Curve:
             point.put(moving, Point(_moved(here.pair, step.real + 1j * inside), tuple(own)))
             for v, dv in zip(here.own, steps, strict=True):
                 size = np.maximum(size, np.max(np.abs(dv) / np.abs(v), axis=0, initial=0))
-            at_rounding = (size < 1e-2) & (size > 0.75 * last[moving])  # in gaps Im p is halved, step by step
+            # next to a pole steps end in rounding of ln x; in gaps they halve Im p
+            unresolved = UNRESOLVED * (1 + np.sum([np.abs(local.log) for local in locals_], axis=0))
+            at_rounding = (np.abs(error) < unresolved) & (size < 1e-2) & (size > 0.75 * last[moving])
             last[moving] = size
             moving = moving[~((size <= tolerance) | at_rounding)]
             if not len(moving):
@@ -256,8 +258,8 @@ class Curve:
 
         logit = solve_monotone(on_negative_axis, log_x, np.zeros_like(log_x), FARTHEST, -FARTHEST)
         point = self._start(np.array([expit(logit), -expit(-logit)], complex))
-        for angle in TURNS[:EARLY]:
-            self._solved(log_x, angle, point, ROUGHLY)
+        for start, end in pairwise(TURNS[: EARLY + 1]):
+            self._carried(log_x, start, end, point)
         ahead = point.copy()
         lost = self._solved(log_x, 0.0, ahead)
         p = ahead.pair[0]
@@ -266,10 +268,20 @@ class Curve:
             ahead.put(lost, self._turned_on(log_x[lost], point.part(lost)))
         return ahead
 
+    def _carried(self, log_x: Array, start: float, end: float, point: Point, halvings: int = 6) -> None:
+        """Take points from one argument of x to another, by half of the way first where Newton's method goes astray."""
+        before = point.copy()
+        astray = self._solved(log_x, end, point, ROUGHLY) | _far(point, before, 1.0)
+        if astray.any() and halvings:
+            some, middle = before.part(astray), (start + end) / 2
+            self._carried(log_x[astray], start, middle, some, halvings - 1)
+            self._carried(log_x[astray], middle, end, some, halvings - 1)
+            point.put(astray, some)
+
     def _turned_on(self, log_x: Array, point: Point) -> Point:
         """Points that are not reached in one go: where the curve bends sharply, and in gaps."""
-        for angle in TURNS[EARLY:]:
-            self._solved(log_x, angle, point, ROUGHLY)
+        for start, end in pairwise(TURNS[EARLY:]):
+            self._carried(log_x, start, end, point)
         nearly = point.copy()
         lost = self._solved(log_x, 0.0, point)
         astray = lost | _far(point, nearly, 1.0)  # next to a pole of the density
@@ -347,16 +359,15 @@ class Curve:
         return self._lifted(point)
 
     def _lifted(self, point: Point) -> Point:
-        """In a gap of the support p is real; what rounding leaves of Im p must not be negative."""
-        p, y = point.pair
-        least = ROUNDING * np.abs(p)
-        flat = p.imag < least
-        if not flat.any():
-            return point
-        pair = np.array([p.real + 1j * np.where(flat, least, p.imag), y.real + 1j * np.where(flat, least, p.imag)])
-        return self._follow(pair, point)
+        """In a gap p is real: what rounding leaves of Im p must not be negative, and v must belong to it."""
+        flat = point.pair[0].imag < FLAT * np.abs(point.pair[0])
+        if flat.any():
+            some = point.part(flat)
+            height = np.maximum(some.pair[0].imag, ROUNDING * np.abs(some.pair[0]))
+            point.put(flat, self._follow(some.pair.real + 1j * height, some))
+        return point
 
 
 def _far(point: Point, other: Point, change: float) -> Mask:
     """Whether Newton's method has gone to another sheet."""
-    return np.abs(np.log(point.pair / other.pair)).max(axis=0) > change
+    return ~(np.abs(np.log(point.pair / other.pair)).max(axis=0) <= change)

@@ -48,8 +48,8 @@ def jacobian_law(net: Sequential) -> STransformLaw:
     ValueError
         "not available because …", with the row's name: for BatchNorm, LayerNorm, convolutions and pooling, where a
         mask depends on what it multiplies (an activation of what is not Gaussian) or acts on the same units as the mask
-        before it (Dropout after an activation), for slopes other than 0 and 1 in a
-        residual branch, and for smooth activations if all weights are orthogonal.
+        before it (Dropout after an activation), for slopes other than 0 and 1 in a residual branch, and for smooth
+        activations if all weights are orthogonal.
 
     Notes
     -----
@@ -94,7 +94,7 @@ class _Walk:
     def log_q(self, row: int) -> float:
         """ln of the second moment of a row."""
         if self._log_q is None:
-            self._log_q = predict_growth(self.net).log_second_moment
+            self._log_q = predict_growth(self.net, covariances=False).log_second_moment
         return float(self._log_q[row])
 
 
@@ -137,7 +137,8 @@ class _Product:
         elif isinstance(layer, Dropout) and self.diagonal and layer.rate:
             refusal = "its mask acts on the same units as that of the row before"
         elif isinstance(layer, Dropout):
-            self._mask(Fraction(1) - Fraction(layer.rate).limit_denominator(10**9))
+            kept = Fraction(1 - layer.rate)
+            self._mask(kept.limit_denominator(10**9) or kept)
             self.log_scale -= 2 * math.log1p(-layer.rate)
             self.gaussian &= layer.rate == 0
             self.diagonal |= layer.rate > 0
@@ -162,7 +163,7 @@ class _Product:
 
     def _activation(self, phi: Activation, walk: _Walk, before: int) -> None:
         self.gaussian, self.diagonal = False, True
-        law = slope_law(phi, walk.log_q(before))
+        law = slope_law(phi, 0.0 if phi.homogeneous_slopes is not None else walk.log_q(before))
         self.log_scale += law.log_scale
         self.powers += [(c * self.width, k) for c, k in law.powers]
         self.powers += [(Fraction(0), 1), (Fraction(self.width), -1)]

@@ -189,11 +189,6 @@ class STransformLaw(SpectralLaw):
         return atoms_above_zero(self.powers, self.log_scale, [(part.factor, part.size) for part in self.parts])
 
     @property
-    def _degree(self) -> float:
-        """d ln x/d ln y as y → ∞."""
-        return sum(k for _, k in self.powers) + sum(part.factor.degree for part in self.parts)
-
-    @property
     def _share(self) -> float:
         """Of the nonzero eigenvalues, those of the continuous part."""
         share = 1 - math.fsum(mass for _, mass in self._above) / float(self.rank)
@@ -273,14 +268,9 @@ class STransformLaw(SpectralLaw):
             raise curve.failure(str(error)) from None
         return curve.unstretched(place)[0]
 
-    @property
-    def _odds_below(self) -> Array:
-        """ln cdf at the traced places."""
-        return self._odds_traced[3]
-
     @cached_property
     def _odds_traced(self) -> tuple[Array, Array, Array, Array]:
-        """Log-odds of the cdf along the traced curve."""
+        """Traced places, log-odds of the cdf there, their slopes, and ln cdf."""
         nodes, _ = self.curve.traced
         depth, rest, moved = self.curve.unstretched(nodes)
         log_density, log_below, log_above = self._logs(depth, rest)
@@ -294,7 +284,7 @@ class STransformLaw(SpectralLaw):
         """The double exponential rule on the stretches between gaps, where the quantile function jumps."""
         found = self.curve.traced[1]
         flat = np.sin(found[0].imag) < FLAT
-        levels = np.sort(np.exp(self._odds_below[flat]))
+        levels = np.sort(np.exp(self._odds_traced[3][flat]))
         levels = levels[(levels > 1e-9) & (levels < 1 - 1e-9)]
         cuts = levels[np.diff(levels, append=2.0) > 1e-9]  # one a gap
         depth, weights = [], []

@@ -57,12 +57,10 @@ def test_slope_and_integral(factor):
     np.testing.assert_allclose(np.diff(factor.integral(pair, v)).cumsum(), areas, rtol=1e-3, atol=1e-5)
 
 
-@all_factors
+@pytest.mark.parametrize("factor", [factor for factor in FACTORS.values() if factor.rows], ids=repr)
 def test_variables_follow_the_equation(factor):
     """After a small step of p the rate predicts v, and one Newton step from there leaves almost no miss."""
     pair, v = path(factor, 21)
-    if not factor.rows:
-        pytest.skip("no variable")
     step = 1e-5
     moved = pair + step
     predicted = v + factor.local(pair, v).rate * step
@@ -126,8 +124,8 @@ def test_atoms_of_products_of_discrete_laws():
 
 
 def test_a_curve_that_is_none():
-    with pytest.raises(ArithmeticError, match="no edge of the support"):
-        Curve((Powers(((Fraction(-1), 1), (Fraction(0), -2)), 0.0),)).upper  # noqa: B018
+    with pytest.raises(ValueError, match="no edge of the support"):
+        assert Curve((Powers(((Fraction(-1), 1), (Fraction(0), -2)), 0.0),)).upper
 
 
 # -- discrete laws and densities -----------------------------------------------------------------------------------

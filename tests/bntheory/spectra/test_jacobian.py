@@ -149,7 +149,7 @@ def test_batch_norm_in_evaluation_mode_is_a_factor():
     np.testing.assert_allclose(scaled.ppf([0.6, 0.9]), 4 * law.ppf([0.6, 0.9]), rtol=1e-12)
 
 
-@pytest.mark.parametrize("depth", [95, 100, 102, 1000])
+@pytest.mark.parametrize("depth", [95, 100, 102, 1000, 10_000])
 @pytest.mark.parametrize("slope", ["0.1", "0.01", "-0.5"])
 def test_deep_leaky_networks(depth, slope):
     """E ln x of the law is that of its layers: 2 ln of a Gaussian entry's share and ln of a slope squared."""
@@ -173,3 +173,19 @@ def test_masks_on_the_same_units_are_no_free_factors():
         with pytest.raises(ValueError, match="acts on the same units as that of the row before"):
             jacobian_law(net(*layers))
     assert jacobian_law(net(Dense(64), Dropout(0.0), activation("relu"))) == jacobian_law(mlp(1, 64))
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0, 10.0])
+def test_the_gap_of_one_block_of_relu(scale):
+    """JᵀJ − 1 of I + aWD is zero on half of the diagonal: as many positive as negative eigenvalues, a gap above 1.
+
+    There Im p is rounding, and its integral uncertain by 1e-11.
+    """
+    law = jacobian_law(net(Residual(Sequential((activation("relu"), Dense(64))), scale=scale)))
+    levels = np.r_[np.linspace(0.01, 0.49, 13), 0.5, np.linspace(0.51, 0.99, 13)]
+    quantiles = law.ppf(levels)
+    assert np.all(np.diff(quantiles) > 0) and quantiles[12] < 1 < quantiles[14]
+    np.testing.assert_allclose(law.cdf(quantiles), levels, rtol=1e-9)
+    around = law.cdf(np.exp(np.linspace(law.log.ppf(0.4), law.log.ppf(0.6), 2000)))
+    assert np.all(np.diff(around) > -1e-10)
+    assert law.cdf(1 + 1e-6) == pytest.approx(0.5, abs=1e-9)

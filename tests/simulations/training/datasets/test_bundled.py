@@ -1,4 +1,4 @@
-"""The bundled digits: what they are, standardised, enlarged; and the choice of a batch."""
+"""The bundled digits: what they are, standardised, enlarged."""
 
 import sys
 
@@ -51,48 +51,13 @@ def test_without_scikit_learn_the_error_names_the_extra(monkeypatch):
         datasets.digits()
 
 
-@pytest.mark.parametrize("size", [1, 4, 8, 9, 16, 33])
-def test_resize_is_torch_s_bilinear_interpolation(size):
-    torch = pytest.importorskip("torch")
-    images = np.random.default_rng(0).standard_normal((3, 2, 8, 5))
-    expected = torch.nn.functional.interpolate(
-        torch.from_numpy(images), size=(size, size), mode="bilinear", align_corners=False
-    )
-    np.testing.assert_allclose(datasets.resize(images, size), expected, atol=1e-12)
-
-
-def test_resize_keeps_what_it_should():
-    image = np.random.default_rng(0).standard_normal((6, 6))
-    np.testing.assert_allclose(datasets.resize(image, 6), image, atol=1e-15)
-    np.testing.assert_allclose(datasets.resize(np.full((1, 1), 3.0), 4), 3.0)
-    np.testing.assert_allclose(datasets.resize(image, 12).mean(), image.mean(), atol=1e-12)
-
-
-def test_batches_are_deterministic_and_nested():
-    images = np.arange(50)[:, None]
-    ten, twenty = datasets.batch_of(images, 10, seed=3), datasets.batch_of(images, 20, seed=3)
-    assert np.array_equal(twenty[:10], ten) and len(np.unique(twenty)) == 20
-    assert not np.array_equal(ten, datasets.batch_of(images, 10, seed=4))
-    assert sorted(datasets.batch_of(images, 50).ravel()) == list(range(50))
-
-
 @pytest.mark.parametrize("value", [0, -3, 2.5, "8", float("nan"), True])
 def test_bad_sizes_are_named(value):
-    calls = (
-        lambda: datasets.digits(channels=value),
-        lambda: datasets.digits(size=value),
-        lambda: datasets.resize(np.zeros((2, 2)), value),
-        lambda: datasets.batch_of(np.zeros(4), value),
-    )
-    for call in calls:
-        with pytest.raises(ValueError, match=r"(size|channels) must be .*got"):
-            call()
+    for name in ("size", "channels"):
+        with pytest.raises(ValueError, match=rf"{name} must be .*got"):
+            datasets.digits(**{name: value})
 
 
-def test_limits_are_said():
+def test_they_are_not_made_smaller():
     with pytest.raises(ValueError, match="size must be at least 8, got 7"):
         datasets.digits(size=7)
-    with pytest.raises(ValueError, match="size must be at most the number of images, 4, got 5"):
-        datasets.batch_of(np.zeros(4), 5)
-    with pytest.raises(ValueError, match=r"images must have shape \(…, height, width\), got \(4,\)"):
-        datasets.resize(np.zeros(4), 5)

@@ -16,6 +16,9 @@ _PUBLIC = {
     "build": "training.modules",
     "measure_growth": "training.probes.channel_moments",
     "digits": "training.datasets",
+    "fashion_mnist": "training.datasets",
+    "cifar10": "training.datasets",
+    "images_for": "training.datasets",
 }
 
 __all__ = list(_PUBLIC)

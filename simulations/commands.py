@@ -237,7 +237,7 @@ def _beside(law: Any, logs: Any) -> dict[str, float]:
 
 @click.command()
 @network_options(input_width=64)
-@click.option("--data", default="digits", show_default=True, help="digits (resized if need be) or noise.")
+@click.option("--data", default="digits", show_default=True, help="digits, fashion-mnist, noise or a FOLDER.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Inputs; one is compared with the exact law.")
 @click.option("--trials", type=int, default=100, show_default=True, help="Networks to build in PyTorch.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -255,30 +255,13 @@ def crosscheck(
 ) -> None:
     """Build the network in PyTorch, feed it real images, and compare every row; exit status 1 if they disagree."""
     from simulations import comparison
+    from simulations.training.datasets import images_for
 
-    result = comparison.crosscheck(net, _inputs(net, data, batch, seed), trials, seed)
-    click.echo(f"{net}\n{trials} networks in PyTorch on {batch} {data} input{'s' * (batch > 1)}, seed {seed}\n")
+    inputs = images_for(net.input_shape or (), data, batch, seed)
+    result = comparison.crosscheck(net, inputs.values, trials, seed)
+    what = f"{inputs.name} input{'s' * (batch > 1)}{inputs.treatment and f' ({inputs.treatment})'}"
+    click.echo(f"{net}\n{trials} networks in PyTorch on {batch} {what}, seed {seed}\n")
     click.echo(f"{result.table()}\n\n{result.verdict()}")
-    write_json(json_file, {"network": str(net), "data": data, **result.to_dict()})
+    write_json(json_file, {"network": str(net), "data": inputs.name, "treatment": inputs.treatment, **result.to_dict()})
     save_figure(plot_file, lambda ax: result.plot(ax))
     ctx.exit(0 if result.agrees else 1)
-
-
-def _inputs(net: Sequential, data: str, batch: int, seed: int) -> Any:
-    """Return a batch of the network's input shape."""
-    import math
-
-    from bntheory import arguments
-    from simulations import streams
-
-    shape = net.input_shape or ()
-    batch = arguments.integer("batch", batch)
-    if arguments.choice("data", data, ("digits", "noise")) == "noise":
-        return streams.input_stream(seed).standard_normal((batch, *shape))
-    from simulations.training.datasets import batch_of, digits
-
-    channels, size = (shape[0], shape[1]) if len(shape) == 3 else (1, math.isqrt(shape[0]))
-    if math.prod(shape) != channels * size**2 or size < 8:
-        raise ValueError(f"digits are square, 8×8 or larger: --input-width must be 64, 81, 100, …, got shape {shape}")
-    images, _ = digits(size, channels)
-    return batch_of(images, batch, seed).reshape(batch, *shape)

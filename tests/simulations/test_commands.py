@@ -8,6 +8,7 @@ import pytest
 
 import bntheory as bn
 from simulations import comparison, simulate_growth
+from simulations.training.datasets import idx
 
 
 def test_simulate_growth(run, tmp_path):
@@ -128,6 +129,39 @@ def test_crosscheck_on_real_images(run, tmp_path):
     assert status == 0 and "on 4 noise inputs" in out
 
 
+def test_crosscheck_on_images_from_a_folder(run, tmp_path):
+    """Forty random images of 6×6 bytes in idx format go by the name of their folder, whatever is done to them."""
+    pytest.importorskip("torch")
+    (tmp_path / "squares").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 6), dtype=np.uint8)
+    for name, array in {"images-idx3": pixels, "labels-idx1": np.zeros(40, np.uint8)}.items():
+        header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+        (tmp_path / "squares" / f"train-{name}-ubyte").write_bytes(header + array.tobytes())
+    words = ("crosscheck", "--data", "squares", "--depth", "3", "--width", "32", "--trials", "20", "--json", "c.json")
+    status, out, _ = run(*words, "--batch", "3", "--input-width", "36")
+    assert status == 0 and "on 3 squares inputs, seed 0" in out
+    status, out, _ = run(*words, "--input-width", "192")
+    assert status == 0 and "on 1 squares input (enlarged from 6×6 to 8×8, in 3 equal channels), seed 0" in out
+    data = json.loads((tmp_path / "c.json").read_text())
+    assert (data["data"], data["treatment"]) == ("squares", "enlarged from 6×6 to 8×8, in 3 equal channels")
+    status, _, err = run(*words, "--batch", "41", "--input-width", "36")
+    assert status == 2 and err == "bntheory: batch must be at most 40, got 41\n"
+    (tmp_path / "squares" / "train-labels-idx1-ubyte").unlink()
+    status, _, err = run(*words)
+    assert (
+        status == 2
+        and err == "bntheory: squares lacks the file train-labels-idx1-ubyte or train-labels-idx1-ubyte.gz\n"
+    )
+
+
+@pytest.mark.skipif(not idx.FOLDER.is_dir(), reason="to run: apt-get install dataset-fashion-mnist (Debian)")
+def test_crosscheck_on_fashion_mnist(run):
+    pytest.importorskip("torch")
+    words = ("--depth", "5", "--width", "32", "--input-width", "784", "--trials", "40")
+    status, out, _ = run("crosscheck", *words, "--data", "fashion-mnist")
+    assert status == 0 and "on 1 fashion-mnist input, seed 0" in out and "Theory and measurement agree" in out
+
+
 def test_crosscheck_runs_without_options(run):
     pytest.importorskip("torch")
     status, out, _ = run("crosscheck", "--trials", "2")
@@ -170,8 +204,10 @@ REFUSED = {
     "layer 1 (BatchNorm) is not supported": ("simulate", "spectrum", "--depth", "2", "--batch-norm"),
     "--factors and --size are for matrices": ("simulate", "spectrum", "--depth", "2", "--size", "9"),
     "No such command 'grwth'": ("simulate", "grwth"),
-    "data must be one of digits, noise": ("crosscheck", "--data", "cifar"),
-    "digits are square": ("crosscheck", "--input-width", "65", "--depth", "2"),
+    "data must be one of digits, fashion-mnist, noise or an existing folder, got 'cifar'": (
+        *("crosscheck", "--data", "cifar"),
+    ),
+    "images are square": ("crosscheck", "--input-width", "65", "--depth", "2"),
 }
 
 

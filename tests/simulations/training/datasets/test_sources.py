@@ -34,6 +34,7 @@ def test_noise_by_name():
     assert noise.pixels.shape == (2000, 1, 4, 4) and noise.labels.shape == (2000,) and noise.labels.dtype == np.int64
     assert abs(noise.pixels.mean()) < 5 / 32_000**0.5 and abs(noise.pixels.var() - 1) < 5 * (2 / 32_000) ** 0.5
     assert set(noise.labels) == set(range(10)) and abs(noise.labels.mean() - 4.5) < 5 * (8.25 / 2000) ** 0.5
+    assert not np.array_equal(noise.labels, streams.input_stream(4).integers(10, size=2000))  # not the pixels' numbers
     again, other = load("noise", shape=(2000, 1, 4, 4), seed=4), load("noise", shape=(2000, 1, 4, 4), seed=5)
     assert np.array_equal(again.pixels, noise.pixels) and np.array_equal(again.labels, noise.labels)
     assert not np.array_equal(other.pixels, noise.pixels) and not np.array_equal(other.labels, noise.labels)

@@ -380,6 +380,46 @@ class ZeroPad:
         return f"ZeroPad({self.channels}, stride={self.stride})"
 
 
+@dataclass(frozen=True)
+class Unknown:
+    """What no reading has a rule for: of its output the shape is known, whatever goes in.
+
+    Parameters
+    ----------
+    operation : str
+        What it is, in words; the name under which it is refused.
+    output : tuple of int
+        (n,) or (channels, height, width).
+
+    Raises
+    ------
+    ValueError
+        If there are no words, or the shape is not one.
+
+    Examples
+    --------
+    >>> print(Unknown("aten.sort", (8,)), Unknown("aten.sort", (8,)).output_shape((3, 4, 4)))
+    aten.sort (8,)
+    """
+
+    operation: str
+    output: Shape
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.operation, str) or not self.operation.strip():
+            raise ValueError(f"operation must be words, got {self.operation!r:.60}")
+        if not isinstance(self.output, (tuple, list)) or len(self.output) not in (1, 3):
+            raise ValueError(f"output must be (n,) or (channels, height, width), got {self.output!r:.60}")
+        set_fields(self, output=tuple(arguments.integer("output", side) for side in self.output))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the output: the one that was given."""
+        return self.output
+
+    def __str__(self) -> str:
+        return self.operation
+
+
 def set_fields(instance: object, **fields: Any) -> None:
     """Set checked values on a frozen dataclass while it is being made."""
     for name, value in fields.items():

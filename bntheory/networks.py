@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from bntheory.layers import (
     LayerNorm,
     Pool,
     Shape,
+    Unknown,
     ZeroPad,
     set_fields,
 )
@@ -143,17 +145,87 @@ class Residual:
         return f"Residual([{self.branch}]{shortcut}{scale})"
 
 
+@dataclass(frozen=True)
+class Join:
+    """Branches side by side on the same input, and what is made of their outputs.
+
+    Parameters
+    ----------
+    branches : tuple of Sequential
+        At least two; an empty one is the identity.
+    operation : {"concatenate", "product"} or Unknown
+        "concatenate": channels one after another, in the order of the branches. "product": of two branches, entry by
+        entry; one of shape (channels, 1, 1) counts at every position of the other. Unknown: what has no rule.
+
+    Raises
+    ------
+    ValueError
+        For another operation, fewer than two branches, a product of more, or a branch with an input shape of its own.
+
+    References
+    ----------
+    Huang, Liu, van der Maaten, Weinberger 2017, "Densely connected convolutional networks"; Hu, Shen, Sun 2018,
+    "Squeeze-and-excitation networks", section 3.
+
+    Examples
+    --------
+    >>> print(Join(((), (Dense(8),))), Join(((), (Dense(8),))).output_shape((4,)))
+    Join(concatenate: [identity], [Dense(8, he_normal)]) (12,)
+    """
+
+    branches: tuple[Sequential, ...]
+    operation: str | Unknown = "concatenate"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.branches, (tuple, list)) or len(self.branches) < 2:
+            raise ValueError(f"branches must be a tuple of at least two, got {self.branches!s:.60}")
+        parts = tuple(part if isinstance(part, Sequential) else Sequential(part) for part in self.branches)
+        for part in parts:
+            if part.input_shape is not None:
+                raise ValueError(f"a branch takes the shape it is given, got input_shape={part.input_shape}")
+        set_fields(self, branches=parts)
+        if not isinstance(self.operation, Unknown):
+            arguments.choice("operation", self.operation, ("concatenate", "product"))
+        if self.operation == "product" and len(parts) != 2:
+            raise ValueError(f"a product is of two branches, got {len(parts)}: put one product into another")
+
+    @property
+    def word(self) -> str:
+        """The operation as one word."""
+        return self.operation if isinstance(self.operation, str) else "unknown"
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the output; ValueError if those of the branches do not go together."""
+        shapes = [part.output_shape(shape) for part in self.branches]
+        if isinstance(self.operation, Unknown):
+            return self.operation.output_shape(shape)
+        if self.operation == "concatenate" and len({part[1:] for part in shapes}) == 1:
+            return (sum(part[0] for part in shapes), *shapes[0][1:])
+        small, large = sorted(shapes, key=math.prod)
+        if self.operation == "product" and (small == large or small == (large[0], 1, 1)):
+            return large
+        raise ValueError(f"Join: branches to {self.operation} give shapes {shapes}, for input {shape}")
+
+    def __str__(self) -> str:
+        branches = ", ".join(f"[{part}]" if part.layers else "[identity]" for part in self.branches)
+        return f"Join({self.operation}: {branches})"
+
+
 Normalization = BatchNorm | LayerNorm | GroupNorm
-Layer = Dense | Conv | Normalization | Dropout | Pool | Flatten | ZeroPad | Sequential | Residual | Activation
+Block = Residual | Join
+Layer = Dense | Conv | Normalization | Dropout | Pool | Flatten | ZeroPad | Unknown | Activation | Sequential | Block
 LAYERS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Dropout, Pool, Flatten, ZeroPad, Sequential, Residual)
+    for kind in (
+        *(Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Dropout, Pool, Flatten, ZeroPad, Unknown),
+        *(Sequential, Residual, Join),
+    )
 }
 VGG_CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # of each stage
 
 
 class Leaf(NamedTuple):
-    """One row of every reading: a leaf of the description, or the sum of a residual block."""
+    """One row of every reading: a leaf of the description, or what a block makes of its parts."""
 
     name: str
     operation: str
@@ -183,7 +255,7 @@ class PerRow:
 
 
 def leaves(net: Sequential) -> Iterator[Leaf]:
-    """Yield the rows of a network in execution order: the input, every leaf, and `sum` after branch and shortcut.
+    """Yield the rows of a network in execution order: the input, every leaf, and what a block makes of its parts.
 
     Parameters
     ----------
@@ -216,19 +288,50 @@ def _leaves(sequence: Sequential, shape: Shape, prefix: str) -> Iterator[Leaf]:
         raise ValueError(f"layers {prefix}*: made for input_shape={sequence.input_shape}, got {shape}")
     for index, layer in enumerate(sequence.layers):
         name = f"{prefix}{index}"
-        if isinstance(layer, Residual):
-            yield from _leaves(layer.branch, shape, f"{name}.branch.")
-            yield from _leaves(layer.shortcut, shape, f"{name}.shortcut.")
-        elif isinstance(layer, Sequential):
+        for word, part in parts(layer).items():
+            yield from _leaves(part, shape, f"{name}.{word}.")
+        if isinstance(layer, Sequential):
             yield from _leaves(layer, shape, f"{name}.")
         try:
             shape = output_shape(layer, shape)
         except ValueError as error:
             raise ValueError(f"layer {name}: {error}") from None
-        if isinstance(layer, Residual):
-            yield Leaf(f"{name}.sum", "sum", shape, layer)
-        elif not isinstance(layer, Sequential):
-            yield Leaf(name, str(layer), shape, layer)
+        if not isinstance(layer, Sequential):
+            yield leaf(name, layer, shape)
+
+
+def leaf(name: str, layer: Layer, shape: Shape) -> Leaf:
+    """The row of a layer at that path; a block's is called "sum", or as what it makes of its branches."""
+    if isinstance(layer, Residual):
+        return Leaf(f"{name}.sum", "sum", shape, layer)
+    if isinstance(layer, Join):
+        return Leaf(f"{name}.{layer.word}", str(layer.operation), shape, layer)
+    return Leaf(name, str(layer), shape, layer)
+
+
+def parts(layer: Layer) -> dict[str, Sequential]:
+    """The sequences that a block is made of, in execution order, by their names in paths; none of other layers.
+
+    Examples
+    --------
+    >>> [name for block in (Residual(()), Join(((), ()))) for name in parts(block)]
+    ['branch', 'shortcut', 'branches.0', 'branches.1']
+    """
+    if isinstance(layer, Residual):
+        return {"branch": layer.branch, "shortcut": layer.shortcut}
+    if isinstance(layer, Join):
+        return {f"branches.{index}": part for index, part in enumerate(layer.branches)}
+    return {}
+
+
+def refuse_unknown(net: Sequential, done: str) -> None:
+    """ValueError that names the first operation without a rule, which cannot be `done`."""
+    for row in leaves(net):
+        if isinstance(row.layer, Unknown) or (isinstance(row.layer, Join) and row.layer.word == "unknown"):
+            raise ValueError(
+                f"row {row.name} ({row.operation}) cannot be {done}: only the shape of its output is known; "
+                "put layers in its place"
+            )
 
 
 def mlp(

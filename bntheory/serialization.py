@@ -63,7 +63,7 @@ def _from_data(data: Any, row: str = "") -> Any:
         return tuple(_from_data(item, f"{row}.{index}".lstrip(".")) for index, item in enumerate(data))
     if not isinstance(data, dict):
         return data
-    names = {part: f"{row}.{part}" for part in ("branch", "shortcut")}
+    names = {part: f"{row}.{part}" for part in ("branch", "shortcut", "branches")}
     fields = {key: _from_data(value, names.get(key, row)) for key, value in data.items() if key != "type"}
     try:
         return _made(data.get("type"), fields)

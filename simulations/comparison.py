@@ -90,7 +90,8 @@ class Crosscheck:
         """One sentence: agreement or the first row that disagrees."""
         scope = f"{self.compared.sum()} of {len(self.compared)} rows, {self.measured.trials} networks"
         if self.predicted.unsupported is not None:
-            scope += f", no rule from row {self.predicted.unsupported.name} on"
+            reach = "at" if "measured" in self.predicted.moment_method else "from"
+            scope += f", no rule {reach} row {self.predicted.unsupported.name}{' on' if reach == 'from' else ''}"
         if self.disagreeing.any():
             return f"Theory and measurement DISAGREE from row {self._first_disagreement()} ({scope})."
         if not self._covered():

@@ -15,11 +15,11 @@ import numpy as np
 
 from bntheory.activations import Activation
 from bntheory.layers import Conv, Dense, Dropout, Pool
-from bntheory.networks import Layer, Normalization, Residual, Sequential, leaves
+from bntheory.networks import Join, Layer, Normalization, Residual, Sequential, leaves
 from simulations import pullbacks, weights
 from simulations.convolution import convolved
 from simulations.graded import Factor
-from simulations.signal import Signal, scaled
+from simulations.signal import Signal, added, scaled
 from simulations.steps import Step, steps
 
 Tangent = Callable[[Signal], Signal]
@@ -104,7 +104,7 @@ def grouped(walk: list[Step]) -> list[list[Step]]:
     groups: list[list[Step]] = []
     for start, stop in pairwise(passages(walk)):
         passed = walk[start:stop]
-        if groups and stop == start + 1 and not isinstance(passed[0].layer, (Dense, Conv, Residual)):
+        if groups and stop == start + 1 and not isinstance(passed[0].layer, (Dense, Conv, Residual, Join)):
             groups[-1] += passed
         else:
             groups.append(passed)
@@ -121,6 +121,8 @@ def _through(group: list[Step], h: Signal, rng: np.random.Generator) -> tuple[Si
         sources = [rows[source] for source in step.sources]
         if isinstance(step.layer, Residual):
             rows[step.row] = tuple(pullbacks.residual(step.layer, *parts)[0] for parts in zip(*sources, strict=True))
+        elif isinstance(step.layer, Join):
+            rows[step.row] = _joined(step.layer, sources)
         else:
             output, tangent = linearized(step.layer, sources[0][0], rng)
             rows[step.row] = output, tangent(sources[0][1])
@@ -129,6 +131,16 @@ def _through(group: list[Step], h: Signal, rng: np.random.Generator) -> tuple[Si
             if not readers[source]:
                 del rows[source]
     return rows[last]
+
+
+def _joined(layer: Join, sources: list[tuple[Signal, Signal]]) -> tuple[Signal, Signal]:
+    """What a block makes of its branches, and of their tangents."""
+    outputs, tangents = zip(*sources, strict=True)
+    output = pullbacks.join(layer, *outputs)[0]
+    if layer.operation != "product":
+        return output, pullbacks.join(layer, *tangents)[0]
+    first, second = ((outputs[0], tangents[1]), (tangents[0], outputs[1]))
+    return output, added(pullbacks.join(layer, *first)[0], pullbacks.join(layer, *second)[0])
 
 
 def linearized(layer: Layer, h: Signal, rng: np.random.Generator) -> tuple[Signal, Tangent]:

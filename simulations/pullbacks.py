@@ -15,7 +15,7 @@ import numpy as np
 
 from bntheory.activations import Activation
 from bntheory.layers import BatchNorm, Dropout, Flatten, GroupNorm, LayerNorm, Pool, Shape, ZeroPad
-from bntheory.networks import Normalization, Residual
+from bntheory.networks import Join, Normalization, Residual
 from simulations.convolution import offsets
 from simulations.signal import Axes, Signal, activated, added, at_scale, scaled, standardized, weighted
 
@@ -172,6 +172,38 @@ def residual(layer: Residual, branch: Signal, shortcut: Signal) -> tuple[Signal,
     return added(weighed(branch), shortcut), pullback
 
 
+def join(layer: Join, *branches: Signal) -> tuple[Signal, Callable[[Signal], Any]]:
+    """Channels one after another, or the product of two; back: their own channels, or g times the other factor."""
+    return _product(*branches) if layer.operation == "product" else _concatenated(*branches)
+
+
+def _concatenated(*branches: Signal) -> tuple[Signal, Callable[[Signal], Any]]:
+    ends = np.cumsum([branch.values.shape[1] for branch in branches])
+    alive = [branch.log_scale for branch in branches if branch.values.any()]  # the scale of zeros says nothing
+    top = max(alive, default=0.0)
+    values = [branch.values * math.exp(min(branch.log_scale - top, 0.0)) for branch in branches]
+
+    def pullback(gradient: Signal) -> tuple[Signal, ...]:
+        return tuple(scaled(part, gradient.log_scale) for part in np.split(gradient.values, ends[:-1], axis=1))
+
+    return scaled(np.concatenate(values, axis=1), top), pullback
+
+
+def _product(first: Signal, second: Signal) -> tuple[Signal, Callable[[Signal], Any]]:
+    def pullback(gradient: Signal) -> tuple[Signal, ...]:
+        return tuple(
+            scaled(_summed(gradient.values * other.values, own.values.shape), gradient.log_scale + other.log_scale)
+            for own, other in ((first, second), (second, first))
+        )
+
+    return scaled(first.values * second.values, first.log_scale + second.log_scale), pullback
+
+
+def _summed(values: np.ndarray, shape: Shape) -> np.ndarray:
+    """Over the positions, if there is only one in that shape."""
+    return values if values.shape == shape else values.sum(axis=(2, 3), keepdims=True)
+
+
 #: Rules by type of layer, called as rule(layer, *what the layer reads); `dropout` needs a generator too.
 RULES: dict[type, Callable[..., tuple[Signal, Callable[[Signal], Any]]]] = {
     Activation: activation,
@@ -182,4 +214,5 @@ RULES: dict[type, Callable[..., tuple[Signal, Callable[[Signal], Any]]]] = {
     ZeroPad: zero_pad,
     Pool: pool,
     Residual: residual,
+    Join: join,
 }

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bntheory.layers import Shape
-from bntheory.networks import Layer, Residual, Sequential, leaves
+from bntheory.networks import Layer, Sequential, leaves, parts, refuse_unknown
 
 
 class Step(NamedTuple):
-    """Row `row` is `layer` applied to the rows `sources`: one, or branch and shortcut for the sum of a `Residual`."""
+    """Row `row` is `layer` applied to the rows `sources`: one, or the ends of the parts of a block."""
 
     row: int
     layer: Layer
@@ -21,12 +21,18 @@ class Step(NamedTuple):
 def steps(net: Sequential) -> list[Step]:
     """Return the steps of a network in the order of its rows; ``steps(net)[k]`` makes row k + 1.
 
+    Raises
+    ------
+    ValueError
+        If an operation is `Unknown`; it is named.
+
     Examples
     --------
     >>> from bntheory import mlp
     >>> [(step.row, str(step.layer), step.sources) for step in steps(mlp(1, 4, residual=True))]
     [(1, 'relu', (0,)), (2, 'Dense(4, he_normal)', (1,)), (3, 'Residual([relu, Dense(4, he_normal)])', (2, 0))]
     """
+    refuse_unknown(net, "simulated")
     shapes = [row.shape for row in leaves(net)]
     made: list[Step] = []
     _walk(net, 0, shapes, made)
@@ -39,9 +45,7 @@ def _walk(sequence: Sequential, source: int, shapes: list[Shape], made: list[Ste
         if isinstance(layer, Sequential):
             source = _walk(layer, source, shapes, made)
             continue
-        sources: tuple[int, ...] = (source,)
-        if isinstance(layer, Residual):
-            sources = tuple(_walk(part, source, shapes, made) for part in (layer.branch, layer.shortcut))
+        sources = tuple(_walk(part, source, shapes, made) for part in parts(layer).values()) or (source,)
         row = len(made) + 1
         made.append(Step(row, layer, sources, shapes[sources[0]], shapes[row]))
         source = row

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 
 from bntheory.initializations import Initialization
 from bntheory.layers import Conv, Dense, Dropout, Shape
-from bntheory.networks import Residual
+from bntheory.networks import parts
 from simulations import pullbacks
 from simulations.convolution import convolved
 from simulations.samples import log_cosine_distance
@@ -133,8 +133,8 @@ def backward(steps: list[Step], ways_back: list[Pullback], gradient: Signal) -> 
         back = ways_back.pop()(given)
         if isinstance(step.layer, (Dense, Conv)):
             back, norms[step.row, 1] = back
-        parts = back if isinstance(step.layer, Residual) else (back,)
-        for source, part in zip(step.sources, parts, strict=True):
+        shares = back if parts(step.layer) else (back,)
+        for source, part in zip(step.sources, shares, strict=True):
             gradients[source] = added(gradients[source], part) if source in gradients else part
     norms[0, 0] = gradients[0].log_square_norm()
     return norms - gradient.log_square_norm()

@@ -1,12 +1,12 @@
 """The torch reading of a description: a real module with the same rows, weights drawn from the description's laws.
 
-Every leaf module and every `Residual` carries the layer it was made from as `module.description`, the root the network.
+Every leaf module and every block carries the layer it was made from as `module.description`, the root the network.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from bntheory import arguments
 from bntheory.activations import Activation
 from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, Shape
 from bntheory.layers import ZeroPad as ZeroPadLayer
-from bntheory.networks import Layer, Sequential, leaves, output_shape
+from bntheory.networks import Join as JoinLayer
+from bntheory.networks import Layer, Sequential, output_shape, refuse_unknown
 from bntheory.networks import Residual as ResidualLayer
 from simulations import streams
 from simulations.weights import draw_bias, draw_weights
@@ -58,7 +59,7 @@ def build(
     Raises
     ------
     ValueError
-        If `net` has no input shape, or seed, dtype or draw is not allowed.
+        If `net` has no input shape or an `Unknown` operation, or seed, dtype or draw is not allowed.
     ImportError
         On import of this file, if PyTorch is missing.
 
@@ -71,7 +72,7 @@ def build(
       (1): ReLU()
     )
     """
-    next(leaves(net))  # says so if the description has no input shape
+    refuse_unknown(net, "built")
     kind = _dtype(dtype)
     # NumPy's stream: torch's CPU generator reads only 32 bits of its seed
     rng = streams.stream(streams.root(seed), arguments.integer("draw", draw, at_least=0))
@@ -102,6 +103,30 @@ class Residual(nn.Module):
     def extra_repr(self) -> str:
         """Return the scale for ``repr``, unless it is 1."""
         return "" if self.scale == 1 else f"scale={self.scale:g}"
+
+
+class Join(nn.Module):
+    """Branches side by side on the same input, concatenated along channels or multiplied.
+
+    Parameters
+    ----------
+    branches : sequence of torch.nn.Sequential
+        An empty one is the identity.
+    operation : {"concatenate", "product"}
+    """
+
+    def __init__(self, branches: Sequence[nn.Sequential], operation: str) -> None:
+        super().__init__()
+        self.branches, self.operation = nn.ModuleList(branches), operation
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Return the concatenation or the product; branches run in their order."""
+        outputs = [branch(h) for branch in self.branches]
+        return outputs[0] * outputs[1] if self.operation == "product" else torch.cat(outputs, dim=1)
+
+    def extra_repr(self) -> str:
+        """Return the operation for ``repr``."""
+        return self.operation
 
 
 class ZeroPad(nn.Module):
@@ -222,6 +247,8 @@ def _module(layer: Layer, shape: Shape, rng: np.random.Generator) -> nn.Module:
     if isinstance(layer, ResidualLayer):
         branch, shortcut = (_sequential(part, shape, rng) for part in (layer.branch, layer.shortcut))
         module: nn.Module = Residual(branch, shortcut, layer.scale)
+    elif isinstance(layer, JoinLayer):
+        module = Join([_sequential(branch, shape, rng) for branch in layer.branches], layer.word)
     elif isinstance(layer, (Dense, Conv)):
         module = _linear(layer, shape, rng)
     elif isinstance(layer, Activation):

@@ -13,7 +13,7 @@ from bntheory import arguments
 from bntheory.networks import Layer, Leaf, Sequential
 from simulations import streams
 from simulations.samples import Samples, moments
-from simulations.training.modules import Residual, build, torch
+from simulations.training.modules import Join, Residual, build, torch
 
 nn = torch.nn
 Recorder = Callable[[Leaf, torch.Tensor], None]
@@ -22,11 +22,11 @@ Recorder = Callable[[Leaf, torch.Tensor], None]
 def measure_growth(model: nn.Module, batch: np.ndarray | torch.Tensor) -> Samples:
     """Measure the second moment, channel mean square and channel variance of every row, in one forward pass.
 
-    Rows: the input, then one per call of a leaf module in execution order, and `sum` after the two parts of a
-    `simulations.training.modules.Residual`. Of a module made by `build(net)` they are those of
-    ``bntheory.networks.leaves(net)``; of any other the operation is the module's class. What a forward method does
-    outside modules has no row. Axis 0 counts inputs, axis 1 channels. Each output is reduced when it appears: no
-    activation is kept.
+    Rows: the input, then one per call of a leaf module in execution order, `sum` after the two parts of a
+    `simulations.training.modules.Residual`, and the operation of a `Join` after its branches. Of a module made by
+    `build(net)` they are those of ``bntheory.networks.leaves(net)``; of any other the operation is the module's class.
+    What a forward method does outside modules has no row. Axis 0 counts inputs, axis 1 channels. Each output is reduced
+    when it appears: no activation is kept.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def _recording(model: nn.Module, record: Recorder) -> Iterator[None]:
 
 
 def _has_row(module: nn.Module) -> bool:
-    if isinstance(module, Residual):
+    if isinstance(module, (Residual, Join)):
         return True
     if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         return False  # an empty one, as an identity shortcut, is no leaf
@@ -162,8 +162,9 @@ def _hook(name: str, record: Recorder) -> Callable[..., None]:
             raise TypeError(f"output of {name} ({type(module).__name__}) must be a real tensor, got {kind}")
         layer = vars(module).get("description")
         layer = layer if isinstance(layer, Layer) else None  # anybody's module may have an attribute of that name
-        if isinstance(module, Residual):
-            row = Leaf(f"{name}.sum", "sum", tuple(output.shape[1:]), layer)
+        if isinstance(module, (Residual, Join)):
+            word = module.operation if isinstance(module, Join) else "sum"
+            row = Leaf(f"{name}.{word}", word, tuple(output.shape[1:]), layer)
         else:
             row = Leaf(name, type(module).__name__ if layer is None else str(layer), tuple(output.shape[1:]), layer)
         record(row, output)

@@ -130,7 +130,10 @@ def _draw_prediction(
             ax.plot(layers[known], mean[known], color=color, label=f"{label}{source}, {level:.0%} band")
     if _line_known(growth, name, index):
         values = _shown(growth, name, index)
-        ax.plot(layers, values, "-.", color=color, lw=1, label=f"{label}predicted: logarithm of the mean")
+        source = "predicted"
+        if "measured" in growth.moment_method:
+            source += f" (from measured values, from row {growth.name[growth.moment_method.index('measured')]} on)"
+        ax.plot(layers, values, "-.", color=color, lw=1, label=f"{label}{source}: logarithm of the mean")
 
 
 def _source(networks: int, std: np.ndarray, error: np.ndarray) -> str:

@@ -16,8 +16,8 @@ from bntheory import arguments
 from bntheory.growth import walk
 from bntheory.growth.diagnosis import table, verdict
 from bntheory.growth.finite_width import bands
-from bntheory.growth.infinite_width.state import start
-from bntheory.networks import Leaf, PerRow, Sequential, leaves
+from bntheory.growth.infinite_width.state import start, worse
+from bntheory.networks import Leaf, PerRow, Sequential, leaves, parts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +69,8 @@ class Growth(PerRow):
         Probability that the row is exactly zero (of images an upper bound; the share of the draws in simulated rows).
     moment_method, channel_method, gradient_method, band_method, gradient_band_method : tuple of str
         "exact" (at any width), "mean-field" (infinite width), "population" (infinite width, from sampled units),
-        "first-order" (to first order in 1/width), or "unsupported". Bands also "simulated", where there is no law and
+        "first-order" (to first order in 1/width), "measured" (predicted from values that were measured where a row
+        before it had no rule), or "unsupported". Bands also "simulated", where there is no law and
         `simulations.simulate_bands` has drawn networks.
     question : Question
         What was asked: the network, its inputs and the batch size.
@@ -325,11 +326,25 @@ def predict_growth(
     >>> print(f"{growth.log_growth_mean[-1]:.4f} {growth.log_growth_std[-1]:.4f}")
     -1.9786 2.0058
     """
-    rows = tuple(leaves(net))
+    return predicted(net, tuple(leaves(net)), inputs, batch_size, covariances)
+
+
+def predicted(
+    net: Sequential,
+    rows: tuple[Leaf, ...],
+    inputs: Any,
+    batch_size: int | None,
+    covariances: bool,
+    measured: walk.Measured | None = None,
+) -> Growth:
+    """Predict with rows under names of their own, and from `measured` values where there is no rule (`walk.forward`).
+
+    Those are of the given inputs: without inputs, nothing can be measured.
+    """
     first = start(inputs, rows[0].shape, batch_size, covariances)
     # products of a thousand positions gain nothing from more threads, and lose tenfold where cores are shared
     with threadpool_limits(1, "blas") if len(rows[0].shape) == 3 else nullcontext():
-        taken, way, last = walk.forward(net, rows, first)
+        taken, way, last = walk.forward(net, rows, first, measured)
         log_gradient, log_weight_gradient = walk.backward(way, rows, last).T
     columns = {name: np.array([getattr(row, name) for row in taken]) for name in walk.Moments._fields}
     methods = tuple(columns["method"].tolist())
@@ -354,7 +369,8 @@ def _gradient_methods(rows: tuple[Leaf, ...], methods: tuple[str, ...], log_grad
     """Exact only where every row up to the output is, and no sum keeps the given input."""
     worst, words = "exact", []
     for row, method, value in reversed(list(zip(rows, methods, log_gradient, strict=True))):
-        if worst != "population" and (method != "exact" or row.operation == "sum"):
-            worst = "population" if method == "population" else "mean-field"
+        joined = row.layer is not None and bool(parts(row.layer))
+        worst = worse(worst, "mean-field" if joined or method == "unsupported" else "exact")
+        worst = worst if method == "unsupported" else worse(worst, method)
         words.append("unsupported" if math.isnan(value) else worst)
     return words[::-1]

@@ -2,11 +2,13 @@
 
 Forward, every leaf gives a `State`, the `Noise` of images, and the way back for gradients; the rest of a state is
 forgotten once the next row has been read. Backward, a white gradient at the output takes these ways in reverse.
+Where a row has no rule, what follows has none either, unless its values have been measured: then they start anew.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,17 +17,19 @@ from typing import NamedTuple
 import numpy as np
 
 from bntheory.growth.backward import covariances as gradient_covariances
-from bntheory.growth.backward import gradient_rows, gradients
+from bntheory.growth.backward import gradient_rows, gradients, joins
 from bntheory.growth.backward.covariances import Blocks
 from bntheory.growth.backward.gradient_rows import Gradient
-from bntheory.growth.backward.gradients import Pullback
+from bntheory.growth.backward.joins import Pullback
 from bntheory.growth.by_rows import by_rows
 from bntheory.growth.finite_width import kernel_noise
 from bntheory.growth.finite_width.noise import Noise
 from bntheory.growth.infinite_width import moments, positions
-from bntheory.growth.infinite_width.state import State, log_rest
+from bntheory.growth.infinite_width.state import MOST_POINTS, State, log_rest, of_values
 from bntheory.layers import BatchNorm, Conv, Dense, Shape
-from bntheory.networks import Leaf, Residual, Sequential, output_shape
+from bntheory.networks import Join, Leaf, Residual, Sequential, output_shape
+
+Measured = Callable[[int], np.ndarray]
 
 
 class Here(NamedTuple):
@@ -51,33 +55,46 @@ class Moments(NamedTuple):
 
 @dataclass
 class Way:
-    """The way back through a leaf, or through the two parts of a block."""
+    """The way back through a leaf, or through the parts of a block, between which `split` divides a gradient."""
 
     row: int
-    units: int
-    points: int
     back: Pullback | None = None
     weight_gradient: WeightGradient | None = None
-    block: Residual | None = None
-    branch: list[Way] = field(default_factory=list)
-    shortcut: list[Way] = field(default_factory=list)
+    parts: list[list[Way]] = field(default_factory=list)
+    split: joins.Split | None = None
 
 
+Visit = Callable[[Way, Gradient], None]
 UNKNOWN = Moments(*(math.nan,) * 6, False, "unsupported", "unsupported")
 
 
-def forward(net: Sequential, rows: tuple[Leaf, ...], first: State) -> tuple[list[Moments], list[Way], State | None]:
+def forward(
+    net: Sequential, rows: tuple[Leaf, ...], first: State, measured: Measured | None = None
+) -> tuple[list[Moments], list[Way], State | None]:
     """Moments of every row, the way back, and the last state.
+
+    Parameters
+    ----------
+    net : Sequential
+    rows : tuple of Leaf
+        Those of `leaves`, perhaps under other names.
+    first : State
+        Of the input.
+    measured : callable, optional
+        Row index ↦ array (B, *shape): values measured there. Where a row has no rule, its own numbers stay unknown, and
+        what follows is predicted from its values, with the method "measured" from there on.
 
     Raises
     ------
     ValueError
-        If a layer cannot take what reaches it, with the row's name in front.
+        If a layer cannot take what reaches it, or measured values have another shape or are not finite, with the row's
+        name in front.
     """
     noise = kernel_noise.start(first) if len(rows[0].shape) == 3 and first.log_d is not None else None
     taken: list[Moments] = []
     trail = Trail(rows, taken, math.isfinite(first.copies))
-    taken.append(_moments(first, noise, trail.of_batch, trail.image))
+    trail.measured, trail.distances = measured, first.log_d is not None
+    taken.append(_moments(first, noise, trail.of_batch, len(rows[0].shape) == 3))
     way: list[Way] = []
     here = trail.through(net, Here(first, noise), rows[0].shape, way)
     return taken, way, here.state
@@ -86,12 +103,15 @@ def forward(net: Sequential, rows: tuple[Leaf, ...], first: State) -> tuple[list
 class Trail:
     """The rows that have been taken, in the order of `leaves`.
 
-    of_batch : whether fluctuations are those of the mean over the batch, as with a BatchNorm, or of one input.
+    of_batch : whether fluctuations are those of the mean over the batch, as with a BatchNorm, or of one input;
+    measured, distances : values to go on from where there is no rule, and whether with their distances.
     """
+
+    measured: Measured | None = None
+    distances = True
 
     def __init__(self, rows: tuple[Leaf, ...], taken: list[Moments], finite: bool = True) -> None:
         self.rows, self.taken = rows, taken
-        self.image = len(rows[0].shape) == 3
         self.of_batch = finite or any(isinstance(row.layer, BatchNorm) and row.layer.training for row in rows)
         self.correlated = any(gradients.correlate(row.layer) for row in rows)
 
@@ -101,6 +121,8 @@ class Trail:
                 here = self.through(layer, here, shape, way)
             elif isinstance(layer, Residual):
                 here = self._block(layer, here, shape, way)
+            elif isinstance(layer, Join):
+                here = self._join(layer, here, shape, way)
             else:
                 here = self._leaf(layer, here, shape, way)
             shape = output_shape(layer, shape)
@@ -114,13 +136,13 @@ class Trail:
         except ValueError as error:
             raise ValueError(f"row {self.rows[row].name}: {error}") from None
         if before is None or after is None:
-            return self._take(Here(None, None), Way(row, 1, 1), way)
+            return self._take(Here(None, None), Way(row), way)
         noise = here.noise and kernel_noise.through(layer, here.noise, before, after, shape)
         weights = None
-        if isinstance(layer, (Dense, Conv)):
+        if isinstance(layer, Dense) or (isinstance(layer, Conv) and not (before.parts and layer.groups > 1)):
             weights = weight_gradient(layer, before, after, shape, self.correlated)
         back = gradients.pullback(layer, before, after, shape, self.correlated)
-        return self._take(Here(after, noise), Way(row, shape[0], before.points, back, weights), way)
+        return self._take(Here(after, noise), Way(row, back, weights), way)
 
     def _block(self, block: Residual, here: Here, shape: Shape, way: list[Way]) -> Here:
         branch_way: list[Way] = []
@@ -130,8 +152,8 @@ class Trail:
         row, total = len(self.taken), None
         if branch.state is not None and shortcut.state is not None:
             total = moments.added(block, shortcut.state, branch.state)
-        points = 1 if here.state is None else here.state.points
-        step = Way(row, shape[0], points, block=block, branch=branch_way, shortcut=shortcut_way)
+        split = None if total is None else functools.partial(joins.of_sum, block)
+        step = Way(row, parts=[branch_way, shortcut_way], split=split)
         noise = None
         if total is not None and shortcut.noise is not None and branch.noise is not None:
             assert shortcut.state is not None and branch.state is not None
@@ -139,12 +161,39 @@ class Trail:
             noise = kernel_noise.added(block, shortcut.noise, branch.noise, states, self.rows[row].shape[0])
         return self._take(Here(total, noise), step, way)
 
+    def _join(self, block: Join, here: Here, shape: Shape, way: list[Way]) -> Here:
+        ways: list[list[Way]] = [[] for _ in block.branches]
+        ends = [self.through(part, here, shape, way).state for part, way in zip(block.branches, ways, strict=True)]
+        states = [state for state in ends if state is not None]
+        channels = [part.output_shape(shape)[0] for part in block.branches]
+        row, made, split = len(self.taken), None, None
+        if len(states) == len(ends):
+            made = moments.joined(block, states, channels, row)
+        if made is not None and block.operation == "concatenate":
+            split = joins.of_concatenation(made, channels)
+        elif made is not None:
+            split = joins.of_product(*states)
+        return self._take(Here(made, None), Way(row, parts=ways, split=split), way)
+
     def _take(self, here: Here, step: Way, way: list[Way]) -> Here:
-        self.taken.append(
-            UNKNOWN if here.state is None else _moments(here.state, here.noise, self.of_batch, self.image)
-        )
+        image = len(self.rows[step.row].shape) == 3
+        self.taken.append(UNKNOWN if here.state is None else _moments(here.state, here.noise, self.of_batch, image))
         way.append(step)
+        if here.state is None and self.measured is not None:
+            return Here(self._anew(step.row, self.measured), None)
         return here
+
+    def _anew(self, row: int, measured: Measured) -> State:
+        """Measured values, as given inputs are; they share weights with every row before, not with fresh ones after."""
+        values, leaf = np.asarray(measured(row), dtype=float), self.rows[row]
+        if values.shape[1:] != leaf.shape or not np.isfinite(values).all():
+            found = f"{values.shape}" if values.shape[1:] != leaf.shape else "values that are not finite"
+            raise ValueError(
+                f"row {leaf.name}: measured values must be finite, of shape (B, *{leaf.shape}), got {found}"
+            )
+        state = of_values(values, self.distances and math.prod(leaf.shape[1:]) <= MOST_POINTS)
+        lineage = frozenset(range(row + 1))
+        return dataclasses.replace(state, method="measured", channel_method="measured", lineage=lineage)
 
 
 def _linked(here: Here, outside: Noise | None) -> Here:
@@ -237,16 +286,26 @@ def backward(way: list[Way], rows: tuple[Leaf, ...], last: State | None) -> np.n
     return norms - output.log_total(rows[-1].shape[0])
 
 
-def back(way: list[Way], gradient: Gradient | None, visit: Callable[[Way, Gradient], None]) -> Gradient | None:
+def back(way: list[Way], gradient: Gradient | None, visit: Visit) -> Gradient | None:
     """Take a gradient back, showing that of every row on the way; None from where there is no rule."""
     for step in reversed(way):
         if gradient is None:
             return None
         visit(step, gradient)
-        if step.block is not None:
-            branch = back(step.branch, gradient_rows.to_branch(step.block, gradient), visit)
-            shortcut = back(step.shortcut, gradient_rows.to_shortcut(gradient), visit)
-            gradient = None if branch is None or shortcut is None else gradient_rows.added(branch, shortcut)
+        if step.parts:
+            shares = step.split(gradient) if step.split is not None else None
+            gradient = None if shares is None else _through_parts(step.parts, shares, visit)
         else:
             gradient = None if step.back is None else step.back(gradient)
     return gradient
+
+
+def _through_parts(parts: list[list[Way]], shares: list[Gradient], visit: Visit) -> Gradient | None:
+    """Estimates are not shown."""
+    ends = [back(part, share, _unseen if share.rough else visit) for part, share in zip(parts, shares, strict=True)]
+    known = [end for end in ends if end is not None]
+    return joins.merged(shares, known) if len(known) == len(ends) else None
+
+
+def _unseen(step: Way, gradient: Gradient) -> None:
+    """Of a visitor that is not to see a row."""

@@ -10,7 +10,7 @@ from typing import Any
 from bntheory.activations import Activation
 from bntheory.growth.prediction import predict_growth
 from bntheory.layers import BatchNorm, Dense, Dropout, Flatten
-from bntheory.networks import Leaf, Residual, Sequential, leaves
+from bntheory.networks import Join, Leaf, Residual, Sequential, leaves
 from bntheory.spectra.densities import slope_law
 from bntheory.spectra.factors import merged
 from bntheory.spectra.residual import ResidualBranch, ResidualGaussian
@@ -120,6 +120,12 @@ class _Product:
                 self.take(layer, walk)
             elif isinstance(layer, Residual):
                 self._block(layer, walk)
+            elif isinstance(layer, Join):
+                row = next(row for row in walk.rows[walk.next :] if row.layer is layer)
+                raise ValueError(
+                    f"not available because of row {row.name} ({row.operation}): free probability has no rule for "
+                    f"branches; {SAMPLE}"
+                )
             else:
                 self._leaf(walk)
 

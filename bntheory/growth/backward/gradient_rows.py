@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,13 +23,16 @@ class Above(NamedTuple):
     """What a BatchNorm must know of the reader of its output: an activation, and the gradient past it.
 
     radial : E g_p g_p' y_p y_p'/√(γ_p γ_p') of the gradient g and the units y of mean variance 1; for a sum,
-    of its branch, and `shortcut` of its shortcut.
+    of its branch, and `shortcut` of its shortcut; larger : of a sum of which the row is only a part;
+    rough : without what activations further on depend on the row, through identity shortcuts.
     """
 
     radial: Callable[[], Blocks]
     shortcut: Callable[[], Blocks] | None = None
     phi: Activation | None = None
     given: Gradient | None = None
+    larger: bool = False
+    rough: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,10 @@ class Gradient:
     """exp(log_scale) times: values (points,), of sampled units (n, points) or (m, kept, points).
 
     links : of different points, None if uncorrelated;  above : of the row's reader, and of a sum's branch;
-    evenness : E|g| over √(2γ/π), less than 1 where slopes differ from unit to unit.
+    evenness : E|g| over √(2γ/π), less than 1 where slopes differ from unit to unit;
+    parts : channels and their gradients, where they differ, in order; the rest is then of all of them together;
+    tangled : whether it depends on the row's units through later activations, in a way that is not carried;
+    rough : whether it is an estimate, good enough for a small share of another.
     """
 
     values: np.ndarray
@@ -44,6 +51,9 @@ class Gradient:
     links: Blocks | None = None
     above: Above | None = None
     evenness: float = 1.0
+    parts: tuple[tuple[int, Gradient], ...] = ()
+    tangled: bool = False
+    rough: bool = False
 
     @property
     def points(self) -> np.ndarray:
@@ -80,7 +90,7 @@ def scaled(gradient: Gradient, factor: float | np.ndarray, log_factor: float = 0
     top = float(np.max(values, initial=0.0))
     if top > 0 and math.isfinite(top):
         values, log_scale = values / top, log_scale + math.log(top)
-    return dataclasses.replace(gradient, **{"above": None, **changes}, values=values, log_scale=log_scale)
+    return dataclasses.replace(gradient, **{"above": None, "parts": (), **changes}, values=values, log_scale=log_scale)
 
 
 def averaged(gradient: Gradient, factor: float | np.ndarray = 1.0, log_factor: float = 0.0, **changes: Any) -> Gradient:
@@ -97,26 +107,77 @@ def of_moments(moments: Blocks, log_scale: float, evenness: float = 1.0) -> Grad
 
 def added(first: Gradient, second: Gradient) -> Gradient:
     """The gradient of a row that is read twice; the parts are independent."""
+    if first.parts or second.parts:
+        ends = sorted({*_ends(first), *_ends(second)})
+        sizes = [end - start for start, end in itertools.pairwise([0, *ends])]
+        return together(zip(sizes, map(added, cut(first, sizes), cut(second, sizes)), strict=True))
     scale = max(first.log_scale, second.log_scale)
     parts = [math.exp(part.log_scale - scale) for part in (first, second)]
     values = [first.values, second.values]
-    if values[0].ndim == 3 or values[1].ndim == 3:
+    if 3 in (values[0].ndim, values[1].ndim) or (values[0].ndim == values[1].ndim and len(values[0]) != len(values[1])):
         values = [first.points, second.points]
-    total = Gradient(values[0] * parts[0] + values[1] * parts[1], scale)
+    tangled = any(part.tangled or part.above is not None for part in (first, second))
+    total = Gradient(values[0] * parts[0] + values[1] * parts[1], scale, tangled=tangled)
     if first.links is None and second.links is None:
         return total
     summed = covariances.added(first.moments(), second.moments(), *parts)
     return dataclasses.replace(total, links=covariances.normalized(summed)[1])
 
 
+def together(parts: Iterable[tuple[int, Gradient]]) -> Gradient:
+    """Gradients of channels side by side."""
+    parts = tuple(parts)
+    if len(parts) == 1:
+        return parts[0][1]
+    total, scale = sum(channels for channels, _ in parts), max(part.log_scale for _, part in parts)
+    shares = [channels / total * math.exp(part.log_scale - scale) for channels, part in parts]
+    values = np.sum([share * part.points for share, (_, part) in zip(shares, parts, strict=True)], axis=0)
+    # E|g| is the mean over channels of √E g² times its evenness
+    roots = [math.sqrt(share * float(part.points.mean())) for share, (_, part) in zip(shares, parts, strict=True)]
+    means = [root * math.sqrt(size / total) * part.evenness for root, (size, part) in zip(roots, parts, strict=True)]
+    root, links = math.sqrt(sum(root**2 for root in roots)), None
+    if any(part.links is not None for _, part in parts):
+        moments: Blocks = np.zeros((len(values),) * 2, np.float32), None
+        for share, (_, part) in zip(shares, parts, strict=True):
+            moments = covariances.added(moments, part.moments(), 1.0, share)
+        links = covariances.normalized(moments)[1]
+    return Gradient(values, scale, links, evenness=sum(means) / root if root > 0 else 1.0, parts=parts)
+
+
+def cut(gradient: Gradient, sizes: Sequence[int]) -> list[Gradient]:
+    """The gradients of channels, so many at a time."""
+    if not gradient.parts:
+        return [gradient] * len(sizes)
+    made = []
+    for end, size in zip(itertools.accumulate(sizes), sizes, strict=True):
+        inside = []
+        for stop, (channels, part) in zip(_ends(gradient), gradient.parts, strict=True):
+            common = min(end, stop) - max(end - size, stop - channels)
+            if common > 0:
+                inside.append((common, part))
+        made.append(together(inside))
+    return made
+
+
+def _ends(gradient: Gradient) -> list[int]:
+    """Channels up to the end of every part."""
+    return list(itertools.accumulate(channels for channels, _ in gradient.parts))
+
+
 def to_branch(block: Residual, gradient: Gradient) -> Gradient:
     """What goes into the branch of a sum: the same for all units, since its weights mix them."""
+    if gradient.parts:
+        return together((channels, to_branch(block, part)) for channels, part in gradient.parts)
+    above = gradient.above and gradient.above._replace(larger=gradient.above.shortcut is None)
     unit = float(np.mean(np.sqrt(gradient.points)))
     evenness = gradient.evenness * (float(np.mean(np.sqrt(gradient.values))) / unit if unit > 0 else 1.0)
-    return averaged(gradient, 1.0, 2 * math.log(block.scale), above=gradient.above, evenness=evenness)
+    return averaged(gradient, 1.0, 2 * math.log(block.scale), above=above, evenness=evenness)
 
 
 def to_shortcut(gradient: Gradient) -> Gradient:
     """What goes into the shortcut of a sum."""
+    if gradient.parts:
+        return together((channels, to_shortcut(part)) for channels, part in gradient.parts)
     radial = gradient.above and gradient.above.shortcut
-    return dataclasses.replace(gradient, above=Above(radial) if radial else None)
+    rough = gradient.above is not None and gradient.above.rough
+    return dataclasses.replace(gradient, above=Above(radial, rough=rough) if radial else None)

@@ -26,17 +26,15 @@ from typing import Any
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.growth.backward import covariances
+from bntheory.growth.backward import covariances, joins
 from bntheory.growth.backward.covariances import SAMPLED, Blocks
 from bntheory.growth.backward.gradient_rows import Above, Gradient, averaged, of_moments, scaled
+from bntheory.growth.backward.joins import Pullback
 from bntheory.growth.infinite_width import batch_modes, batch_norm, population, positions
 from bntheory.growth.infinite_width.state import State
 from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, Shape, ZeroPad
 
 MOST_SAMPLED = 2**18  # points of units for means over sampled ones
-
-
-Pullback = Callable[[Gradient], Gradient | None]
 
 
 def correlate(layer: Any) -> bool:
@@ -51,7 +49,24 @@ def pullback(layer: Any, before: State, after: State, shape: Shape, correlated: 
 
     `correlated`: whether gradients of different points can be, so that their links need to be known.
     """
-    return RULES[type(layer)](layer, before, after, shape, correlated)
+    rule, groups = RULES[type(layer)], layer.groups if isinstance(layer, Conv) else 1
+    if isinstance(layer, Dense) or (isinstance(layer, Conv) and groups == 1):
+        return rule(layer, before, after, shape, correlated)
+    made = layer.output_shape(shape)[0] if isinstance(layer, (Conv, Flatten)) else shape[0]
+    if isinstance(layer, ZeroPad) or not before.parts:
+        back = None if before.parts else rule(layer, before, after, shape, correlated)
+        if isinstance(layer, (Conv, ZeroPad)):
+            return back and joins.of_all_channels(back)
+        return joins.by_channels([joins.Channels(shape[0], made, back)])
+    if isinstance(layer, (LayerNorm, GroupNorm)):  # which divides all units by the same
+        known = before.centred and not isinstance(layer, GroupNorm)
+        back = rule(layer, before, after, shape, correlated) if known else None
+        return joins.by_channels([joins.Channels(part.channels, part.channels, back) for part in before.parts])
+    parts = []
+    for channels, state in before.parts:
+        back = rule(layer, state, state, (channels, *shape[1:]), correlated)
+        parts.append(joins.Channels(channels, channels * made // shape[0], back))
+    return joins.by_channels(parts)
 
 
 def _dense(layer: Dense, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
@@ -157,7 +172,7 @@ def _sampled_activation(phi: Activation, before: State, correlated: bool) -> Pul
     def back(gradient: Gradient) -> Gradient:
         values = gradient.values if gradient.values.ndim < 3 else gradient.points
         if fields is None:
-            return scaled(dataclasses.replace(gradient, values=values * squares), 1.0)
+            return scaled(dataclasses.replace(gradient, values=values * squares), 1.0, tangled=False)
         slopes, links = _slopes(phi, fields, log_scale), gradient.links or covariances.diagonal(points)
         size, factors = covariances.normalized(population.products(slopes))
 
@@ -169,9 +184,11 @@ def _sampled_activation(phi: Activation, before: State, correlated: bool) -> Pul
 
         above = None
         if branch is not None:
-            above = Above(lambda: of_part(branch), lambda: of_part(fields - branch))
+            above = Above(lambda: of_part(branch), lambda: of_part(fields - branch), rough=gradient.tangled)
         changed = None if gradient.links is None else covariances.each(np.multiply, links, factors)
-        return scaled(dataclasses.replace(gradient, values=values * squares), 1.0, links=changed, above=above)
+        return scaled(
+            dataclasses.replace(gradient, values=values * squares), 1.0, links=changed, above=above, tangled=False
+        )
 
     return back
 

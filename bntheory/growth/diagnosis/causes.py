@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +12,8 @@ from bntheory.activations import Activation
 from bntheory.growth.diagnosis.layer_trends import Trend
 from bntheory.growth.infinite_width import batch_norm
 from bntheory.growth.phase import critical_gain
-from bntheory.layers import BatchNorm, Conv, Dense, GroupNorm, LayerNorm
-from bntheory.networks import Leaf, Residual
+from bntheory.layers import BatchNorm, Conv, Dense, GroupNorm, LayerNorm, Shape
+from bntheory.networks import Join, Residual, Sequential, output_shape, parts
 
 if TYPE_CHECKING:
     from bntheory.growth.prediction import Growth
@@ -78,7 +78,7 @@ def of_zero(growth: Growth, first: int) -> str:
 def of_collapse(growth: Growth) -> str:
     """Why outputs of different inputs come to point the same way."""
     phi, gain = _activation(growth), _gain(growth)
-    biased = any(layer.bias_variance(before.shape) > 0 for before, layer in _weights(growth))
+    biased = any(layer.bias_variance(shape) > 0 for shape, layer in _weights(growth))
     if biased and "below" in gain:
         return f"biases are the same for all inputs, and {gain}"
     if phi is not None and phi.homogeneous_slopes is not None and len(set(phi.homogeneous_slopes)) == 2:
@@ -102,22 +102,33 @@ def _activation(growth: Growth) -> Activation | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _weights(growth: Growth) -> list[tuple[Leaf, Dense | Conv]]:
-    """Layers with weights, each after the row before it, which in networks without blocks is what it reads."""
-    pairs = itertools.pairwise(growth.rows)
-    return [(before, row.layer) for before, row in pairs if isinstance(row.layer, (Dense, Conv))]
+def _weights(growth: Growth) -> list[tuple[Shape, Dense | Conv]]:
+    """Layers with weights, each with the shape that it reads."""
+    net = growth.question.net
+    return list(_reading(net, growth.rows[0].shape))
 
 
-def _weight_variance(before: Leaf, layer: Dense | Conv) -> float:
+def _reading(sequence: Sequential, shape: Shape) -> Iterator[tuple[Shape, Dense | Conv]]:
+    for layer in sequence.layers:
+        for part in parts(layer).values():
+            yield from _reading(part, shape)
+        if isinstance(layer, Sequential):
+            yield from _reading(layer, shape)
+        elif isinstance(layer, (Dense, Conv)):
+            yield shape, layer
+        shape = output_shape(layer, shape)
+
+
+def _weight_variance(shape: Shape, layer: Dense | Conv) -> float:
     """σ_w² = fan_in · Var w."""
-    fan_in = before.shape[0] if isinstance(layer, Dense) else before.shape[0] // layer.groups * layer.kernel**2
-    return fan_in * layer.weight_variance(before.shape)
+    fan_in = shape[0] if isinstance(layer, Dense) else shape[0] // layer.groups * layer.kernel**2
+    return fan_in * layer.weight_variance(shape)
 
 
 def _gain(growth: Growth) -> str:
     """The typical σ_w² beside the critical one, if they differ."""
     phi = _activation(growth)
-    other = any(isinstance(row.layer, (BatchNorm, LayerNorm, GroupNorm, Residual)) for row in growth.rows)
+    other = any(isinstance(row.layer, (BatchNorm, LayerNorm, GroupNorm, Residual, Join)) for row in growth.rows)
     found = [_weight_variance(*pair) for pair in _weights(growth)]
     if phi is None or other or not found:
         return ""
@@ -135,7 +146,7 @@ def _gain(growth: Growth) -> str:
 def _padding(growth: Growth, log_factor: float) -> str:
     """What zero padding takes a layer, in networks of convolutions and a homogeneous activation."""
     phi = _activation(growth)
-    padded = [(before, layer) for before, layer in _weights(growth) if isinstance(layer, Conv) and layer.padding]
+    padded = [(shape, layer) for shape, layer in _weights(growth) if isinstance(layer, Conv) and layer.padding]
     found = [_weight_variance(*pair) for pair in padded]
     if phi is None or phi.homogeneous_slopes is None or not found:
         return ""

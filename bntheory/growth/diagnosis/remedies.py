@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from bntheory.activations import Activation
 from bntheory.growth.phase import critical_gain
 from bntheory.layers import BatchNorm, Conv, Dense, GroupNorm, LayerNorm
-from bntheory.networks import Layer, Residual, Sequential
+from bntheory.networks import Join, Layer, Residual, Sequential, parts
 
 Change = Callable[[Layer], Layer]
 
@@ -159,21 +159,19 @@ REMEDIES: dict[str, Callable[[Sequential], Sequential]] = {
 }
 
 
-def flat(net: Sequential | Residual) -> Iterator[Layer]:
+def flat(net: Layer) -> Iterator[Layer]:
     """Yield every layer that has no layers of its own, those of blocks included."""
-    parts = net.layers if isinstance(net, Sequential) else (net.branch, net.shortcut)
-    for layer in parts:
-        if isinstance(layer, (Sequential, Residual)):
-            yield from flat(layer)
-        else:
-            yield layer
+    inside = net.layers if isinstance(net, Sequential) else tuple(parts(net).values())
+    if not inside and not isinstance(net, Sequential):
+        yield net
+    for layer in inside:
+        yield from flat(layer)
 
 
 def blocks(net: Layer) -> int:
     """Count the residual blocks, those inside of others included."""
-    if isinstance(net, Residual):
-        return 1 + blocks(net.branch) + blocks(net.shortcut)
-    return sum(blocks(layer) for layer in net.layers) if isinstance(net, Sequential) else 0
+    inside = net.layers if isinstance(net, Sequential) else tuple(parts(net).values())
+    return isinstance(net, Residual) + sum(map(blocks, inside))
 
 
 def everywhere(sequence: Sequential, change: Change) -> Sequential:
@@ -194,6 +192,8 @@ def _changed(layer: Layer, change: Change) -> Layer:
     if isinstance(layer, Residual):
         branch, shortcut = everywhere(layer.branch, change), everywhere(layer.shortcut, change)
         layer = dataclasses.replace(layer, branch=branch, shortcut=shortcut)
+    if isinstance(layer, Join):
+        layer = dataclasses.replace(layer, branches=tuple(everywhere(part, change) for part in layer.branches))
     return change(layer)
 
 
@@ -206,6 +206,8 @@ def _normalized(sequence: Sequential, after_all: bool = False, before_first: boo
             made.append(_normalized(layer, after_all, before_first and index == 0))
         elif isinstance(layer, Residual):
             made.append(_normalized_block(layer))
+        elif isinstance(layer, Join):
+            made.append(dataclasses.replace(layer, branches=tuple(map(_normalized, layer.branches))))
         elif isinstance(layer, (Dense, Conv)) and not _is_norm(after) and (after_all or isinstance(after, Activation)):
             made += [_unbiased(layer), BatchNorm()]
         else:

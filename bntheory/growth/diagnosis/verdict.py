@@ -13,7 +13,7 @@ from bntheory.growth.diagnosis.findings import Finding, Findings, Remedy, power
 from bntheory.growth.diagnosis.layer_trends import layer_rows, trend, unit
 from bntheory.growth.diagnosis.remedies import REMEDIES, flat
 from bntheory.layers import BatchNorm
-from bntheory.networks import Residual, Sequential, leaves
+from bntheory.networks import Join, Residual, Sequential, leaves
 
 if TYPE_CHECKING:
     from bntheory.growth.prediction import Growth
@@ -96,12 +96,12 @@ def _changed(growth: Growth, collapse: bool) -> tuple[list[tuple[str, Sequential
 def _seconds(net: Sequential, covariances: bool) -> float:
     """About how long a prediction takes: by rows, by pairs of positions, by sums whose units must be sampled."""
     rows = tuple(leaves(net))
-    blocks = [row for row in rows if isinstance(row.layer, Residual)]
+    blocks = [row for row in rows if isinstance(row.layer, (Residual, Join))]
     images = sum(len(row.shape) == 3 for row in blocks)
     if not covariances:
         return 7e-4 * len(rows) + 0.02 * images
     ended = sum(len(row.shape) == 1 and _ends_in_batch_norm(row.layer) for row in blocks)
-    pairs = sum(math.prod(row.shape[1:]) ** 2 * (4 if isinstance(row.layer, Residual) else 1) for row in rows)
+    pairs = sum(math.prod(row.shape[1:]) ** 2 * (4 if isinstance(row.layer, (Residual, Join)) else 1) for row in rows)
     return 7e-4 * len(rows) + 0.04 * images + 0.08 * ended + 1.6e-7 * pairs
 
 
@@ -133,7 +133,16 @@ def _unsupported(growth: Growth) -> Finding:
     row = growth.unsupported
     assert row is not None
     sentence = f"No rule for {row.operation} (row {row.name}): nothing is predicted from there on."
-    return Finding("unsupported", True, sentence, {"row": row.name})
+    if "measured" not in growth.moment_method:
+        return Finding("unsupported", True, sentence, {"row": row.name})
+    others = growth.moment_method.count("unsupported") - 1
+    more = f", and for {others} more row{'s' * (others > 1)}" if others else ""
+    first = growth.name[growth.moment_method.index("measured")]
+    sentence = (
+        f"No rule for {row.operation} (row {row.name}){more}: moments from row {first} on follow from values measured "
+        "there; gradients before are not predicted."
+    )
+    return Finding("unsupported", False, sentence, {"row": row.name, "measured_from": first})
 
 
 def _zero(growth: Growth, first: int) -> Finding:

@@ -10,8 +10,8 @@ import numpy as np
 from scipy import special
 
 from bntheory.growth.finite_width import first_order, first_order_gradients, log_growth, survival
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout
-from bntheory.networks import Leaf, Residual, Sequential
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Unknown
+from bntheory.networks import Join, Leaf, Residual, Sequential
 
 FAR = 0.2  # of the law's mean from ln of the second moment, with BatchNorm: more is no effect of width
 
@@ -61,7 +61,7 @@ def _of_vectors(
     of_batch = any(isinstance(layer, BatchNorm) and layer.training for layer in net.layers[:first])
     net, inner = Sequential(net.layers[first:], rows[first].shape), rows[first:]
     log_start = float(moments["log_second_moment"][first])
-    chain = log_growth.chain(inner, log_start)
+    chain = log_growth.chain(net, inner, log_start)
     exact = first + len(chain.ends) + 1
     mean, std = np.full((2, len(rows)), np.nan)
     mean[: first + 1], std[: first + 1] = moments["log_second_moment"][: first + 1], 0.0
@@ -95,7 +95,7 @@ def _of_vectors(
 
 def _without_weights(net: Sequential) -> int:
     """How many layers there are before the first that has weights, or parts."""
-    plain = [not isinstance(layer, (Dense, Conv, Sequential, Residual, Dropout)) for layer in net.layers]
+    plain = [not isinstance(layer, (Dense, Conv, Sequential, Residual, Join, Unknown, Dropout)) for layer in net.layers]
     return plain.index(False) if False in plain else len(plain)
 
 

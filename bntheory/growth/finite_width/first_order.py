@@ -24,7 +24,7 @@ from bntheory.growth.finite_width.first_order_mixtures import Mixture, point, re
 from bntheory.growth.finite_width.first_order_streams import Base, Scalar
 from bntheory.growth.finite_width.first_order_tables import squares
 from bntheory.layers import BatchNorm, Dense, Dropout, LayerNorm, Shape
-from bntheory.networks import Leaf, PerRow, Residual, Sequential, leaves, output_shape
+from bntheory.networks import Join, Leaf, PerRow, Residual, Sequential, leaves, output_shape
 
 _UNIFORM = -1.2  # excess kurtosis of uniform biases
 
@@ -227,6 +227,11 @@ def _walk(sequence: Sequential, place: Place | None, shape: Shape, inside: bool)
         if isinstance(layer, Residual):
             place = yield from _block(layer, place, shape, inside)
             yield None if place is None else place.law()
+        elif isinstance(layer, Join):
+            for branch in layer.branches:
+                yield from _walk(branch, None, shape, inside)
+            yield None
+            place = None
         elif isinstance(layer, Sequential):
             place = yield from _walk(layer, place, shape, inside)
         else:

@@ -28,7 +28,7 @@ from bntheory.growth.finite_width.first_order_mixtures import Mixture
 from bntheory.growth.finite_width.first_order_streams import Base, Scalar
 from bntheory.growth.finite_width.first_order_tables import ORDERS, squares
 from bntheory.layers import BatchNorm, Dense, Shape
-from bntheory.networks import Residual, Sequential, output_shape
+from bntheory.networks import Join, Residual, Sequential, output_shape
 
 _LINEAR = activation("linear")
 
@@ -114,6 +114,11 @@ def _walk(sequence: Sequential, place: Place | None, shape: Shape, inside: bool)
         if isinstance(layer, Residual):
             place = yield from _block(layer, place, shape, inside)
             yield None if place is None else place.law()
+        elif isinstance(layer, Join):
+            for branch in layer.branches:
+                yield from _walk(branch, None, shape, inside)
+            yield None
+            place = None
         elif isinstance(layer, Sequential):
             place = yield from _walk(layer, place, shape, inside)
         else:

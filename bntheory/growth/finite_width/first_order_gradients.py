@@ -86,7 +86,7 @@ def gradient_fluctuations(net: Sequential, log_start: float, batch: float = math
     """
     rows = tuple(leaves(net))
     log_start = arguments.number("log_start", log_start)
-    chain = log_growth.chain(rows, log_start)
+    chain = log_growth.chain(net, rows, log_start)
     if len(chain.ends) == len(rows) - 1 and chain.gaussian:
         return first_order.of_laws(rows, _exact(rows), "exact")
     laws: list[Mixture | None] = [None] * (len(rows) - 1) + [point(0.0)]

@@ -12,7 +12,7 @@ from bntheory.activations import Activation
 from bntheory.growth.finite_width import density_evolution, fluctuations
 from bntheory.growth.finite_width.fluctuations import LogChi2, Step
 from bntheory.layers import Dense
-from bntheory.networks import Leaf
+from bntheory.networks import Leaf, Sequential
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,13 @@ class Chain:
         return any(step.log_bias_variance > -math.inf for step in self.steps)
 
 
-def chain(rows: Sequence[Leaf], start: float) -> Chain:
+def chain(net: Sequential, rows: Sequence[Leaf], start: float) -> Chain:
     """Read off the leading rows that are Dense layers, linear activations or ReLU with independent random weights.
 
     Parameters
     ----------
+    net : Sequential
+        Rows in its blocks and nested sequences do not count.
     rows : sequence of Leaf
         The first is the input.
     start : float
@@ -52,10 +54,7 @@ def chain(rows: Sequence[Leaf], start: float) -> Chain:
     steps: list[Step] = []
     ends: list[tuple[int, LogChi2]] = []
     gaussian, shape = True, rows[0].shape
-    for row in rows[1:]:
-        layer = row.layer
-        if "." in row.name:  # inside a residual block or a nested sequence
-            break
+    for layer, row in zip(net.layers, rows[1:], strict=False):
         if isinstance(layer, Dense) and layer.init.distribution != "orthogonal":
             bias = layer.bias_variance(shape)
             law = LogChi2(layer.features, halved=False)

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, GroupNorm, LayerNorm, Shape
-from bntheory.networks import Residual, Sequential, output_shape
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, GroupNorm, LayerNorm, Shape, Unknown
+from bntheory.networks import Join, Sequential, output_shape, parts
 
 
 def p_dead(net: Sequential, shape: Shape) -> np.ndarray:
     """Probability over weight draws that each row is exactly zero, for one input that is not.
 
-    A ReLU layer of n units dies with probability 2^−n, given that what it reads lives; biases revive it; a sum is dead
-    where both its parts are. Of images this is an upper bound: the positions of a channel need not agree.
+    A ReLU layer of n units dies with probability 2^−n, given that what it reads lives; biases revive it. Sums and
+    concatenations are dead where all their parts are, products where one is. Of products and of images this is an upper
+    bound: the positions of a channel need not agree. NaN behind what has no rule, until biases revive it.
 
     Parameters
     ----------
@@ -41,11 +42,11 @@ def p_dead(net: Sequential, shape: Shape) -> np.ndarray:
 def _rows(sequence: Sequential, shape: Shape, here: list[Any]) -> Iterator[float]:
     """Probabilities row by row; `here` holds the last one, and whether a BatchNorm has just centred every unit."""
     for layer in sequence.layers:
-        if isinstance(layer, Residual):
-            branch, shortcut = list(here), list(here)
-            yield from _rows(layer.branch, shape, branch)
-            yield from _rows(layer.shortcut, shape, shortcut)
-            here[:] = [min(branch[0], shortcut[0]), False]
+        if sequences := parts(layer):
+            ends = [list(here) for _ in sequences]
+            for part, end in zip(sequences.values(), ends, strict=True):
+                yield from _rows(part, shape, end)
+            here[:] = [_joined(layer, [end[0] for end in ends]), False]
             yield here[0]
         elif isinstance(layer, Sequential):
             yield from _rows(layer, shape, here)
@@ -55,7 +56,17 @@ def _rows(sequence: Sequential, shape: Shape, here: list[Any]) -> Iterator[float
         shape = output_shape(layer, shape)
 
 
+def _joined(block: Any, dead: list[float]) -> float:
+    """Of a sum or a concatenation, dead where all parts are; of a product, where one is; NaN where nothing is known."""
+    if isinstance(block, Join) and block.word == "unknown":
+        return math.nan
+    one_is_enough = isinstance(block, Join) and block.operation == "product"
+    return float(np.minimum(1.0, np.sum(dead)) if one_is_enough else np.min(dead))
+
+
 def _after(layer: Any, shape: Shape, dead: float, centred: bool) -> tuple[float, bool]:
+    if isinstance(layer, Unknown):
+        return math.nan, False
     if isinstance(layer, (Dense, Conv)):
         return (0.0 if layer.bias_variance(shape) > 0 else dead), False
     if isinstance(layer, BatchNorm):

@@ -10,6 +10,7 @@ With q_p and d_pp' as in `state`, over units and in logarithms:
     Dropout      q' = q/(1 − p)                d' = d + (q + q') p/(1 − p)    independent masks, p the rate
     Pool         means over windows (`positions`); the maximum of sampled units (`population`)
     sum          q' = q_1 + α² q_2             d' = d_1 + α² d_2      independent parts, one of them of zero mean
+    concatenate, product                       `joins`
 
 Where units are not Gaussian and no rule of this list applies, the row's units are sampled (`population`).
 Given inputs are carried as they are until the first random layer.
@@ -29,11 +30,23 @@ import numpy as np
 
 from bntheory.activations import Activation
 from bntheory.growth.by_rows import by_rows
-from bntheory.growth.infinite_width import batch_norm, hermite, normalizations, population, positions, reshaping
+from bntheory.growth.infinite_width import batch_norm, hermite, joins, normalizations, population, positions, reshaping
 from bntheory.growth.infinite_width.population import Population
-from bntheory.growth.infinite_width.state import State, inexact, log_mean, of_values, two
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, Shape, ZeroPad
-from bntheory.networks import Residual
+from bntheory.growth.infinite_width.state import State, inexact, log_mean, two, worse
+from bntheory.layers import (
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GroupNorm,
+    LayerNorm,
+    Pool,
+    Shape,
+    Unknown,
+    ZeroPad,
+)
+from bntheory.networks import Join, Residual
 
 MANY = 32  # points on vectors from which pairs are taken by Hermite series, as on images
 STEP = 1e-4  # of ln q, for slopes
@@ -52,6 +65,10 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
     row : int
         Of the leaf, by which its weights are told from those of other rows.
     """
+    if isinstance(layer, Unknown):
+        return None
+    if state.parts and by_channels(layer):
+        return _by_parts(layer, state, shape, row)
     if isinstance(layer, (Dense, Conv)):
         return _weights(layer, state, shape, row)
     if isinstance(layer, Dropout):
@@ -61,18 +78,48 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
     return RULES[type(layer)](layer, state, shape)
 
 
+def by_channels(layer: Any) -> bool:
+    """Whether a layer acts on channels one by one, or on groups of them."""
+    return (
+        isinstance(layer, (Activation, BatchNorm, Dropout, Flatten, GroupNorm, Pool)) or getattr(layer, "groups", 1) > 1
+    )
+
+
+def _by_parts(layer: Any, state: State, shape: Shape, row: int) -> State | None:
+    """Every part of a concatenation by itself; None where groups of channels do not end with the parts."""
+    if isinstance(layer, GroupNorm):
+        return None
+    if not isinstance(layer, Conv):
+
+        def of_part(part: State, channels: int) -> State | None:
+            return through(layer, part, (channels, *shape[1:]), row)
+
+        flattened = math.prod(shape[1:]) if isinstance(layer, Flatten) else 1
+        return joins.by_parts(of_part, state, state.lineage, flattened, 1)
+    if any(end % (shape[0] // layer.groups) for end in joins.cuts(state)):
+        return None
+
+    def convolved(part: State, channels: int) -> State:
+        return _weights(layer, part, shape, row)
+
+    return joins.by_parts(convolved, state, frozenset((row,)), layer.channels, shape[0])
+
+
 def _known(layer: Any, state: State) -> State:
     """Apply a layer without random weights to the given inputs themselves."""
-    values, covariances = state.values, state.log_d is not None
-    assert values is not None
+    assert state.values is not None
+    return joins.known(_applied(layer, state.values), [state])
+
+
+def _applied(layer: Any, values: np.ndarray) -> np.ndarray:
     if isinstance(layer, Activation):
-        return of_values(np.asarray(layer.phi(values)), covariances)
+        return np.asarray(layer.phi(values))
     if isinstance(layer, Flatten):
-        return of_values(values.reshape(len(values), -1), covariances)
+        return values.reshape(len(values), -1)
     if isinstance(layer, (Pool, ZeroPad)):
-        return of_values(reshaping.on_positions(layer, values), covariances)
+        return reshaping.on_positions(layer, values)
     if isinstance(layer, BatchNorm) and not layer.training:
-        return of_values(values * (layer.gamma / math.sqrt(1 + layer.epsilon)), covariances)
+        return values * (layer.gamma / math.sqrt(1 + layer.epsilon))
     if isinstance(layer, BatchNorm) and values[:, 0].size == 1:
         raise ValueError(normalizations.ALONE)
     groups = {BatchNorm: 0, LayerNorm: 1}.get(type(layer), getattr(layer, "groups", 1))
@@ -83,7 +130,7 @@ def _known(layer: Any, state: State) -> State:
         what = {BatchNorm: "a channel", LayerNorm: "one"}.get(type(layer), "a group")
         raise ValueError(f"{type(layer).__name__} with epsilon=0 divides by zero: {what} of the inputs is constant")
     unit = (grouped - grouped.mean(axis=axes, keepdims=True)) / np.sqrt(variance + layer.epsilon)
-    return of_values(unit.reshape(values.shape) * getattr(layer, "gamma", 1.0), covariances)
+    return unit.reshape(values.shape) * getattr(layer, "gamma", 1.0)
 
 
 def _weights(layer: Dense | Conv, state: State, shape: Shape, row: int) -> State:
@@ -243,21 +290,28 @@ def _dropout(layer: Dropout, state: State, row: int) -> State:
 
 def added(block: Residual, shortcut: State, branch: State) -> State | None:
     """Moments after the sum; None if branch and shortcut share weights but are not functions of the same units."""
+    if not joins.alike(shortcut, branch):
+        return None
     if shortcut.values is not None and branch.values is not None:
-        return of_values(shortcut.values + block.scale * branch.values, shortcut.log_d is not None)
-    independent = not (shortcut.lineage & branch.lineage) and bool(branch.lineage or shortcut.lineage)
+        return joins.known(shortcut.values + block.scale * branch.values, [shortcut, branch])
+    independent = joins.independent(shortcut, branch)
     if not independent and shortcut.lineage != branch.lineage:
         return None
+    if shortcut.parts or branch.parts:
+        return joins.pairwise(functools.partial(added, block), shortcut, branch)
     lineage = shortcut.lineage | branch.lineage
 
     def sampled() -> Population:
         first = population.drawn(shortcut)
         second = population.drawn(branch, like=first)
-        return population.added(first, second, block.scale, max(branch.lineage, default=0) if independent else None)
+        return population.added(first, second, block.scale, max(branch.lineage) if independent else None)
 
     if not (independent and (shortcut.centred or branch.centred)):
         summed = population.sampled_state(shortcut, lambda _: sampled())
-        return None if summed is None else dataclasses.replace(summed, lineage=lineage)
+        words = [
+            worse(*pair) for pair in ((summed.method, branch.method), (summed.channel_method, branch.channel_method))
+        ]
+        return dataclasses.replace(summed, method=words[0], channel_method=words[1], lineage=lineage)
     log_scale = 2 * math.log(block.scale)
     blocks = [
         None if first is None or second is None else positions.log_sum(first, second + log_scale)
@@ -272,8 +326,8 @@ def added(block: Residual, shortcut: State, branch: State) -> State | None:
         log_d=blocks[0],
         log_cross=blocks[1],
         spread=_spread(shortcut, branch),
-        method=_worse(shortcut.method, branch.method),
-        channel_method=_worse(shortcut.channel_method, branch.channel_method),
+        method=worse(shortcut.method, branch.method),
+        channel_method=worse(shortcut.channel_method, branch.channel_method),
         symmetric=False,
         gaussian=gaussian,
         centred=shortcut.centred and branch.centred,
@@ -292,9 +346,14 @@ def _spread(first: State, second: State) -> float:
     return first.spread + share * (second.spread - first.spread)
 
 
-def _worse(first: str, second: str) -> str:
-    order = ("exact", "mean-field", "population")
-    return max(first, second, key=order.index)
+def joined(block: Join, states: list[State], channels: list[int], row: int) -> State | None:
+    """Moments of what a block makes of its branches; None if there is no rule."""
+    if block.operation == "concatenate":
+        return joins.concatenated(channels, states, row)
+    if block.operation == "product":
+        first, second = states
+        return joins.product(first, second, row)
+    return None
 
 
 RULES: dict[type, Callable[[Any, State, Shape], State | None]] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bntheory.growth.infinite_width import batch_modes, population, positions
+from bntheory.growth.infinite_width import batch_modes, joins, population, positions
 from bntheory.growth.infinite_width.population import Population
 from bntheory.growth.infinite_width.state import State, inexact, log_mean, two
 from bntheory.layers import BatchNorm, GroupNorm, LayerNorm, Shape
@@ -123,7 +123,10 @@ def layer_norm(layer: LayerNorm, state: State, shape: Shape) -> State | None:
         return None if state.log_d is None else _normalized_sample(layer, state, (0, 2) if image else (0,))
     log_epsilon = math.log(layer.epsilon) if layer.epsilon else -math.inf
     if image:
-        return _divided(state, np.logaddexp(state.log_second_moment, log_epsilon), layer)
+        log_square = np.logaddexp(state.log_second_moment, log_epsilon)
+        if state.parts:
+            return joins.by_parts(lambda part, _: _divided(part, log_square, layer), state, state.lineage)
+        return _divided(state, log_square, layer)
     log_s = np.logaddexp(state.log_q, log_epsilon) / 2
     if np.any(log_s == -math.inf):
         raise ValueError("LayerNorm with epsilon=0 divides by zero: every unit is 0 here for one of the inputs")
@@ -138,6 +141,8 @@ def layer_norm(layer: LayerNorm, state: State, shape: Shape) -> State | None:
             least = 2 * np.maximum(root[:, None], root) + 2 * np.log(-np.expm1(-np.abs(root[:, None] - root)))
             return np.clip(log_d, least, 2 * np.logaddexp(root[:, None], root))  # the rounding of very unequal inputs
 
+    if state.parts:
+        return joins.by_parts(lambda part, _: _over(part, log_s), state, state.lineage)
     root = state.log_q / 2 - log_s
     return dataclasses.replace(
         state.mapped(divided),
@@ -145,6 +150,31 @@ def layer_norm(layer: LayerNorm, state: State, shape: Shape) -> State | None:
         method=inexact(state.method),
         channel_method=inexact(state.channel_method),
         population=None,
+        values=None,
+    )
+
+
+def _over(state: State, log_s: np.ndarray) -> State:
+    """h_i/s_i: d' = [d + q_i (s_j/s_i − 1) + q_j (s_i/s_j − 1)]/(s_i s_j)."""
+    q, scale = positions.linear(state.log_q)
+
+    def divided(block: np.ndarray) -> np.ndarray:
+        ratio = log_s - log_s[:, None]
+        total = np.exp(block - scale) + q[:, None] * np.expm1(ratio) + q * np.expm1(-ratio)
+        return positions.log(np.maximum(total, 0)) + scale - log_s[:, None] - log_s
+
+    def sampled() -> Population:
+        particles, fields, units_scale, _ = population.drawn(state)
+        factor, top = positions.linear(-log_s)
+        scaled = None if fields is None else fields * factor.astype(np.float32)
+        return Population(particles * factor, scaled, units_scale + top)
+
+    return dataclasses.replace(
+        state.mapped(divided),
+        log_q=state.log_q - 2 * log_s,
+        method=inexact(state.method),
+        channel_method=inexact(state.channel_method),
+        population=None if state.population is None else functools.cache(sampled),
         values=None,
     )
 

@@ -25,7 +25,7 @@ from scipy import linalg, special
 from bntheory.activations import Activation
 from bntheory.growth.by_rows import by_rows
 from bntheory.growth.infinite_width import positions
-from bntheory.growth.infinite_width.state import State
+from bntheory.growth.infinite_width.state import State, worse
 
 MOST_NUMBERS = 2**19  # in particles; fields may have twice as many
 FEWEST, MOST, ENOUGH = 2**9, 2**16, 2**11  # particles or fields; as many fields are enough for means over an image
@@ -107,7 +107,7 @@ def added(first: Population, second: Population, factor: float, independent_of: 
     ratio, other = math.exp(first.log_scale - scale), factor * math.exp(second.log_scale - scale)
     particles = second.particles
     if independent_of is not None:
-        particles = _uncorrelated(first.particles, particles[_pairing(first.particles, independent_of)])
+        particles = _uncorrelated(first.particles, particles[pairing(first.particles, independent_of)])
     fields = None
     if first.fields is not None and second.fields is not None:
         fields = first.fields * np.float32(ratio) + second.fields * np.float32(other)
@@ -115,7 +115,7 @@ def added(first: Population, second: Population, factor: float, independent_of: 
     return _rescaled(Population(first.particles * ratio + particles * other, fields, scale, (first, paired)))
 
 
-def _pairing(particles: np.ndarray, row: int) -> np.ndarray:
+def pairing(particles: np.ndarray, row: int) -> np.ndarray:
     """Which of a second part's sorted particles each of these gets: van der Corput's sequence along their ranks.
 
     The sequence is shifted from row to row, since unshifted it gives the largest to the largest.
@@ -175,7 +175,7 @@ def moments(population: Population) -> tuple[np.ndarray, np.ndarray | None, np.n
     return log_q, *distances(fields, scale), population._replace(fields=fields)
 
 
-def sampled_state(state: State, change: Callable[[Population], Population]) -> State | None:
+def sampled_state(state: State, change: Callable[[Population], Population]) -> State:
     """A row whose units are sampled and changed."""
     log_q, log_d, log_cross, after = moments(change(drawn(state)))
     return dataclasses.replace(
@@ -183,14 +183,15 @@ def sampled_state(state: State, change: Callable[[Population], Population]) -> S
         log_q=log_q,
         log_d=log_d,
         log_cross=log_cross,
-        method="population",
-        channel_method="population",
+        method=worse(state.method, "population"),
+        channel_method=worse(state.channel_method, "population"),
         symmetric=False,
         gaussian=False,
         centred=False,
         sphere=math.inf,
         mixed=False,
         population=lambda: after,
+        parts=(),
         values=None,
     )
 

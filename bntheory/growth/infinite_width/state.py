@@ -20,7 +20,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.spatial import distance
@@ -38,7 +38,17 @@ MANY_POINTS = 256  # whose distances are not kept in double precision
 MOST_POINTS = 4096  # a matrix of distances of more points would not fit into memory
 
 
-@dataclass(frozen=True)
+METHODS = ("exact", "mean-field", "population", "measured")  # from the best known to what no rule gave
+
+
+class Part(NamedTuple):
+    """Channels of a concatenation whose units have a law of their own."""
+
+    channels: int
+    state: State
+
+
+@dataclass(frozen=True, eq=False)
 class State:
     """Moments of one row.
 
@@ -51,9 +61,10 @@ class State:
     gaussian : whether units are Gaussian at infinite width, so that activations have a closed rule;
     centred : whether the mean over units is zero at infinite width;
     sphere : inputs over which a BatchNorm was just taken, if they are few: its outputs lie on a sphere, not Gaussian;
-    lineage : rows of weights that units depend on; states with none in common are independent;
+    lineage : rows of weights that units depend on, 0 for the input; states with none in common are independent;
     population : draws sampled units of a row that is not Gaussian, None if it is;
     mixed : whether they are Gaussian plus given numbers (an identity shortcut from the input): activations are sampled;
+    parts : of a concatenation, in the order of the channels, if their units have different laws;
     values : the given batch itself, (B, *shape), as long as no layer was random.
     """
 
@@ -68,9 +79,10 @@ class State:
     gaussian: bool = True
     centred: bool = True
     sphere: float = math.inf
-    lineage: frozenset[int] = frozenset()
+    lineage: frozenset[int] = frozenset((0,))
     population: Callable[[], Population] | None = None
     mixed: bool = False
+    parts: tuple[Part, ...] = ()
     values: np.ndarray | None = None
 
     @property
@@ -165,7 +177,16 @@ def two(blocks: list[np.ndarray]) -> tuple[np.ndarray | None, np.ndarray | None]
 
 def inexact(method: str) -> str:
     """What a rule that holds at infinite width only leaves of a method."""
-    return "mean-field" if method == "exact" else method
+    return worse(method, "mean-field")
+
+
+def worse(*methods: str) -> str:
+    """The least exact of some methods.
+
+    >>> worse("exact", "population", "mean-field")
+    'population'
+    """
+    return max(methods, key=METHODS.index)
 
 
 def log_rest(log_whole: float, log_part: float) -> float:

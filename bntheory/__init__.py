@@ -23,6 +23,7 @@ _PUBLIC = {
     "BatchNorm": "layers",
     "LayerNorm": "layers",
     "GroupNorm": "layers",
+    "Affine": "layers",
     "Dropout": "layers",
     "Pool": "layers",
     "Flatten": "layers",

@@ -265,6 +265,66 @@ class GroupNorm:
 
 
 @dataclass(frozen=True)
+class Affine:
+    """h ↦ γ h + β: the same for all units, or a γ and a β of its own for every channel (unit of a vector).
+
+    Parameters
+    ----------
+    gamma, beta : float or tuple of float
+        γ and β, finite, of any sign: one number, or one for each channel of the input.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite, or γ and β are of different lengths; where the shape is known, if they do not have
+        one number for each channel.
+
+    Examples
+    --------
+    >>> print(Affine(0.5), Affine((1.0, 0.9, -1.0), beta=0.1))
+    Affine(0.5) Affine((1, …, -1), beta=0.1)
+    >>> Affine((1.0, 0.9)).output_shape((3, 8, 8))
+    Traceback (most recent call last):
+    ValueError: Affine((1, …, 0.9)) needs a number for each channel, got 2 numbers and 3 channels
+    """
+
+    gamma: float | tuple[float, ...] = 1.0
+    beta: float | tuple[float, ...] = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "beta"):
+            set_fields(self, **{name: _per_channel(f"Affine: {name}", getattr(self, name))})
+        lengths = [len(part) for part in (self.gamma, self.beta) if isinstance(part, tuple)]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"Affine: gamma and beta must be as many, got {lengths[0]} and {lengths[1]} numbers")
+
+    @property
+    def factor(self) -> float | None:
+        """γ where it is the same for all units and β = 0, so that nothing but the scale changes; None elsewhere."""
+        gammas, betas = self.pairs
+        return gammas[0] if len(set(gammas)) == 1 and not any(betas) else None
+
+    @property
+    def pairs(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """γ and β as tuples of one length: that of the channels, or 1."""
+        parts = [part if isinstance(part, tuple) else (part,) for part in (self.gamma, self.beta)]
+        length = max(map(len, parts))
+        gammas, betas = (part if len(part) == length else part * length for part in parts)
+        return gammas, betas
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the output: the input's; ValueError unless γ and β have a number for each of its channels."""
+        numbers = len(self.pairs[0])
+        if numbers != shape[0] and isinstance(self.gamma, tuple) | isinstance(self.beta, tuple):
+            raise ValueError(f"{self} needs a number for each channel, got {numbers} numbers and {shape[0]} channels")
+        return shape
+
+    def __str__(self) -> str:
+        beta = "" if self.beta == 0 else f", beta={_few(self.beta)}"
+        return f"Affine({_few(self.gamma)}{beta})"
+
+
+@dataclass(frozen=True)
 class Dropout:
     """Training mode: each entry is divided by 1 − rate with probability 1 − rate, else 0; independent masks.
 
@@ -432,6 +492,20 @@ def _epsilon(layer: BatchNorm | LayerNorm | GroupNorm) -> float:
 
 def _epsilon_words(layer: BatchNorm | LayerNorm | GroupNorm) -> list[str]:
     return [] if layer.epsilon == 1e-5 else [f"epsilon={layer.epsilon:g}"]
+
+
+def _per_channel(name: str, value: object) -> float | tuple[float, ...]:
+    if not isinstance(value, (tuple, list)):
+        return arguments.number(name, value)
+    if not value:
+        raise ValueError(f"{name} must have a number for each channel, got none")
+    return tuple(arguments.number(name, number) for number in value)
+
+
+def _few(value: float | tuple[float, ...]) -> str:
+    if not isinstance(value, tuple):
+        return f"{value:g}"
+    return f"({value[0]:g}, …, {value[-1]:g})" if len(value) > 1 else f"({value[0]:g},)"
 
 
 def _bias(variance: float | None) -> float | None:

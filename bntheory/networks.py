@@ -18,6 +18,7 @@ from bntheory.activations import Activation
 from bntheory.initializations import Initialization, initialization
 from bntheory.layers import (
     MOST_UNITS,
+    Affine,
     BatchNorm,
     Conv,
     Dense,
@@ -213,11 +214,24 @@ class Join:
 
 Normalization = BatchNorm | LayerNorm | GroupNorm
 Block = Residual | Join
-Layer = Dense | Conv | Normalization | Dropout | Pool | Flatten | ZeroPad | Unknown | Activation | Sequential | Block
+Layer = (
+    Dense
+    | Conv
+    | Normalization
+    | Affine
+    | Dropout
+    | Pool
+    | Flatten
+    | ZeroPad
+    | Unknown
+    | Activation
+    | Sequential
+    | Block
+)
 LAYERS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
-        *(Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Dropout, Pool, Flatten, ZeroPad, Unknown),
+        *(Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine, Dropout, Pool, Flatten, ZeroPad, Unknown),
         *(Sequential, Residual, Join),
     )
 }

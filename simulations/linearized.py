@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.layers import Conv, Dense, Dropout, Pool
+from bntheory.layers import Affine, Conv, Dense, Dropout, Pool
 from bntheory.networks import Join, Layer, Normalization, Residual, Sequential, leaves
 from simulations import pullbacks, weights
 from simulations.convolution import convolved
@@ -155,7 +155,7 @@ def linearized(layer: Layer, h: Signal, rng: np.random.Generator) -> tuple[Signa
         return pullbacks.pool(layer, h)[0], _chosen(layer, h)
     rule = pullbacks.RULES[type(layer)]
     output, pullback = rule(layer, h)
-    if isinstance(layer, (Activation, Normalization)):
+    if isinstance(layer, (Activation, Normalization, Affine)):
         return output, pullback  # a symmetric Jacobian
     return output, lambda tangents: rule(layer, tangents)[0]  # a linear layer
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.layers import BatchNorm, Dropout, Flatten, GroupNorm, LayerNorm, Pool, Shape, ZeroPad
+from bntheory.layers import Affine, BatchNorm, Dropout, Flatten, GroupNorm, LayerNorm, Pool, Shape, ZeroPad
 from bntheory.networks import Join, Normalization, Residual
 from simulations.convolution import offsets
 from simulations.signal import Axes, Signal, activated, added, at_scale, scaled, standardized, weighted
@@ -57,6 +57,22 @@ def normalization(layer: Normalization, h: Signal) -> tuple[Signal, Pullback]:
         return _reshaped(back, gradient.values.shape)
 
     return _reshaped(output, h.values.shape), pullback
+
+
+def affine(layer: Affine, h: Signal) -> tuple[Signal, Pullback]:
+    """γ h + β; back: γ g."""
+    gamma, beta = (np.array(part).reshape(-1, *(1,) * (h.values.ndim - 2)) for part in layer.pairs)
+
+    def weighed(signal: Signal) -> Signal:
+        return scaled(signal.values * gamma.astype(signal.values.dtype), signal.log_scale)
+
+    output = weighed(h)
+    if beta.any():
+        shift = scaled(beta)
+        output = added(
+            output, Signal(np.broadcast_to(shift.values, h.values.shape).astype(h.values.dtype), shift.log_scale)
+        )
+    return output, weighed
 
 
 def _groups(layer: Normalization, shape: Shape) -> tuple[Shape, Axes]:
@@ -210,6 +226,7 @@ RULES: dict[type, Callable[..., tuple[Signal, Callable[[Signal], Any]]]] = {
     BatchNorm: normalization,
     LayerNorm: normalization,
     GroupNorm: normalization,
+    Affine: affine,
     Flatten: flatten,
     ZeroPad: zero_pad,
     Pool: pool,

@@ -9,7 +9,7 @@ from typing import Any
 
 from bntheory.activations import Activation
 from bntheory.growth.prediction import predict_growth
-from bntheory.layers import BatchNorm, Dense, Dropout, Flatten
+from bntheory.layers import Affine, BatchNorm, Dense, Dropout, Flatten
 from bntheory.networks import Join, Leaf, Residual, Sequential, leaves
 from bntheory.spectra.densities import slope_law
 from bntheory.spectra.factors import merged
@@ -28,7 +28,7 @@ def jacobian_law(net: Sequential) -> STransformLaw:
         Dense, orthogonal        gain times a matrix with orthonormal rows or columns
         relu                     mask that keeps half of the units;  leaky_relu: 1 or slope², half each
         other activations        φ′(√q g)², q the mean-field variance of the row before
-        BatchNorm, evaluating    a factor γ²/(1 + ε)
+        BatchNorm, evaluating    a factor γ²/(1 + ε); Affine of one γ and β = 0, a factor γ²
         Dropout                  mask that keeps 1 − p of the units, times 1/(1 − p)², after a Dense layer or a sum
         x + a·W φ(x), …          I + aB, B the product of the branch, of matrices and masks (linear, relu, Dropout) only
 
@@ -148,6 +148,8 @@ class _Product:
             self.log_scale -= 2 * math.log1p(-layer.rate)
             self.gaussian &= layer.rate == 0
             self.diagonal |= layer.rate > 0
+        elif isinstance(layer, Affine) and layer.factor:
+            self.log_scale += 2 * math.log(abs(layer.factor))
         elif isinstance(layer, BatchNorm) and not layer.training and layer.gamma > 0:
             self.log_scale += 2 * math.log(layer.gamma) - math.log1p(layer.epsilon)
         elif not isinstance(layer, (Activation, Flatten)):

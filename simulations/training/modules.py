@@ -13,6 +13,7 @@ import numpy as np
 
 from bntheory import arguments
 from bntheory.activations import Activation
+from bntheory.layers import Affine as AffineLayer
 from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, Shape
 from bntheory.layers import ZeroPad as ZeroPadLayer
 from bntheory.networks import Join as JoinLayer
@@ -53,7 +54,8 @@ def build(
         On the CPU, in training mode; its input has shape (batch, *net.input_shape). Names of modules are those of the
         rows of `bntheory.networks.leaves` ("3.branch.0"), so that ``state_dict`` has "3.branch.0.weight". Layers whose
         bias has variance 0 have no bias parameter. BatchNorm has its γ, β = 0 and torch's running statistics, the other
-        normalizations γ = 1, β = 0; all can be trained. A BatchNorm with training=False is in evaluation mode, until
+        normalizations γ = 1, β = 0; all can be trained, and so can the γ and β of an Affine that are given channel by
+        channel, while a single number stays as it is. A BatchNorm with training=False is in evaluation mode, until
         ``model.train()`` says otherwise. Dropout draws its masks from torch's global generator, when the module runs.
 
     Raises
@@ -158,6 +160,35 @@ class ZeroPad(nn.Module):
         return f"{self.channels}, stride={self.stride}"
 
 
+class Affine(nn.Module):
+    """h ↦ γ h + β, of what is given channel by channel as parameters `weight` and `bias`, and of constants.
+
+    Parameters
+    ----------
+    gamma, beta : float or tuple of float
+    """
+
+    def __init__(self, gamma: float | tuple[float, ...], beta: float | tuple[float, ...]) -> None:
+        super().__init__()
+        self.gamma, self.beta = gamma, beta
+        for name, value in (("weight", gamma), ("bias", beta)):
+            channels = isinstance(value, tuple)
+            parameter = nn.Parameter(torch.tensor(value, dtype=torch.float64)) if channels else None
+            self.register_parameter(name, parameter)
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Return γ h + β, channels along the second axis."""
+        ones = (1,) * (h.ndim - 2)
+        gamma = self.gamma if self.weight is None else self.weight.view(-1, *ones)
+        beta = self.beta if self.bias is None else self.bias.view(-1, *ones)
+        return gamma * h + beta
+
+    def extra_repr(self) -> str:
+        """Return the arguments for ``repr``."""
+        words = [f"{len(part)} numbers" if isinstance(part, tuple) else f"{part:g}" for part in (self.gamma, self.beta)]
+        return f"gamma={words[0]}, beta={words[1]}"
+
+
 class Erf(nn.Module):
     """h ↦ erf(h)."""
 
@@ -259,6 +290,8 @@ def _module(layer: Layer, shape: Shape, rng: np.random.Generator) -> nn.Module:
         module = nn.LayerNorm(shape, eps=layer.epsilon)
     elif isinstance(layer, GroupNorm):
         module = nn.GroupNorm(layer.groups, shape[0], eps=layer.epsilon)
+    elif isinstance(layer, AffineLayer):
+        module = Affine(layer.gamma, layer.beta)
     elif isinstance(layer, Dropout):
         module = nn.Dropout(layer.rate)
     elif isinstance(layer, Pool):

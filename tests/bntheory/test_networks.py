@@ -9,7 +9,7 @@ import pytest
 
 from bntheory.activations import Activation, activation
 from bntheory.initializations import Initialization, initialization
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
 from bntheory.networks import Residual, Sequential, cnn, leaves, mlp, resnet, vgg
 from bntheory.serialization import from_json
 
@@ -41,6 +41,9 @@ NETWORKS = {
     "mlp with LayerNorm": mlp(2, 8, layer_norm=True, residual=True),
     "normalizations": Sequential(
         (GroupNorm(2), GroupNorm(1, 0.1), BatchNorm(gamma=0), BatchNorm(0.2, 0.3, False), LayerNorm(0.1)), (4, 3, 3)
+    ),
+    "factors and pairs": Sequential(
+        (Affine(0.5), Conv(2), Affine((1.0, -2.0), 0.3), Residual((Conv(2), Affine(0.1, (0.0, 1.0))))), (4, 3, 3)
     ),
     "nothing": Sequential((), (4,)),
 }
@@ -330,7 +333,29 @@ def test_bad_arguments_of_normalizations_name_the_layer():
         GroupNorm(0)
 
 
+def test_affine_takes_numbers_or_one_for_each_channel():
+    assert Affine([1, 2.5]) == Affine((1.0, 2.5)) and Affine((np.float32(0.5),)).gamma == (0.5,)
+    assert Affine(0.5).factor == 0.5 and Affine((2.0, 2.0)).factor == 2.0 and Affine(0.0).factor == 0.0
+    assert Affine((1.0, 2.0)).factor is None and Affine(beta=0.1).factor is None
+    assert Affine((1.0, 2.0), 0.1).pairs == ((1.0, 2.0), (0.1, 0.1))
+    assert Affine(3.0, (0.0, 1.0)).pairs == ((3.0, 3.0), (0.0, 1.0))
+    for make, message in (
+        (lambda: Affine(math.inf), "Affine: gamma must be finite, got inf"),
+        (lambda: Affine(beta=(1.0, math.nan)), "Affine: beta must be finite, got nan"),
+        (lambda: Affine(()), "Affine: gamma must have a number for each channel, got none"),
+        (lambda: Affine((1.0, 2.0), (1.0, 2.0, 3.0)), "gamma and beta must be as many, got 2 and 3 numbers"),
+        (lambda: Affine("a"), "Affine: gamma must be a number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
 MISFITS = {
+    r"layer 1: Affine.* needs a number for each channel, got 2 numbers and 3 channels": (
+        (Conv(3), Affine(beta=(1.0, 2.0))),
+        (3, 4, 4),
+    ),
+    r"layer 0: Affine.*got 1 numbers and 3 channels": ((Affine((1.0,)),), (3,)),
     "layer 1: GroupNorm.4.: groups must divide the channels, got 4 groups and 6": ((Dense(6), GroupNorm(4)), (4,)),
     "layer 0.branch.0: GroupNorm.2.: groups must divide .* got 2 groups and 3": (
         (Residual((GroupNorm(2), Conv(3))),),

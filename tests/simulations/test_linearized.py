@@ -8,7 +8,7 @@ import pytest
 
 from bntheory.activations import KNOWN, Activation, activation
 from bntheory.initializations import initialization
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
 from bntheory.networks import Residual, Sequential, mlp, resnet
 from simulations import linearized, streams
 from simulations.graded import chained
@@ -27,6 +27,7 @@ NETWORKS = {
             Conv(8, 5, stride=2, padding=1, groups=2, bias=0.1),
             BatchNorm(1e-3, training=False, gamma=2.0),
             GroupNorm(4),
+            Affine((0.5, 1.0, -1.0, 2.0) * 2, (0.1, 0.0) * 4),
             Sequential((Pool("max", 2, 1), Sequential((activation("erf"),)))),
             Residual(
                 (Residual((Conv(12, 3, 2),), (ZeroPad(12, 2),), scale=0.5), activation("relu"), LayerNorm()),

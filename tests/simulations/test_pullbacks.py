@@ -7,7 +7,7 @@ import pytest
 
 from bntheory import activation
 from bntheory.activations import KNOWN
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
 from bntheory.networks import Residual
 from simulations import pullbacks, weights
 from simulations.pullbacks import RULES
@@ -63,12 +63,14 @@ LINEAR_ON_IMAGES = [
     Pool("average", 3, 1),
     Pool("average", 2, 3),
     Dropout(0.4),
+    Affine((-2.0, 0.3)),
 ]
 ON_IMAGES = [*LINEAR_ON_IMAGES, BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0), GroupNorm(2), GroupNorm(1, 0)]
 ON_IMAGES += [BatchNorm(gamma=0.1), BatchNorm(0.5, 30.0), BatchNorm(0.5, 3.0, training=False)]
 ON_IMAGES += [Pool("max"), Pool("max", 2), Pool("max", 3, 1), Pool("max", 2, 3), Conv(4, 3, 2)]
 ON_VECTORS = [BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0), Dropout(0.4), Dense(3), Dense(3, "orthogonal")]
 ON_VECTORS += [BatchNorm(0.5, 3.0), BatchNorm(0.5, 3.0, training=False), GroupNorm(2), GroupNorm(2, 0.5), GroupNorm(1)]
+ON_VECTORS += [Affine(-0.3), Affine((1.0, -2.0, 0.5, 3.0, 0.0, 1.0))]
 AT_ANY_SCALE = [(layer, VECTORS) for layer in HOMOGENEOUS + ON_VECTORS] + [(layer, IMAGES) for layer in ON_IMAGES]
 
 
@@ -96,6 +98,20 @@ def agrees_with_differences(layer, h):
     expected_sign, expected = log_product(gradient, difference(layer, h, direction, 1e-5))
     assert sign == expected_sign
     assert found + h.log_scale == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("log_scale", [-30.0, 0.0, 30.0])
+def test_a_shift_is_added_at_any_scale_and_has_no_gradient(log_scale):
+    gamma, beta = (1.0, -2.0), (0.5, 3.0)
+    for h in (signal(IMAGES, 0, log_scale), signal((5, 2), 0, log_scale)):
+        output, pullback = through(Affine(gamma, beta), h)
+        plain, other = through(Affine(gamma), h)
+        by_channel = np.reshape(beta, (2, *(1,) * (h.values.ndim - 2)))
+        expected = plain.values * math.exp(plain.log_scale) + by_channel
+        np.testing.assert_allclose(output.values * math.exp(output.log_scale), expected, rtol=1e-13)
+        np.testing.assert_array_equal(pullback(h).values, other(h).values)
+    zeros, pullback = through(Affine(0.0, 1.0), signal(VECTORS, 0, log_scale))
+    assert np.all(zeros.values == 1) and zeros.log_scale == 0 and not pullback(zeros).values.any()
 
 
 CONVOLUTIONS = [

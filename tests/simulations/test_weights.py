@@ -9,7 +9,7 @@ import pytest
 from bntheory import activation, cnn, initialization, leaves, mlp, resnet, vgg
 from bntheory.activations import KNOWN, Activation
 from bntheory.initializations import INITIALIZATIONS
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
 from bntheory.networks import Residual, Sequential
 from simulations import streams
 from simulations.samples import log_cosine_distance, moments
@@ -40,6 +40,10 @@ NETWORKS = {
     ),
     "GroupNorm of images": images(Conv(6), GroupNorm(3), RELU, Conv(4), GroupNorm(4, 0.2), GroupNorm(1), Conv(2)),
     "BN with γ": images(Conv(6), BatchNorm(gamma=0.3), TANH, Conv(4, bias=0.1), BatchNorm(0.1, gamma=20.0), RELU),
+    "factors": Sequential((Affine(0.5), Dense(6, bias=0.1), Affine(-3.0), TANH, Dense(4), RELU, Affine(0.7)), (4,)),
+    "γ and β": images(
+        Conv(3), BatchNorm(), Affine((1.0, -0.5, 2.0), (0.1, 0.0, -1.0)), TANH, Affine(beta=0.3), Conv(2)
+    ),
     "BN evaluated": images(Conv(6), BatchNorm(0.2, 3.0, False), RELU, Conv(4), BatchNorm(training=False), RELU),
     "BN of γ = 0": images(
         Residual((Conv(4), BatchNorm(gamma=0.0), TANH)),

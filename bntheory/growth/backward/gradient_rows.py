@@ -25,6 +25,8 @@ class Above(NamedTuple):
     radial : E g_p g_p' y_p y_p'/√(γ_p γ_p') of the gradient g and the units y of mean variance 1; for a sum,
     of its branch, and `shortcut` of its shortcut; larger : of a sum of which the row is only a part;
     rough : without what activations further on depend on the row, through identity shortcuts.
+    factor : of an `Affine` between the BatchNorm and φ.
+    slopes : φ′ of sampled units, and these units, where they are sampled; `links` of the gradient past φ.
     """
 
     radial: Callable[[], Blocks]
@@ -33,6 +35,8 @@ class Above(NamedTuple):
     given: Gradient | None = None
     larger: bool = False
     rough: bool = False
+    factor: float = 1.0
+    slopes: Callable[[], tuple[np.ndarray, np.ndarray, Blocks]] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,9 @@ def added(first: Gradient, second: Gradient) -> Gradient:
     scale = max(first.log_scale, second.log_scale)
     parts = [math.exp(part.log_scale - scale) for part in (first, second)]
     values = [first.values, second.values]
-    if 3 in (values[0].ndim, values[1].ndim) or (values[0].ndim == values[1].ndim and len(values[0]) != len(values[1])):
+    if {values[0].ndim, values[1].ndim} == {2, 3} or (
+        values[0].ndim == values[1].ndim and len(values[0]) != len(values[1])
+    ):
         values = [first.points, second.points]
     tangled = any(part.tangled or part.above is not None for part in (first, second))
     total = Gradient(values[0] * parts[0] + values[1] * parts[1], scale, tangled=tangled)

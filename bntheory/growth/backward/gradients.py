@@ -6,6 +6,7 @@
     Activation   γ E φ′²
     BatchNorm    on vectors by `batch_norm.pullback`, with the activation after it; on images `gradient_covariances`
     Norms        1/(s² + ε), up to one part in the number of units
+    Affine       γ E γ², the factors of units independent of what reads them where they are not sampled
     Pool         shares squared, or the position of the maximum
     sum          the gradient to both, times α² to the branch
 
@@ -30,9 +31,21 @@ from bntheory.growth.backward import covariances, joins
 from bntheory.growth.backward.covariances import SAMPLED, Blocks
 from bntheory.growth.backward.gradient_rows import Above, Gradient, averaged, of_moments, scaled
 from bntheory.growth.backward.joins import Pullback
-from bntheory.growth.infinite_width import batch_modes, batch_norm, population, positions
+from bntheory.growth.infinite_width import affine, batch_modes, batch_norm, population, positions
 from bntheory.growth.infinite_width.state import State
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, Shape, ZeroPad
+from bntheory.layers import (
+    Affine,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GroupNorm,
+    LayerNorm,
+    Pool,
+    Shape,
+    ZeroPad,
+)
 
 MOST_SAMPLED = 2**18  # points of units for means over sampled ones
 
@@ -161,18 +174,21 @@ def _slopes(phi: Activation, values: np.ndarray, log_scale: float) -> np.ndarray
 def _sampled_activation(phi: Activation, before: State, correlated: bool) -> Pullback:
     units = population.drawn(before)
     squares = (_slopes(phi, units.particles, units.log_scale) ** 2).astype(np.float32)
-    some = slice(0, max(SAMPLED, MOST_SAMPLED // before.points))
-    fields = units.fields[some].copy() if correlated and units.fields is not None else None
+    some = slice(0, max(SAMPLED, MOST_SAMPLED // before.points) if correlated else SAMPLED)
+    fields = units.fields[some].copy() if units.fields is not None else None
     branch = None
-    if fields is not None and units.parts is not None and units.parts[1].fields is not None:
+    if correlated and fields is not None and units.parts is not None and units.parts[1].fields is not None:
         branch = units.parts[1].fields[some] * np.float32(math.exp(units.parts[1].log_scale - units.log_scale))
     log_scale, points = units.log_scale, before.points
     del units, before  # more than a deep network can keep
 
     def back(gradient: Gradient) -> Gradient:
-        values = gradient.values if gradient.values.ndim < 3 else gradient.points
-        if fields is None:
-            return scaled(dataclasses.replace(gradient, values=values * squares), 1.0, tangled=False)
+        if gradient.values.ndim == 3 and fields is not None:
+            values = gradient.values * _slopes(phi, fields[: len(gradient.values)], log_scale) ** 2
+        else:
+            values = (gradient.values if gradient.values.ndim < 3 else gradient.points) * squares
+        if fields is None or not correlated:
+            return scaled(dataclasses.replace(gradient, values=values), 1.0, tangled=False)
         slopes, links = _slopes(phi, fields, log_scale), gradient.links or covariances.diagonal(points)
         size, factors = covariances.normalized(population.products(slopes))
 
@@ -182,13 +198,11 @@ def _sampled_activation(phi: Activation, before: State, correlated: bool) -> Pul
             share = np.float32(1 / square if square else 0)  # a branch of zeros
             return covariances.each(lambda link, moment: link * moment * share, links, moments)
 
-        above = None
+        above = Above(lambda: of_part(fields), slopes=lambda: (slopes, fields * np.float32(math.exp(log_scale)), links))
         if branch is not None:
             above = Above(lambda: of_part(branch), lambda: of_part(fields - branch), rough=gradient.tangled)
         changed = None if gradient.links is None else covariances.each(np.multiply, links, factors)
-        return scaled(
-            dataclasses.replace(gradient, values=values * squares), 1.0, links=changed, above=above, tangled=False
-        )
+        return scaled(dataclasses.replace(gradient, values=values), 1.0, links=changed, above=above, tangled=False)
 
     return back
 
@@ -215,7 +229,8 @@ def _batch_norm(layer: BatchNorm, before: State, after: State, shape: Shape, cor
             return _on_a_field(gradient, covariances.single(y), copies, log_factor, lost)
         phi, given = (above.phi, above.given) if above is not None else (Activation("linear"), gradient)
         assert phi is not None and given is not None
-        rule = batch_norm.pullback(phi, log_distance, batch, layer.epsilon, layer.gamma)
+        factor = above.factor if above is not None else 1.0
+        rule = batch_norm.pullback(phi, log_distance, batch, layer.epsilon, layer.gamma * factor)
         total = float(np.mean(given.points))
         value = rule.on_total * total + rule.on_mean * given.mean_part / batch
         links = covariances.zero_sum(points, copies)
@@ -244,16 +259,61 @@ def _normalization(
     if before.values is not None:
         return None
     log_epsilon = math.log(layer.epsilon) if layer.epsilon else -math.inf
+    same_units = before.centred and before.population is not None
+    times = scaled if same_units else averaged
     if len(shape) == 3:
         log_factor = after.log_second_moment - before.log_second_moment
         if isinstance(layer, GroupNorm) and layer.groups > 1:
             log_factor = -np.logaddexp(before.log_second_moment, log_epsilon)
-        return lambda gradient: averaged(gradient, 1.0, float(log_factor))
+        return lambda gradient: times(gradient, 1.0, float(log_factor))
     if not before.centred:
         return None
     log_s = np.logaddexp(before.log_q, log_epsilon)
     top = float(log_s.min())
-    return lambda gradient: averaged(gradient, np.exp(top - log_s), -top)
+    return lambda gradient: times(gradient, np.exp(top - log_s), -top)
+
+
+def _affine(layer: Affine, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
+    gamma = np.array(layer.pairs[0])
+    log_square = float(positions.log(np.mean(gamma**2)))
+    if (factor := layer.factor) is not None:
+        return lambda gradient: scaled(gradient, 1.0, log_square, above=_past_a_factor(gradient.above, factor))
+    mean = float(np.mean(np.abs(gamma)))
+    evenness = mean * math.exp(-log_square / 2) if mean else 1.0
+
+    def back(gradient: Gradient) -> Gradient:
+        values, log_factor = gradient.values, log_square
+        if values.ndim > 1 and before.values is None:
+            own = affine.in_turn(layer, len(values))[0] ** 2
+            values, log_factor = values * own.reshape(-1, *(1,) * (values.ndim - 1)), 0.0
+        gradient = dataclasses.replace(gradient, values=values, evenness=gradient.evenness * evenness)
+        return averaged(gradient, 1.0, log_factor, above=_past_pairs(layer, gradient.above))
+
+    return back
+
+
+def _past_a_factor(above: Above | None, factor: float) -> Above | None:
+    """Of units without the factor, whose sign is lost on a symmetric law."""
+    return above and above._replace(factor=above.factor * abs(factor), slopes=None)
+
+
+def _past_pairs(layer: Affine, above: Above | None) -> Above | None:
+    """Of units y of mean variance 1 before γ y + β; None where the slopes of what reads it are not sampled."""
+    if above is None or above.slopes is None:
+        return None
+    sampled = above.slopes
+
+    def radial() -> Blocks:
+        slopes, units, links = sampled()
+        gamma, beta = (part.astype(np.float32)[:, None, None] for part in affine.in_turn(layer, len(units)))
+        y = np.divide(units - beta, gamma, out=np.zeros_like(units), where=gamma != 0)
+        size, _ = covariances.normalized(population.products(slopes * gamma))
+        moments = population.products(slopes * gamma * y)
+        share = np.float32(covariances.inverse(np.mean(y**2)))
+        factors = covariances.times(moments, covariances.inverse(np.sqrt(size)))
+        return covariances.each(lambda link, moment: link * moment * share, links, factors)
+
+    return Above(radial)
 
 
 def _dropout(layer: Dropout, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
@@ -328,6 +388,7 @@ RULES: dict[type, Callable[[Any, State, State, Shape, bool], Pullback | None]] =
     BatchNorm: _batch_norm,
     LayerNorm: _normalization,
     GroupNorm: _normalization,
+    Affine: _affine,
     Dropout: _dropout,
     Flatten: _flatten,
     Pool: _pool,

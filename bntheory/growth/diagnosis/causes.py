@@ -12,7 +12,7 @@ from bntheory.activations import Activation
 from bntheory.growth.diagnosis.layer_trends import Trend
 from bntheory.growth.infinite_width import batch_norm
 from bntheory.growth.phase import critical_gain
-from bntheory.layers import BatchNorm, Conv, Dense, GroupNorm, LayerNorm, Shape
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, GroupNorm, LayerNorm, Shape
 from bntheory.networks import Join, Residual, Sequential, output_shape, parts
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ def _weight_variance(shape: Shape, layer: Dense | Conv) -> float:
 def _gain(growth: Growth) -> str:
     """The typical σ_w² beside the critical one, if they differ."""
     phi = _activation(growth)
-    other = any(isinstance(row.layer, (BatchNorm, LayerNorm, GroupNorm, Residual, Join)) for row in growth.rows)
+    kinds = BatchNorm, LayerNorm, GroupNorm, Affine, Residual, Join
+    other = any(isinstance(row.layer, kinds) for row in growth.rows)
     found = [_weight_variance(*pair) for pair in _weights(growth)]
     if phi is None or other or not found:
         return ""

@@ -23,7 +23,7 @@ from bntheory.growth.finite_width import first_order_batch, first_order_streams
 from bntheory.growth.finite_width.first_order_mixtures import Mixture, point, regridded
 from bntheory.growth.finite_width.first_order_streams import Base, Scalar
 from bntheory.growth.finite_width.first_order_tables import squares
-from bntheory.layers import BatchNorm, Dense, Dropout, LayerNorm, Shape
+from bntheory.layers import Affine, BatchNorm, Dense, Dropout, LayerNorm, Shape
 from bntheory.networks import Join, Leaf, PerRow, Residual, Sequential, leaves, output_shape
 
 _UNIFORM = -1.2  # excess kurtosis of uniform biases
@@ -147,6 +147,7 @@ class Place(NamedTuple):
 
     u : their ln variance, if they are fresh given it; None: they are the units of the base themselves.
     excess : excess kurtosis of the units, which uniform biases cause.
+    log_factor : ln of the square of a number by which all is multiplied in the end.
     """
 
     base: Base
@@ -156,14 +157,19 @@ class Place(NamedTuple):
     phi: Activation | None = None
     kept: float = 1.0
     excess: np.ndarray | float = 0.0
+    log_factor: float = 0.0
 
     @property
     def plain(self) -> bool:
         """Whether nothing has been done."""
-        return self.epsilon is None and self.phi is None and self.kept == 1
+        return self.epsilon is None and self.phi is None and self.kept == 1 and self.log_factor == 0
 
     def reading(self) -> Scalar:
         """ln(mean square) of the row."""
+        y = self._before_factor()
+        return y._replace(mean=y.mean + self.log_factor)
+
+    def _before_factor(self) -> Scalar:
         if self.u is None or self.epsilon is not None:
             y = self._of_stream()
             spread = self._spread(self.base.mean if self.u is None else self.u.mean) if self.kept < 1 else np.zeros(1)
@@ -279,12 +285,26 @@ def through(layer: Any, place: Place, shape: Shape, inside: bool) -> Place | Non
     if isinstance(layer, Activation):
         if str(layer) == "linear":
             return place
-        return place._replace(phi=layer) if place.phi is None and place.kept == 1 else None
+        straight = layer.homogeneous_slopes is not None or place.log_factor == 0
+        return place._replace(phi=layer) if place.phi is None and place.kept == 1 and straight else None
+    if isinstance(layer, Affine):
+        return _times(layer, place)
     if isinstance(layer, LayerNorm):
         return place._replace(epsilon=layer.epsilon) if place.plain else None
     if isinstance(layer, Dropout):
         return place._replace(kept=place.kept * (1 - layer.rate))
     return None
+
+
+def _times(layer: Affine, place: Place) -> Place | None:
+    """Fresh units times a number are fresh units; what has been done to others is done before the factor."""
+    fresh = place.plain and place.u is not None
+    if not layer.factor or (layer.factor < 0 and place.phi is None and not fresh):
+        return None
+    log_factor = 2 * math.log(abs(layer.factor))
+    if fresh and place.u is not None:
+        return place._replace(u=place.u._replace(mean=place.u.mean + log_factor))
+    return place._replace(log_factor=place.log_factor + log_factor)
 
 
 def _dense(layer: Dense, place: Place, shape: Shape, inside: bool) -> Place | None:

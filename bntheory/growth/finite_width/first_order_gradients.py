@@ -34,7 +34,7 @@ from bntheory.growth.finite_width.first_order_streams import Base, Scalar
 from bntheory.growth.finite_width.first_order_stretches import Stretch, stretches
 from bntheory.growth.finite_width.first_order_tables import ORDERS, squared_slopes, squares
 from bntheory.growth.finite_width.fluctuations import LogChi2
-from bntheory.layers import Dense
+from bntheory.layers import Affine, Dense
 from bntheory.networks import Leaf, Sequential, leaves
 
 _ROOT2 = math.sqrt(2)
@@ -148,6 +148,8 @@ def _exact(rows: tuple[Leaf, ...]) -> list[Mixture | None]:
         if isinstance(layer, Dense):
             units, relu, last, above = rows[index - 1].shape[0], False, None, total
             above = above + np.array([math.log(layer.weight_variance(rows[index - 1].shape)), 0.0])
+        elif isinstance(layer, Affine) and layer.factor:
+            above = above + np.array([2 * math.log(abs(layer.factor)), 0.0])
         elif isinstance(layer, Activation):
             relu = relu or layer.homogeneous_slopes == (1, 0)
         total = above + log_chi2.mean_and_variance(LogChi2(units, relu))

@@ -7,6 +7,7 @@ With δ_p = the relative deviation of q_p from its expectation, and C channels, 
     sum, φ       δ'_p = (1 − b_p) δ_p(shortcut) + b_p δ_p(branch) + e_p,  b = E[φ φ′ f]/E φ² for φ = φ(x + f)
     BatchNorm    δ'_p = δ_p less its mean over the batch, weighted by q: the scale is lost
     Layer-, GroupNorm    the same of δ_p + e_p and over the positions of one image, e_p of the channels normalized
+    Affine       δ' = δ under one factor for all channels; no rule for others
     Pool         δ'_P = Σ_a w_Pa (δ_a + e_a) + e'_P, w the shares of the points of a window, e' beyond means of squares
 
 e is what sampling the row's channels adds (`innovations`); images that are given differ, which adds to its covariances
@@ -46,7 +47,7 @@ from bntheory.growth.finite_width.noise import Noise, combined, in_the_mean, mix
 from bntheory.growth.infinite_width import hermite, positions
 from bntheory.growth.infinite_width.moments import log_slope
 from bntheory.growth.infinite_width.state import State
-from bntheory.layers import BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pool, Shape, ZeroPad
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pool, Shape, ZeroPad
 from bntheory.networks import Residual
 
 CURVATURE_STEP = 0.05  # of ln q
@@ -81,6 +82,8 @@ def through(layer: Any, noise: Noise, before: State, after: State, shape: Shape)
         return _weights(layer, noise, before, after, shape)
     if isinstance(layer, Activation):
         return _activation(layer, noise, before, after, shape)
+    if isinstance(layer, Affine):
+        return noise.times(layer.factor) if layer.factor else None
     if isinstance(layer, (LayerNorm, GroupNorm)) and len(shape) == 3:
         return _normalized(layer, noise, before, shape)
     noise = dataclasses.replace(noise.without_pairs(before), unknown=noise.batch_norm)

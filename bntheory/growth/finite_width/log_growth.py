@@ -11,7 +11,7 @@ import numpy as np
 from bntheory.activations import Activation
 from bntheory.growth.finite_width import density_evolution, fluctuations
 from bntheory.growth.finite_width.fluctuations import LogChi2, Step
-from bntheory.layers import Dense
+from bntheory.layers import Affine, Dense
 from bntheory.networks import Leaf, Sequential
 
 
@@ -19,6 +19,7 @@ from bntheory.networks import Leaf, Sequential
 class Chain:
     """Rows of a linear or ReLU MLP as ends of a chain: row r is step `ends[r][0]` taken with the law `ends[r][1]`.
 
+    shifts : what factors since then have added to the logarithm of row r;
     start : ln of the input's mean square;  width : units of the input;  gaussian : whether all weights and biases are.
     """
 
@@ -26,6 +27,7 @@ class Chain:
     width: int
     steps: tuple[Step, ...]
     ends: tuple[tuple[int, LogChi2], ...]
+    shifts: tuple[float, ...]
     gaussian: bool
 
     @property
@@ -40,7 +42,7 @@ class Chain:
 
 
 def chain(net: Sequential, rows: Sequence[Leaf], start: float) -> Chain:
-    """Read off the leading rows that are Dense layers, linear activations or ReLU with independent random weights.
+    """Read off the leading rows that are Dense layers, linear activations, factors or ReLU with independent weights.
 
     Parameters
     ----------
@@ -53,15 +55,19 @@ def chain(net: Sequential, rows: Sequence[Leaf], start: float) -> Chain:
     """
     steps: list[Step] = []
     ends: list[tuple[int, LogChi2]] = []
-    gaussian, shape = True, rows[0].shape
+    shifts: list[float] = []
+    gaussian, shape, shift = True, rows[0].shape, 0.0
     for layer, row in zip(net.layers, rows[1:], strict=False):
         if isinstance(layer, Dense) and layer.init.distribution != "orthogonal":
             bias = layer.bias_variance(shape)
             law = LogChi2(layer.features, halved=False)
             uniform = bias > 0 and layer.bias is None  # the initialization's own biases
-            log_variances = math.log(layer.weight_variance(shape)), math.log(bias) if bias else -math.inf
+            log_variances = math.log(layer.weight_variance(shape)) + shift, math.log(bias) if bias else -math.inf
             steps.append(Step(*log_variances, law, -1.2 if uniform else 0.0))
             gaussian = gaussian and layer.init.distribution == "normal" and not uniform
+            shift = 0.0
+        elif isinstance(layer, Affine) and steps and layer.factor:
+            shift += 2 * math.log(abs(layer.factor))
         elif isinstance(layer, Activation) and steps and layer.homogeneous_slopes == (1, 0):
             if steps[-1].law.halved:  # ReLU of ReLU: as for the moments, no rule after another activation
                 break
@@ -69,8 +75,9 @@ def chain(net: Sequential, rows: Sequence[Leaf], start: float) -> Chain:
         elif not (isinstance(layer, Activation) and steps and layer.homogeneous_slopes == (1, 1)):
             break
         ends.append((len(steps) - 1, steps[-1].law))
+        shifts.append(shift)
         shape = row.shape
-    return Chain(start, rows[0].shape[0], tuple(steps), tuple(ends), gaussian)
+    return Chain(start, rows[0].shape[0], tuple(steps), tuple(ends), tuple(shifts), gaussian)
 
 
 def mean_std_dead(chain: Chain) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -81,7 +88,7 @@ def mean_std_dead(chain: Chain) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     table = np.array(list(_with_biases(chain) if chain.biased else _without_biases(chain)))
     units = np.log([law.units for _, law in chain.ends])
-    return table[:, 0] - units, np.sqrt(table[:, 1]), table[:, 2]
+    return table[:, 0] - units + chain.shifts, np.sqrt(table[:, 1]), table[:, 2]
 
 
 def _with_biases(chain: Chain) -> Iterator[tuple[float, float, float]]:
@@ -127,4 +134,4 @@ def quantiles(chain: Chain, levels: np.ndarray) -> np.ndarray:
     rows = [
         density_evolution.quantiles(source, step, law, levels) for step, laws, source in _sources(chain) for law in laws
     ]
-    return np.array(rows) - np.log([[law.units] for _, law in chain.ends])
+    return np.array(rows) + (np.array(chain.shifts) - np.log([law.units for _, law in chain.ends]))[:, None]

@@ -62,6 +62,13 @@ class Noise:
         shift = self.shift + self.uneven.pairs.shift(state.log_q)
         return dataclasses.replace(self, shift=shift, uneven=Unevenness(self.uneven.squares))
 
+    def times(self, factor: float) -> Noise:
+        """Of the row times a number, under which relative deviations remain."""
+        if (pairs := self.uneven.pairs) is None:
+            return self
+        pairs = pairs._replace(log_scale=pairs.log_scale + 2 * math.log(abs(factor)))
+        return dataclasses.replace(self, uneven=self.uneven._replace(pairs=pairs))
+
     def variance(self, state: State, of_batch: bool) -> float:
         """Var of the logarithm of the row's mean square, over all points of the batch or of one copy.
 

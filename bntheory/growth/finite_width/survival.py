@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, GroupNorm, LayerNorm, Shape, Unknown
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, GroupNorm, LayerNorm, Shape, Unknown
 from bntheory.networks import Join, Sequential, output_shape, parts
 
 
@@ -17,8 +17,10 @@ def p_dead(net: Sequential, shape: Shape) -> np.ndarray:
     """Probability over weight draws that each row is exactly zero, for one input that is not.
 
     A ReLU layer of n units dies with probability 2^−n, given that what it reads lives; biases revive it. Sums and
-    concatenations are dead where all their parts are, products where one is. Of products and of images this is an upper
-    bound: the positions of a channel need not agree. NaN behind what has no rule, until biases revive it.
+    concatenations are dead where all their parts are, products where one is. After an Affine with β ≠ 0 how likely a
+    unit is to be negative is not known, and p NaN from the next activation to the next bias. Of products and of images
+    this is an upper bound: the positions of a channel need not agree. NaN behind what has no rule, until biases revive
+    it.
 
     Parameters
     ----------
@@ -64,19 +66,24 @@ def _joined(block: Any, dead: list[float]) -> float:
     return float(np.minimum(1.0, np.sum(dead)) if one_is_enough else np.min(dead))
 
 
-def _after(layer: Any, shape: Shape, dead: float, centred: bool) -> tuple[float, bool]:
+def _after(layer: Any, shape: Shape, dead: float, centred: bool | None) -> tuple[float, bool | None]:
     if isinstance(layer, Unknown):
         return math.nan, False
     if isinstance(layer, (Dense, Conv)):
         return (0.0 if layer.bias_variance(shape) > 0 else dead), False
     if isinstance(layer, BatchNorm):
         return (dead if layer.gamma else 1.0), layer.training
+    if isinstance(layer, Affine):
+        gammas, betas = layer.pairs
+        return (0.0, None) if any(betas) else (dead if any(gammas) else 1.0, centred)
     if isinstance(layer, Dropout):
         return _either(dead, layer.rate ** math.prod(shape)), centred
     if isinstance(layer, Activation):
         if layer.homogeneous_slopes is None:
             return (dead if float(layer.phi(0.0)) == 0 else 0.0), False
         silent = layer.homogeneous_slopes.count(0)
+        if centred is None and silent:
+            return math.nan, False
         return _either(dead, 0.0 if centred or not silent else (silent / 2) ** shape[0]), False
     return dead, centred and not isinstance(layer, (LayerNorm, GroupNorm))
 

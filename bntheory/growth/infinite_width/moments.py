@@ -7,6 +7,7 @@ With q_p and d_pp' as in `state`, over units and in logarithms:
     BatchNorm    q' = (q_p − |mean|²)/(s + ε)  d' = d/(s + ε)         s = ½ mean d over all points of the batch
     LayerNorm    q' = q_i/s_i²                 d' = [d − (s_i − s_j)² (1 + ε/(s_i s_j))]/(s_i s_j)    s_i² = q_i + ε
     GroupNorm    the same about the mean of a group of channels, which keeps 1/channels of a group of a channel's mean
+    Affine       q' = E γ² q + 2 E γβ E h + E β²       d' = E γ² d      over units; sampled from there on unless γ h
     Dropout      q' = q/(1 − p)                d' = d + (q + q') p/(1 − p)    independent masks, p the rate
     Pool         means over windows (`positions`); the maximum of sampled units (`population`)
     sum          q' = q_1 + α² q_2             d' = d_1 + α² d_2      independent parts, one of them of zero mean
@@ -30,10 +31,20 @@ import numpy as np
 
 from bntheory.activations import Activation
 from bntheory.growth.by_rows import by_rows
-from bntheory.growth.infinite_width import batch_norm, hermite, joins, normalizations, population, positions, reshaping
+from bntheory.growth.infinite_width import (
+    affine,
+    batch_norm,
+    hermite,
+    joins,
+    normalizations,
+    population,
+    positions,
+    reshaping,
+)
 from bntheory.growth.infinite_width.population import Population
 from bntheory.growth.infinite_width.state import State, inexact, log_mean, two, worse
 from bntheory.layers import (
+    Affine,
     BatchNorm,
     Conv,
     Dense,
@@ -114,6 +125,8 @@ def _known(layer: Any, state: State) -> State:
 def _applied(layer: Any, values: np.ndarray) -> np.ndarray:
     if isinstance(layer, Activation):
         return np.asarray(layer.phi(values))
+    if isinstance(layer, Affine):
+        return affine.applied(layer, values)
     if isinstance(layer, Flatten):
         return values.reshape(len(values), -1)
     if isinstance(layer, (Pool, ZeroPad)):
@@ -361,6 +374,7 @@ RULES: dict[type, Callable[[Any, State, Shape], State | None]] = {
     BatchNorm: normalizations.batch_norm,
     LayerNorm: normalizations.layer_norm,
     GroupNorm: normalizations.group_norm,
+    Affine: affine.affine,
     Pool: reshaping.pool,
     Flatten: reshaping.flatten,
     ZeroPad: reshaping.zero_pad,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from bntheory.growth.infinite_width import batch_modes, joins, population, positions
+from bntheory.growth.infinite_width import affine, batch_modes, joins, population, positions
 from bntheory.growth.infinite_width.population import Population
 from bntheory.growth.infinite_width.state import State, inexact, log_mean, two
 from bntheory.layers import BatchNorm, GroupNorm, LayerNorm, Shape
@@ -27,7 +28,7 @@ def batch_norm(layer: BatchNorm, state: State, shape: Shape) -> State | None:
     """
     log_gamma = 2 * math.log(layer.gamma) if layer.gamma else -math.inf
     if not layer.training:
-        return _scaled(state, log_gamma - math.log1p(layer.epsilon))
+        return affine.scaled(state, log_gamma - math.log1p(layer.epsilon))
     if state.batch == 1:
         raise ValueError(ALONE)
     if state.log_d is None:
@@ -84,21 +85,6 @@ def _centred(log_row_means: np.ndarray, log_variance: float) -> np.ndarray:
         return np.log(np.maximum(np.exp(log_row_means - log_variance) - 1, 0)) + log_variance
 
 
-def _scaled(state: State, log_factor: float) -> State:
-    """h times exp(log_factor / 2)."""
-
-    def sampled() -> Population:
-        units = population.drawn(state)
-        return units._replace(log_scale=units.log_scale + log_factor / 2)
-
-    return dataclasses.replace(
-        state.mapped(lambda block: block + log_factor),
-        log_q=state.log_q + log_factor,
-        population=None if state.population is None else sampled,
-        values=None,
-    )
-
-
 def _normalized_sample(layer: BatchNorm | LayerNorm | GroupNorm, state: State, axes: tuple[int, ...]) -> State | None:
     return population.sampled_state(state, lambda units: _normalized(layer, units, axes))
 
@@ -149,7 +135,7 @@ def layer_norm(layer: LayerNorm, state: State, shape: Shape) -> State | None:
         log_q=2 * root,
         method=inexact(state.method),
         channel_method=inexact(state.channel_method),
-        population=None,
+        population=_rescaled(state, 2 * root),
         values=None,
     )
 
@@ -179,12 +165,19 @@ def _over(state: State, log_s: np.ndarray) -> State:
     )
 
 
+def _rescaled(state: State, log_q: np.ndarray) -> Callable[[], Population] | None:
+    """Sampled units with other second moments."""
+    if state.population is None:
+        return None
+    return functools.cache(lambda: population.matched(population.drawn(state), log_q))
+
+
 def _divided(state: State, log_square: float, layer: Any) -> State:
     """h/s with one s for all points, in mean field."""
     if log_square == -math.inf:
         raise ValueError(f"{type(layer).__name__} with epsilon=0 divides by zero: every unit is 0 here")
     return dataclasses.replace(
-        _scaled(state, -log_square),
+        affine.scaled(state, -log_square),
         spread=0.0,
         method=inexact(state.method),
         channel_method=inexact(state.channel_method),
@@ -215,6 +208,7 @@ def group_norm(layer: GroupNorm, state: State, shape: Shape) -> State | None:
         mean_gap = other[:, None] + other - rows[:, None] - rows  # 2 E (h_p − h_p')(M − M') less the positions' part
         means = cross.mean() - d.mean()
         log_cross = positions.log(np.maximum(cross - (mean_gap - means) / members, 0)) + scale
-    changed = dataclasses.replace(state, log_q=log_q, log_cross=log_cross, population=None, values=None)
+    sampled = _rescaled(state, log_q)
+    changed = dataclasses.replace(state, log_q=log_q, log_cross=log_cross, population=sampled, values=None)
     log_epsilon = math.log(layer.epsilon) if layer.epsilon else -math.inf
     return _divided(changed, np.logaddexp(log_mean(log_q), log_epsilon), layer)

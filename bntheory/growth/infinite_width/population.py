@@ -100,6 +100,16 @@ def activated(phi: Activation, population: Population) -> Population:
     return Population(phi.phi(population.particles), fields, population.log_scale)
 
 
+def scaled(population: Population, log_factor: float, sign: float = 1.0) -> Population:
+    """± exp(log_factor) times every unit, the parts of a sum included."""
+    sign = sign if log_factor > -math.inf else 0.0
+    shift = log_factor if sign else 0.0
+    particles, fields = population.particles * sign, population.fields
+    fields = None if fields is None else fields * np.float32(sign)
+    parts = population.parts and (scaled(population.parts[0], shift, sign), scaled(population.parts[1], shift, sign))
+    return Population(particles, fields, population.log_scale + shift, parts)
+
+
 def added(first: Population, second: Population, factor: float, independent_of: int | None) -> Population:
     """first + factor · second, unit by unit; a part that is independent, drawn by that row, is paired by ranks."""
     scale = max((part.log_scale for part in (first, second) if part.particles.any()), default=first.log_scale)

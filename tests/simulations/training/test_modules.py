@@ -10,7 +10,7 @@ from scipy import stats
 
 from bntheory.activations import Activation, activation
 from bntheory.initializations import INITIALIZATIONS, initialization
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool
 from bntheory.networks import Residual, Sequential, cnn, leaves, mlp, resnet, vgg
 
 torch = pytest.importorskip("torch")
@@ -57,11 +57,15 @@ NETWORKS = {
         ),
         (3, 4, 4),
     ),
+    "factors and pairs": Sequential(
+        (Affine((0.5, 1.0, 2.0), 0.1), Conv(2), Residual((Conv(2), Affine((1.0, 2.0), (0.0, 1.0)))), Flatten()),
+        (3, 4, 4),
+    ),
     "vgg": vgg(13, batch_norm=True, image=(1, 8, 8), channels=2),
     "cnn": cnn(3, 4, bias=0.1, image=(2, 5, 5), classes=3),
     "mlp LayerNorm": mlp(2, 5, layer_norm=True),
 }
-WITH_WEIGHTS = (Dense, Conv, BatchNorm, LayerNorm, GroupNorm)
+WITH_WEIGHTS = (Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine)
 P_VALUE = 1e-6  # false-alarm rate of each test of a distribution; the seeds are fixed
 SIGMAS = 5  # 6e-7
 

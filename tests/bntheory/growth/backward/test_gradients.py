@@ -15,9 +15,9 @@ from bntheory.growth.infinite_width import batch_norm
 from bntheory.growth.infinite_width.moments import through
 from bntheory.growth.infinite_width.state import State
 from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Pool
-from bntheory.networks import Sequential
+from bntheory.networks import Residual, Sequential
 from simulations import pullbacks
-from simulations.growth import uncorrelated_inputs
+from simulations.growth import simulate_growth, uncorrelated_inputs
 from simulations.signal import Signal
 from simulations.statistics import mean_with_error, tolerance
 from simulations.steps import steps
@@ -286,3 +286,15 @@ def test_covariances_that_rounding_left_below_zero_are_zero():
     gradient = gradient_rows.of_moments((within, None), 0.0)
     assert gradient.points.tolist() == [0.0, 1.0]
     assert gradient.mean_part == pytest.approx(0.5)
+
+
+def test_a_maximum_over_activations_of_a_sum():
+    """The maximum is where the slope is 1: the gradient before the activation is that after it, within 3%."""
+    conv = (Conv(32), BatchNorm())
+    net = Sequential((*conv, RELU, Residual((*conv, RELU, *conv)), RELU, Pool("max", 2), Conv(32)), (3, 6, 6))
+    growth = predict_growth(net, batch_size=4)
+    samples = simulate_growth(net, 40, batch=4, seed=1, method="weights")
+    row = growth.name.index("3.sum")
+    mean, error = mean_with_error(np.exp(samples.log_gradient[:, row] - growth.log_gradient[row]))
+    assert abs(mean - 1) < 0.03 + tolerance(error, RARE)
+    assert growth.log_gradient[row + 1] - growth.log_gradient[row] < 0.05  # ln 2 if slopes were independent of it

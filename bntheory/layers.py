@@ -8,13 +8,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bntheory import arguments
 from bntheory.initializations import INITIALIZATIONS, Initialization, initialization
 
 Shape = tuple[int, ...]
+Sides = int | tuple[int, int]  # one number for both sides of a map, or (height, width)
 MOST_UNITS = 10**9  # of one layer: beyond, use the limit of infinite width
+
+
+class Window(NamedTuple):
+    """How a window moves along one side of a map."""
+
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+
+    @property
+    def reach(self) -> int:
+        """Positions from its first to its last."""
+        return self.dilation * (self.kernel - 1) + 1
 
 
 @dataclass(frozen=True)
@@ -70,35 +85,40 @@ class Conv:
     ----------
     channels : int
         Number of output channels.
-    kernel, stride, dilation, groups : int
-        As in ``torch.nn.Conv2d``, at least 1.
-    padding : int, optional
+    kernel, stride, dilation : int or (int, int)
+        As in ``torch.nn.Conv2d``, at least 1; a pair is (height, width). A signal of one dimension is a map of width 1.
+    padding : int or (int, int), optional
         Zeros added on every side; None: dilation · (kernel − 1) // 2, which keeps the size at stride 1 and odd kernels.
+    groups : int
     init, bias
-        As in `Dense`; fan_in = in channels / groups · kernel².
+        As in `Dense`; fan_in = in channels / groups · area of the kernel.
 
     Examples
     --------
     >>> Conv(16, kernel=3, stride=2).output_shape((3, 32, 32))
     (16, 16, 16)
+    >>> Conv(16, kernel=(7, 1), stride=(2, 1)).output_shape((1, 100, 1))
+    (16, 50, 1)
     """
 
     channels: int
-    kernel: int = 3
-    stride: int = 1
-    padding: int | None = None
-    dilation: int = 1
+    kernel: Sides = 3
+    stride: Sides = 1
+    padding: Sides | None = None
+    dilation: Sides = 1
     groups: int = 1
     init: Initialization = INITIALIZATIONS["he_normal"]
     bias: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("channels", "kernel", "stride", "dilation", "groups"):
+        for name in ("channels", "groups"):
             set_fields(self, **{name: arguments.integer(name, getattr(self, name))})
+        for name in ("kernel", "stride", "dilation"):
+            set_fields(self, **{name: _sides(name, getattr(self, name))})
         if self.channels % self.groups:
             raise ValueError(f"groups must divide channels, got {self.groups} groups and {self.channels} channels")
-        padding = self.dilation * (self.kernel - 1) // 2 if self.padding is None else self.padding
-        set_fields(self, padding=arguments.integer("padding", padding, at_least=0))
+        padding = self._keeping if self.padding is None else self.padding
+        set_fields(self, padding=_sides("padding", padding, at_least=0))
         set_fields(self, init=initialization(self.init), bias=_bias(self.bias))
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -106,17 +126,32 @@ class Conv:
         channels, *sides = _image(self, shape)
         if channels % self.groups:
             raise ValueError(f"{self}: groups must divide the input's channels, got {self.groups} and {channels}")
-        reach = self.dilation * (self.kernel - 1) + 1
-        return (self.channels, *(_window(self, side, reach, self.stride, self.padding or 0) for side in sides))
+        return (self.channels, *(_places(self, *side) for side in zip(sides, self.windows(shape), strict=True)))
+
+    def windows(self, shape: Shape) -> tuple[Window, Window]:
+        """How the kernel moves down and across."""
+        down, across = zip(*map(both, (self.kernel, self.stride, self.padding or 0, self.dilation)), strict=True)
+        return Window(*down), Window(*across)
+
+    @property
+    def area(self) -> int:
+        """Positions of the kernel."""
+        return math.prod(both(self.kernel))
+
+    @property
+    def _keeping(self) -> Sides:
+        """The padding that keeps the size at stride 1."""
+        down, across = zip(both(self.kernel), both(self.dilation), strict=True)
+        return down[1] * (down[0] - 1) // 2, across[1] * (across[0] - 1) // 2
 
     def _fans(self, shape: Shape) -> tuple[int, int, int]:
-        area = self.kernel**2
+        area = self.area
         return shape[0] // self.groups * area, self.channels // self.groups * area, area
 
     def weight_variance(self, shape: Shape) -> float:
         """Variance of one weight for that input shape."""
         fan_in, fan_out, area = self._fans(shape)
-        # torch.nn.init reads fan_out off the weight's own shape (channels, in/groups, k, k): groups do not divide it
+        # torch.nn.init reads fan_out off the weight's own shape (channels, in/groups, h, w): groups do not divide it
         return self.init.variance(fan_in, fan_out * self.groups, area)
 
     def bias_variance(self, shape: Shape) -> float:
@@ -124,10 +159,15 @@ class Conv:
         return self.init.bias_variance(self._fans(shape)[0]) if self.bias is None else self.bias
 
     def __str__(self) -> str:
-        extras = [f"{key}={getattr(self, key)}" for key in ("stride", "dilation", "groups") if getattr(self, key) > 1]
-        if self.padding != self.dilation * (self.kernel - 1) // 2:
+        extras = [f"{key}={getattr(self, key)}" for key in ("stride", "dilation", "groups") if getattr(self, key) != 1]
+        if self.padding != _sides("padding", self._keeping, at_least=0):
             extras.append(f"padding={self.padding}")
-        words = [str(self.channels), f"{self.kernel}×{self.kernel}", *extras, f"{self.init}{_bias_text(self.bias)}"]
+        words = [
+            str(self.channels),
+            "×".join(map(str, both(self.kernel))),
+            *extras,
+            f"{self.init}{_bias_text(self.bias)}",
+        ]
         return f"Conv({', '.join(words)})"
 
 
@@ -367,36 +407,41 @@ class Pool:
     Parameters
     ----------
     kind : {"average", "max"}
-    kernel : int, optional
-        Side of the window; None: the whole map, leaving 1×1.
-    stride : int, optional
+    kernel : int or (int, int), optional
+        Side of the window, or (height, width); None: the whole map, leaving 1×1.
+    stride : int or (int, int), optional
         None: the kernel.
     """
 
     kind: str = "average"
-    kernel: int | None = None
-    stride: int | None = None
+    kernel: Sides | None = None
+    stride: Sides | None = None
 
     def __post_init__(self) -> None:
         arguments.choice("kind", self.kind, ("average", "max"))
         if self.kernel is None and self.stride is not None:
             raise ValueError(f"a pool over the whole map has no stride, got stride={self.stride}")
         if self.kernel is not None:
-            set_fields(self, kernel=arguments.integer("kernel", self.kernel))
-            set_fields(self, stride=arguments.integer("stride", self.kernel if self.stride is None else self.stride))
+            set_fields(self, kernel=_sides("kernel", self.kernel))
+            set_fields(self, stride=_sides("stride", self.kernel if self.stride is None else self.stride))
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape of the output; ValueError if the map is smaller than the window or the stride."""
         channels, *sides = _image(self, shape)
+        return (channels, *(_places(self, *side) for side in zip(sides, self.windows(shape), strict=True)))
+
+    def windows(self, shape: Shape) -> tuple[Window, Window]:
+        """How the window moves down and across a map of that shape."""
         if self.kernel is None or self.stride is None:
-            return (channels, 1, 1)
-        return (channels, *(_window(self, side, self.kernel, self.stride, 0) for side in sides))
+            return Window(shape[1]), Window(shape[2])
+        down, across = zip(both(self.kernel), both(self.stride), strict=True)
+        return Window(*down), Window(*across)
 
     def __str__(self) -> str:
         if self.kernel is None:
             return f"Pool({self.kind}, whole map)"
         stride = "" if self.stride == self.kernel else f", stride={self.stride}"
-        return f"Pool({self.kind}, {self.kernel}×{self.kernel}{stride})"
+        return f"Pool({self.kind}, {'×'.join(map(str, both(self.kernel)))}{stride})"
 
 
 @dataclass(frozen=True)
@@ -434,7 +479,7 @@ class ZeroPad:
         channels, *sides = _image(self, shape)
         if self.channels < channels:
             raise ValueError(f"{self} cannot reduce channels, got shape {shape}")
-        return (self.channels, *(_window(self, side, 1, self.stride, 0) for side in sides))
+        return (self.channels, *(_places(self, side, Window(1, self.stride)) for side in sides))
 
     def __str__(self) -> str:
         return f"ZeroPad({self.channels}, stride={self.stride})"
@@ -522,9 +567,26 @@ def _image(layer: object, shape: Shape) -> Shape:
     return shape
 
 
-def _window(layer: object, side: int, reach: int, stride: int, padding: int) -> int:
-    if side + 2 * padding < reach:
-        raise ValueError(f"{layer} reaches over {reach} positions, got a side of {side} with padding {padding}")
-    if stride > side + 2 * padding:
-        raise ValueError(f"{layer} has stride {stride}, larger than a side of {side} with padding {padding}")
-    return (side + 2 * padding - reach) // stride + 1
+def both(value: Sides) -> tuple[int, int]:
+    """(height, width)."""
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def _sides(name: str, value: object, at_least: int = 1) -> Sides:
+    """A number, or a pair where the two differ."""
+    if not isinstance(value, (tuple, list)):
+        return arguments.integer(name, value, at_least=at_least)
+    if len(value) != 2:
+        raise ValueError(f"{name} must be a number or a pair (height, width), got {value!r:.60}")
+    height, width = (arguments.integer(name, side, at_least=at_least) for side in value)
+    return height if height == width else (height, width)
+
+
+def _places(layer: object, side: int, window: Window) -> int:
+    """How many places a window takes along a side."""
+    padded, given = side + 2 * window.padding, f"a side of {side} with padding {window.padding}"
+    if padded < window.reach:
+        raise ValueError(f"{layer} reaches over {window.reach} positions, got {given}")
+    if window.stride > padded:
+        raise ValueError(f"{layer} has stride {window.stride}, larger than {given}")
+    return (padded - window.reach) // window.stride + 1

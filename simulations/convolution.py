@@ -7,35 +7,36 @@ from typing import Any
 
 import numpy as np
 
-from bntheory.layers import Conv
+from bntheory.layers import Conv, Window, both
 from simulations.signal import Signal, log_square_norm, scaled
 
 Place = tuple[Any, ...]
 Pullback = Callable[[Signal], tuple[Signal, float]]
 
 
-def offsets(
-    kernel: Sequence[int], output: Sequence[int], stride: int, dilation: int = 1
-) -> Iterator[tuple[int, int, Place]]:
+def offsets(windows: tuple[Window, Window], output: Sequence[int]) -> Iterator[tuple[int, int, Place]]:
     """Yield every position (i, j) of a window and what it reads of a map as the window moves: an index for the map.
 
     Parameters
     ----------
-    kernel, output : (height, width)
-        Of the window and of the output, for which the map (padding included) is large enough.
-    stride, dilation : int
+    windows : pair of Window
+        How it moves down and across a map that includes the padding.
+    output : (height, width)
+        Of the output, for which the map is large enough.
 
     Examples
     --------
-    >>> for i, j, place in offsets((1, 2), (1, 3), stride=2):
+    >>> for i, j, place in offsets((Window(1), Window(2, stride=2)), (1, 3)):
     ...     print(i, j, np.arange(6).reshape(1, 6)[place])
     0 0 [[0 2 4]]
     0 1 [[1 3 5]]
     """
-    for i, j in np.ndindex(*kernel):
-        starts = (i * dilation, j * dilation)
-        spans = [(start, start + stride * (side - 1) + 1) for start, side in zip(starts, output, strict=True)]
-        yield i, j, (..., *(slice(start, stop, stride) for start, stop in spans))
+    for offset in np.ndindex(*(window.kernel for window in windows)):
+        spans = []
+        for at, window, count in zip(offset, windows, output, strict=True):
+            start = at * window.dilation
+            spans.append(slice(start, start + window.stride * (count - 1) + 1, window.stride))
+        yield *offset, (..., *spans)
 
 
 def convolved(layer: Conv, h: Signal, weights: np.ndarray) -> tuple[Signal, Pullback]:
@@ -49,7 +50,7 @@ def convolved(layer: Conv, h: Signal, weights: np.ndarray) -> tuple[Signal, Pull
         Its initialization and bias are not used.
     h : Signal
         (batch, channels, height, width).
-    weights : array (channels / groups · kernel², output channels)
+    weights : array (channels / groups · area of the kernel, output channels)
         Inputs ordered as (channel, row, column).
 
     Returns
@@ -61,10 +62,11 @@ def convolved(layer: Conv, h: Signal, weights: np.ndarray) -> tuple[Signal, Pull
     """
     batch, channels, *sides = h.values.shape
     outputs, *positions = layer.output_shape((channels, *sides))
-    pad = layer.padding or 0
-    padded = _padded(h.values, pad)
+    windows = layer.windows(h.values.shape[1:])
+    top, left = (window.padding for window in windows)
+    padded = _padded(h.values, top, left)
     taps = _taps(layer, weights)
-    places = list(offsets((layer.kernel, layer.kernel), positions, layer.stride, layer.dilation))
+    places = list(offsets(windows, positions))
     z = np.zeros((batch, layer.groups, outputs // layer.groups, positions[0] * positions[1]), h.values.dtype)
     for i, j, place in places:
         z += taps[i, j] @ _columns(padded[place], layer.groups)
@@ -76,25 +78,25 @@ def convolved(layer: Conv, h: Signal, weights: np.ndarray) -> tuple[Signal, Pull
             back[place] += (taps[i, j].swapaxes(-1, -2) @ columns).reshape(batch, channels, *positions)
             read = _columns(padded[place], layer.groups)
             tap_gradients[i, j] = (columns @ read.swapaxes(-1, -2)).sum(axis=0)
-        inside = back[:, :, pad : pad + sides[0], pad : pad + sides[1]]
+        inside = back[:, :, top : top + sides[0], left : left + sides[1]]
         log_weight_gradient = log_square_norm(tap_gradients) + 2 * (gradient.log_scale + h.log_scale)
         return scaled(inside, gradient.log_scale), log_weight_gradient
 
     return scaled(z.reshape(batch, outputs, *positions), h.log_scale), pullback
 
 
-def _padded(values: np.ndarray, pad: int) -> np.ndarray:
-    if pad == 0:
+def _padded(values: np.ndarray, top: int, left: int) -> np.ndarray:
+    if top == left == 0:
         return values
     batch, channels, height, width = values.shape
-    padded = np.zeros((batch, channels, height + 2 * pad, width + 2 * pad), values.dtype)
-    padded[:, :, pad:-pad, pad:-pad] = values
+    padded = np.zeros((batch, channels, height + 2 * top, width + 2 * left), values.dtype)
+    padded[:, :, top : top + height, left : left + width] = values
     return padded
 
 
 def _taps(layer: Conv, weights: np.ndarray) -> np.ndarray:
-    """(kernel, kernel, groups, outputs of a group, inputs of a group)."""
-    grouped = weights.T.reshape(layer.groups, layer.channels // layer.groups, -1, layer.kernel, layer.kernel)
+    """(kernel's height, its width, groups, outputs of a group, inputs of a group)."""
+    grouped = weights.T.reshape(layer.groups, layer.channels // layer.groups, -1, *both(layer.kernel))
     return np.ascontiguousarray(np.moveaxis(grouped, (3, 4), (0, 1)))
 
 

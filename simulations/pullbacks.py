@@ -138,34 +138,36 @@ def zero_pad(layer: ZeroPad, h: Signal) -> tuple[Signal, Pullback]:
 
 def pool(layer: Pool, h: Signal) -> tuple[Signal, Pullback]:
     """Mean or maximum over each window; back: a share of g to every entry, or g to the first largest of the window."""
-    return (_average if layer.kind == "average" else _maximum)(h, windows(layer, h.values), layer.stride or 1)
+    return (_average if layer.kind == "average" else _maximum)(layer, h)
 
 
 def windows(layer: Pool, values: np.ndarray) -> np.ndarray:
     """View of the windows: (batch, channels, windows down, windows across, height, width)."""
-    kernel = values.shape[2:] if layer.kernel is None else (layer.kernel, layer.kernel)
-    every = np.lib.stride_tricks.sliding_window_view(values, kernel, axis=(2, 3))
-    return every[:, :, :: layer.stride or 1, :: layer.stride or 1]
+    down, across = layer.windows(values.shape[1:])
+    every = np.lib.stride_tricks.sliding_window_view(values, (down.kernel, across.kernel), axis=(2, 3))
+    return every[:, :, :: down.stride, :: across.stride]
 
 
-def _average(h: Signal, windows: np.ndarray, stride: int) -> tuple[Signal, Pullback]:
-    *_, height, width = windows.shape
+def _average(layer: Pool, h: Signal) -> tuple[Signal, Pullback]:
+    sides = layer.windows(h.values.shape[1:])
 
     def pullback(gradient: Signal) -> Signal:
-        values, share = np.zeros_like(h.values), gradient.values / (height * width)
-        for _, _, place in offsets((height, width), share.shape[2:], stride):
+        values, share = np.zeros_like(h.values), gradient.values / math.prod(side.kernel for side in sides)
+        for _, _, place in offsets(sides, share.shape[2:]):
             values[place] += share
         return scaled(values, gradient.log_scale)
 
-    return scaled(windows.mean(axis=(-2, -1)), h.log_scale), pullback
+    return scaled(windows(layer, h.values).mean(axis=(-2, -1)), h.log_scale), pullback
 
 
-def _maximum(h: Signal, windows: np.ndarray, stride: int) -> tuple[Signal, Pullback]:
-    *outer, height, width = windows.shape
-    entries = windows.reshape(*outer, height * width)
+def _maximum(layer: Pool, h: Signal) -> tuple[Signal, Pullback]:
+    entries = windows(layer, h.values)
+    *outer, height, width = entries.shape
+    entries = entries.reshape(*outer, height * width)
     first = entries.argmax(axis=-1)
     largest = np.take_along_axis(entries, first[..., None], axis=-1)[..., 0]
-    rows, columns = np.ix_(*(stride * np.arange(side) for side in outer[2:]))
+    sides = layer.windows(h.values.shape[1:])
+    rows, columns = np.ix_(*(side.stride * np.arange(count) for side, count in zip(sides, outer[2:], strict=True)))
     map_width = h.values.shape[3]
     chosen = (rows + first // width) * map_width + columns + first % width  # places in the flattened map
 

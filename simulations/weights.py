@@ -157,7 +157,7 @@ def _weight_count(step: Step) -> int:
     layer, inputs = step.layer, step.input_shape[0]
     if isinstance(layer, Dense):
         return inputs * layer.features
-    return inputs // layer.groups * layer.kernel**2 * layer.channels if isinstance(layer, Conv) else 0
+    return inputs // layer.groups * layer.area * layer.channels if isinstance(layer, Conv) else 0
 
 
 def linear(layer: Dense | Conv, h: Signal, rng: np.random.Generator) -> tuple[Signal, Pullback]:
@@ -178,7 +178,7 @@ def drawn(layer: Dense | Conv, shape: Shape, rng: np.random.Generator) -> np.nda
     if isinstance(layer, Dense):
         fans = shape[0], layer.features
     else:
-        fans = shape[0] // layer.groups * layer.kernel**2, layer.channels
+        fans = shape[0] // layer.groups * layer.area, layer.channels
     return draw_weights(layer.init, layer.weight_variance(shape), fans, rng)
 
 

@@ -45,6 +45,10 @@ NETWORKS = {
     "factors and pairs": Sequential(
         (Affine(0.5), Conv(2), Affine((1.0, -2.0), 0.3), Residual((Conv(2), Affine(0.1, (0.0, 1.0))))), (4, 3, 3)
     ),
+    "unequal sides": Sequential(
+        (Conv(2, (7, 1), (2, 1)), Conv(2, (1, 3), padding=(1, 0), dilation=(1, 2)), Pool("max", (2, 1), (1, 1))),
+        (1, 9, 9),
+    ),
     "nothing": Sequential((), (4,)),
 }
 
@@ -345,6 +349,26 @@ def test_affine_takes_numbers_or_one_for_each_channel():
         (lambda: Affine(()), "Affine: gamma must have a number for each channel, got none"),
         (lambda: Affine((1.0, 2.0), (1.0, 2.0, 3.0)), "gamma and beta must be as many, got 2 and 3 numbers"),
         (lambda: Affine("a"), "Affine: gamma must be a number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+def test_sides_are_numbers_where_both_are_equal():
+    assert Conv(2, (3, 3), [2, 2], (1, 1), (1, 1)) == Conv(2, 3, 2) and Pool("max", (2, 2)) == Pool("max", 2)
+    assert [str(layer) for layer in NETWORKS["unequal sides"].layers] == [
+        "Conv(2, 7×1, stride=(2, 1), he_normal)",
+        "Conv(2, 1×3, dilation=(1, 2), padding=(1, 0), he_normal)",
+        "Pool(max, 2×1, stride=1)",
+    ]
+    assert Conv(2, (7, 1)).padding == (3, 0) and Conv(2, (7, 1)).area == 7
+    assert Conv(6, (7, 1), groups=2).weight_variance((4, 9, 9)) == pytest.approx(2 / 14)
+    assert Conv(2, (3, 5), init="torch_default").bias_variance((4, 9, 9)) == pytest.approx(1 / (3 * 60))
+    for make, message in (
+        (lambda: Conv(2, (3, 0)), "kernel must be at least 1, got 0"),
+        (lambda: Conv(2, (3, 3, 3)), r"kernel must be a number or a pair \(height, width\), got \(3, 3, 3\)"),
+        (lambda: Conv(2, padding=(1, -1)), "padding must be at least 0, got -1"),
+        (lambda: Pool("max", (2, 1.5)), "kernel must be an integer of at least 1, got 1.5"),
     ):
         with pytest.raises(ValueError, match=message):
             make()

@@ -64,10 +64,18 @@ LINEAR_ON_IMAGES = [
     Pool("average", 2, 3),
     Dropout(0.4),
     Affine((-2.0, 0.3)),
+    Pool("average", (3, 1), (1, 2)),
 ]
 ON_IMAGES = [*LINEAR_ON_IMAGES, BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0), GroupNorm(2), GroupNorm(1, 0)]
 ON_IMAGES += [BatchNorm(gamma=0.1), BatchNorm(0.5, 30.0), BatchNorm(0.5, 3.0, training=False)]
-ON_IMAGES += [Pool("max"), Pool("max", 2), Pool("max", 3, 1), Pool("max", 2, 3), Conv(4, 3, 2)]
+ON_IMAGES += [
+    Pool("max"),
+    Pool("max", 2),
+    Pool("max", 3, 1),
+    Pool("max", 2, 3),
+    Conv(4, 3, 2),
+    Pool("max", (1, 3), (3, 1)),
+]
 ON_VECTORS = [BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0), Dropout(0.4), Dense(3), Dense(3, "orthogonal")]
 ON_VECTORS += [BatchNorm(0.5, 3.0), BatchNorm(0.5, 3.0, training=False), GroupNorm(2), GroupNorm(2, 0.5), GroupNorm(1)]
 ON_VECTORS += [Affine(-0.3), Affine((1.0, -2.0, 0.5, 3.0, 0.0, 1.0))]
@@ -121,7 +129,7 @@ CONVOLUTIONS = [
     for padding in (0, 1, 3)
     for dilation in (1, 2)
     for groups in (1, 2)
-]
+] + [Conv(4, (3, 1), (1, 2), (0, 2), (2, 1)), Conv(2, (2, 4), (3, 1)), Conv(2, 3, (2, 3), (2, 0), groups=2)]
 
 
 @pytest.mark.parametrize("layer", LINEAR_ON_IMAGES + CONVOLUTIONS, ids=name)

@@ -63,6 +63,12 @@ NETWORKS = {
     "conv stride": images(Conv(6, stride=2), TANH, Conv(5, 1), RELU, Conv(4, 3, 2, padding=0)),
     "conv dilation": images(Conv(6, dilation=2), TANH, Conv(5, 2, dilation=3, stride=2, padding=2), BatchNorm()),
     "conv groups": images(Conv(6, groups=2), TANH, Conv(12, groups=6, init="xavier_normal"), RELU, Conv(4, groups=4)),
+    "conv, unequal sides": images(
+        Conv(6, (3, 1), padding=(0, 2)), TANH, Conv(6, (1, 4), (2, 1), dilation=(1, 2), groups=2), Pool("max", (2, 1))
+    ),
+    "signals": images(
+        Conv(6, (5, 1), (2, 1)), RELU, Pool("average", (3, 1), (1, 1)), Conv(4, (3, 1)), shape=(2, 30, 1)
+    ),
     "conv padding": images(Conv(6, 3, padding=0), TANH, Conv(5, padding=3), Conv(4, init="torch_default")),
     "average pools": images(Pool("average", 2), Conv(3), Pool("average", 3, 1), TANH, Pool("average", 1, 2)),
     "max pools": images(

@@ -117,8 +117,8 @@ def _read(layer: Dense | Conv, state: State, shape: Shape) -> _Read:
     size, units = _units(state)
     if isinstance(layer, Dense):
         return _Read(math.sqrt(state.copies * shape[0] * layer.features), size, units, lambda block: block)
-    mean = positions.window_sums(layer, shape, size) / layer.kernel**2
-    weights = layer.channels * shape[0] // layer.groups * layer.kernel**2
+    mean = positions.window_sums(layer, shape, size) / layer.area
+    weights = layer.channels * shape[0] // layer.groups * layer.area
     pulled = functools.partial(gradient_covariances.convolved, layer, shape)
     return _Read(math.sqrt(state.copies * weights), mean, units, pulled)
 

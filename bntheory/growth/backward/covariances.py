@@ -30,7 +30,7 @@ import numpy as np
 from bntheory.activations import Activation
 from bntheory.growth.by_rows import by_rows
 from bntheory.growth.finite_width import innovations
-from bntheory.growth.infinite_width import hermite, population
+from bntheory.growth.infinite_width import hermite, population, positions
 from bntheory.growth.infinite_width.state import State, log_mean
 from bntheory.layers import Conv, Shape
 
@@ -221,14 +221,14 @@ def maxima(blocks: Blocks, places: np.ndarray, fields: np.ndarray) -> Blocks:
 
 def convolved(layer: Conv, shape: Shape, block: np.ndarray) -> np.ndarray:
     """Σ over offsets of a block of outputs, at the two points that they read: along one side, then the other."""
-    outputs, pad = layer.output_shape(shape)[1:], layer.padding or 0
-    for axis, (side, count) in enumerate(zip(shape[1:], outputs, strict=True)):
+    outputs = layer.output_shape(shape)[1:]
+    for axis, (side, count, window) in enumerate(zip(shape[1:], outputs, layer.windows(shape), strict=True)):
+        pad = window.padding
         before = math.prod(shape[1 : 1 + axis])
         after = math.prod(outputs[axis + 1 :])
         block = block.reshape(before, count, after, before, count, after)
         full = np.zeros((before, side + 2 * pad, after, before, side + 2 * pad, after), np.float32)
-        for offset in range(0, layer.kernel * layer.dilation, layer.dilation):
-            span = slice(offset, offset + layer.stride * (count - 1) + 1, layer.stride)
+        for span in positions.spans(window, count):
             full[:, span, :, :, span] += block
         block = full[:, pad : pad + side, :, :, pad : pad + side]
     return np.ascontiguousarray(block).reshape(math.prod(shape[1:]), -1)

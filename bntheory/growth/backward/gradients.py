@@ -89,16 +89,18 @@ def _dense(layer: Dense, before: State, after: State, shape: Shape, correlated: 
 
 def _conv(layer: Conv, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
     log_gain = math.log(layer.channels // layer.groups) + math.log(layer.weight_variance(shape))
-    outputs, pad = layer.output_shape(shape)[1:], layer.padding or 0
+    windows, outputs = layer.windows(shape), layer.output_shape(shape)[1:]
+    padded = [side + 2 * window.padding for side, window in zip(shape[1:], windows, strict=True)]
+    top, left = (window.padding for window in windows)
 
     def back(gradient: Gradient) -> Gradient:
         if gradient.links is not None:
             read = covariances.each(lambda block: covariances.convolved(layer, shape, block), gradient.moments())
             return of_moments(read, gradient.log_scale + log_gain)
-        total = np.zeros([side + 2 * pad for side in shape[1:]])
-        for place in positions.offsets(layer.kernel, outputs, layer.stride, layer.dilation):
+        total = np.zeros(padded)
+        for place in positions.offsets(windows, outputs):
             total[place] += gradient.points.reshape(outputs)
-        inside = total[pad : pad + shape[1], pad : pad + shape[2]].ravel()
+        inside = total[top : top + shape[1], left : left + shape[2]].ravel()
         return scaled(Gradient(inside, gradient.log_scale), 1.0, log_gain)
 
     return back

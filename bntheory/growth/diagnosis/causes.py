@@ -121,7 +121,7 @@ def _reading(sequence: Sequential, shape: Shape) -> Iterator[tuple[Shape, Dense 
 
 def _weight_variance(shape: Shape, layer: Dense | Conv) -> float:
     """σ_w² = fan_in · Var w."""
-    fan_in = shape[0] if isinstance(layer, Dense) else shape[0] // layer.groups * layer.kernel**2
+    fan_in = shape[0] if isinstance(layer, Dense) else shape[0] // layer.groups * layer.area
     return fan_in * layer.weight_variance(shape)
 
 

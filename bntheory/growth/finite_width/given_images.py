@@ -55,26 +55,26 @@ class Pairs(NamedTuple):
 
     def convolved(self, layer: Conv, shape: Shape) -> Pairs | None:
         """After a convolution; None if its stride leaves too few shifts."""
-        sides, pad = layer.output_shape(shape)[1:], layer.padding or 0
-        kept = np.all(
-            (self.shifts % layer.stride == 0) & (np.abs(self.shifts) < layer.stride * np.array(sides)), axis=1
-        )
+        sides, windows = layer.output_shape(shape)[1:], layer.windows(shape)
+        strides = np.array([window.stride for window in windows])
+        pads = [(window.padding, window.padding) for window in windows]
+        kept = np.all((self.shifts % strides == 0) & (np.abs(self.shifts) < strides * np.array(sides)), axis=1)
         within = self.images[:, 0] == self.images[:, 1]
         if min(np.sum(kept & within), np.sum(kept & ~within) if len(self.size) > 1 else FEWEST) < FEWEST:
             return None
-        window = list(positions.offsets(layer.kernel, sides, layer.stride, layer.dilation))
+        window = list(positions.offsets(windows, sides))
         log_gain = math.log(layer.weight_variance(shape) * (shape[0] // layer.groups)) + self.log_scale
         bias = layer.bias_variance(shape) * math.exp(min(-log_gain, 700.0))
 
         def summed(maps: np.ndarray) -> np.ndarray:
-            padded = np.pad(maps, ((0, 0), (pad, pad), (pad, pad)))
+            padded = np.pad(maps, ((0, 0), *pads))
             total = np.full((len(maps), *sides), bias)
             for place in window:
                 total += padded[(slice(None), *place)]
             return total
 
-        images, shifts, places = self.images[kept], self.shifts[kept] // layer.stride, self.places
-        if layer.stride > 1 or sides != self.size.shape[1:]:
+        images, shifts, places = self.images[kept], self.shifts[kept] // strides, self.places
+        if np.any(strides > 1) or sides != self.size.shape[1:]:
             places = _places(len(self.size), sides, images, shifts)
         product = np.where(places.inside, summed(self.product[kept]), 0)
         return Pairs(summed(self.size), product, images, shifts, places, log_gain)._rescaled()

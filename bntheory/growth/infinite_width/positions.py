@@ -19,7 +19,7 @@ import numpy as np
 
 from bntheory.growth.by_rows import by_rows
 from bntheory.growth.infinite_width.state import State
-from bntheory.layers import Conv, Pool, Shape
+from bntheory.layers import Conv, Pool, Shape, Window
 
 Slices = tuple[slice, slice]
 
@@ -27,15 +27,17 @@ Slices = tuple[slice, slice]
 def convolved(layer: Conv, state: State, shape: Shape) -> tuple[np.ndarray, list[np.ndarray]]:
     """Logarithms of the sums over the kernel of second moments and of each matrix of distances, weights apart."""
     positions = layer.output_shape(shape)[1:]
-    pad, sides = layer.padding or 0, shape[1:]
+    windows, sides = layer.windows(shape), shape[1:]
+    pads = tuple((window.padding, window.padding) for window in windows)
+    padded = any(window.padding for window in windows)
     q, q_scale = linear(state.log_q)
 
     def of_block(block: np.ndarray) -> np.ndarray:
-        scale = max(float(block.max()), q_scale if pad else -math.inf)
+        scale = max(float(block.max()), q_scale if padded else -math.inf)
         scale = scale if math.isfinite(scale) else 0.0
-        total = _padded(np.exp(block - scale), np.exp(state.log_q - scale), sides, pad)
-        for axis, count in enumerate(positions):
-            total = _summed(layer, count, total, (axis, axis + 2))
+        total = _padded(np.exp(block - scale), np.exp(state.log_q - scale), sides, pads)
+        for axis, (window, count) in enumerate(zip(windows, positions, strict=True)):
+            total = _summed(window, count, total, (axis, axis + 2))
         logs = log(total.reshape(math.prod(positions), -1))
         logs += scale
         return logs
@@ -49,41 +51,42 @@ def window_sums(layer: Conv, shape: Shape, values: np.ndarray) -> np.ndarray:
     >>> window_sums(Conv(1, kernel=2, padding=0), (1, 2, 3), np.arange(6.0))
     array([ 8., 12.])
     """
-    lead, pad, (height, width) = values.shape[:-1], layer.padding or 0, shape[1:]
-    sums = np.zeros((math.prod(lead), height + 2 * pad, width + 2 * pad), values.dtype)
-    sums[:, pad : pad + height, pad : pad + width] = values.reshape(-1, height, width)
-    for side, count in enumerate(layer.output_shape(shape)[1:]):
-        sums = _summed(layer, count, sums, (side + 1,))
+    lead, windows, (height, width) = values.shape[:-1], layer.windows(shape), shape[1:]
+    top, left = (window.padding for window in windows)
+    sums = np.zeros((math.prod(lead), height + 2 * top, width + 2 * left), values.dtype)
+    sums[:, top : top + height, left : left + width] = values.reshape(-1, height, width)
+    for side, (window, count) in enumerate(zip(windows, layer.output_shape(shape)[1:], strict=True)):
+        sums = _summed(window, count, sums, (side + 1,))
     return sums.reshape(*lead, -1)
 
 
-def _summed(layer: Conv, count: int, values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+def _summed(window: Window, count: int, values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """The sum over the offsets of one side, of `count` outputs, at the same offset along all these axes."""
     parts = []
-    for span in spans(layer.kernel, count, layer.stride, layer.dilation):
+    for span in spans(window, count):
         parts.append(values[tuple(span if axis in axes else slice(None) for axis in range(values.ndim))])
     return functools.reduce(np.add, parts)
 
 
-def offsets(kernel: int, positions: Shape, stride: int, dilation: int = 1) -> Iterator[Slices]:
-    """For every offset of a square window, the places of a padded map that all positions read there."""
-    down, across = (spans(kernel, count, stride, dilation) for count in positions)
+def offsets(windows: tuple[Window, Window], places: Shape) -> Iterator[Slices]:
+    """For every offset of a window, the places of a padded map that it reads there in all its own."""
+    down, across = (spans(window, count) for window, count in zip(windows, places, strict=True))
     return itertools.product(down, across)
 
 
-def spans(kernel: int, count: int, stride: int, dilation: int = 1) -> list[slice]:
+def spans(window: Window, count: int) -> list[slice]:
     """The same along one side."""
-    return [slice(start, start + stride * (count - 1) + 1, stride) for start in range(0, kernel * dilation, dilation)]
+    starts = range(0, window.kernel * window.dilation, window.dilation)
+    return [slice(start, start + window.stride * (count - 1) + 1, window.stride) for start in starts]
 
 
-def _padded(d: np.ndarray, q: np.ndarray, sides: Shape, pad: int) -> np.ndarray:
+def _padded(d: np.ndarray, q: np.ndarray, sides: Shape, pads: tuple[tuple[int, int], ...]) -> np.ndarray:
     """Distances as (h, w, h, w) with padding: the distance of a point from one outside is its second moment."""
     d = d.reshape(*sides, *sides)
-    if pad == 0:
+    if not any(map(any, pads)):
         return d
-    height, width = sides
-    full = np.zeros((height + 2 * pad, width + 2 * pad) * 2)
-    inside = (slice(pad, pad + height), slice(pad, pad + width))
+    full = np.zeros([side + sum(pad) for side, pad in zip(sides, pads, strict=True)] * 2)
+    inside = tuple(slice(pad[0], pad[0] + side) for side, pad in zip(sides, pads, strict=True))
     full[inside] = q.reshape(*sides, 1, 1)
     full[(slice(None), slice(None), *inside)] = q.reshape(sides)
     full[inside + inside] = d  # both outside: 0
@@ -101,10 +104,8 @@ def averaging(layer: Pool, shape: Shape) -> np.ndarray:
 def windows(layer: Pool, shape: Shape) -> np.ndarray:
     """Positions that every window of a pool reads, (output positions, window)."""
     index = np.arange(math.prod(shape[1:])).reshape(shape[1:])
-    if layer.kernel is None or layer.stride is None:
-        return index.reshape(1, -1)
-    positions = layer.output_shape(shape)[1:]
-    return np.stack([index[place].ravel() for place in offsets(layer.kernel, positions, layer.stride)], axis=1)
+    places = offsets(layer.windows(shape), layer.output_shape(shape)[1:])
+    return np.stack([index[place].ravel() for place in places], axis=1)
 
 
 def averaged(matrix: np.ndarray, state: State) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -14,7 +14,7 @@ from bntheory.growth.backward.gradient_rows import Gradient
 from bntheory.growth.infinite_width import batch_norm
 from bntheory.growth.infinite_width.moments import through
 from bntheory.growth.infinite_width.state import State
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Pool
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Pool, both
 from bntheory.networks import Residual, Sequential
 from simulations import pullbacks
 from simulations.growth import simulate_growth, uncorrelated_inputs
@@ -110,7 +110,13 @@ def test_links_of_uncorrelated_gradients_stay_none():
 
 
 @pytest.mark.parametrize(
-    "layer", [Conv(6), Conv(6, 5, stride=2, padding=1), Conv(6, 2, dilation=2, padding=2, groups=2)]
+    "layer",
+    [
+        Conv(6),
+        Conv(6, 5, stride=2, padding=1),
+        Conv(6, 2, dilation=2, padding=2, groups=2),
+        Conv(6, (3, 2), (1, 2), (0, 3), (2, 1)),
+    ],
 )
 def test_convolution_by_its_matrices(layer):
     """Σ_β R_βᵀ Π R_β with R_β what every output reads at that offset, times the variance of n outputs' weights."""
@@ -119,15 +125,16 @@ def test_convolution_by_its_matrices(layer):
     count, points = math.prod(outputs), 30
     within, cross = unequal(count, 0.7)
     expected = np.zeros((2, points, points))
-    for row in range(layer.kernel):
-        for column in range(layer.kernel):
-            read = np.zeros((count, points))
-            for place in range(count):
-                y = place // outputs[1] * layer.stride + row * layer.dilation - layer.padding
-                x = place % outputs[1] * layer.stride + column * layer.dilation - layer.padding
-                if 0 <= y < 6 and 0 <= x < 5:
-                    read[place, y * 5 + x] = 1
-            expected += [read.T @ block @ read for block in (within, cross)]
+    (height, width), stride = both(layer.kernel), both(layer.stride)
+    padding, dilation = both(layer.padding), both(layer.dilation)
+    for row, column in np.ndindex(height, width):
+        read = np.zeros((count, points))
+        for place in range(count):
+            y = place // outputs[1] * stride[0] + row * dilation[0] - padding[0]
+            x = place % outputs[1] * stride[1] + column * dilation[1] - padding[1]
+            if 0 <= y < 6 and 0 <= x < 5:
+                read[place, y * 5 + x] = 1
+        expected += [read.T @ block @ read for block in (within, cross)]
     expected *= layer.weight_variance(shape) * 6 / layer.groups
     state = State(np.zeros(points), None, None, 3)
     given = gradient_rows.of_moments((within.astype(np.float32), cross.astype(np.float32)), 2.0)

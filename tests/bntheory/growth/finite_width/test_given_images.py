@@ -7,7 +7,7 @@ import pytest
 
 from bntheory import activation, initialization, predict_growth
 from bntheory.growth.finite_width import given_images
-from bntheory.layers import Conv
+from bntheory.layers import Conv, both
 from bntheory.networks import Sequential
 from simulations import simulate_growth
 
@@ -28,12 +28,14 @@ class Slow:
 
     def convolved(self, layer, shape):
         """By a matrix for every place in the window."""
-        side, pad = layer.output_shape(shape)[1], layer.padding or 0
-        reading = np.zeros((layer.kernel**2, side, side, self.side, self.side))
-        for y, x, i, j in itertools.product(range(side), range(side), range(layer.kernel), range(layer.kernel)):
-            row, column = (layer.stride * at + layer.dilation * by - pad for at, by in ((y, i), (x, j)))
+        side, pads, (height, width) = layer.output_shape(shape)[1], both(layer.padding), both(layer.kernel)
+        reading = np.zeros((height * width, side, side, self.side, self.side))
+        for y, x, i, j in itertools.product(range(side), range(side), range(height), range(width)):
+            row, column = (
+                layer.stride * at + layer.dilation * by - pad for at, by, pad in zip((y, x), (i, j), pads, strict=True)
+            )
             if 0 <= row < self.side and 0 <= column < self.side:
-                reading[i * layer.kernel + j, y, x, row, column] = 1
+                reading[i * width + j, y, x, row, column] = 1
         every = [np.kron(np.eye(self.batch), place.reshape(side**2, -1)) for place in reading]
         gain, bias, q = layer.weight_variance(shape) * shape[0], layer.bias_variance(shape), np.diagonal(self.kernel)
         self.kernel = gain * sum(place @ self.kernel @ place.T for place in every) + bias
@@ -74,7 +76,9 @@ class Slow:
 
 
 @pytest.mark.parametrize("phi", [RELU, TANH], ids=str)
-@pytest.mark.parametrize("layer", [Conv(5, bias=0.2), Conv(5, stride=2), Conv(5, 2, dilation=2)], ids=str)
+@pytest.mark.parametrize(
+    "layer", [Conv(5, bias=0.2), Conv(5, stride=2), Conv(5, 2, dilation=2), Conv(5, (3, 5))], ids=str
+)
 def test_pairs_are_entries_of_all_covariances(phi, layer):
     """Two layers and an activation between them; this quadrature errs by 2% at ReLU's kink, by 0.5% for tanh."""
     allowed = 2e-2 if phi is RELU else 5e-3

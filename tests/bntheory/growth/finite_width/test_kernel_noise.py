@@ -10,7 +10,7 @@ from bntheory.growth.finite_width import kernel_noise
 from bntheory.growth.finite_width.noise import Noise
 from bntheory.growth.infinite_width import moments
 from bntheory.growth.infinite_width.state import State
-from bntheory.layers import BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pool
+from bntheory.layers import BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pool, both
 from bntheory.networks import Residual, Sequential
 from simulations import simulate_growth
 
@@ -116,7 +116,9 @@ def state_of(matrix):
     return State(np.log(square), log_d, None, 1)
 
 
-@pytest.mark.parametrize("layer", [Conv(9), Conv(9, stride=2), Conv(9, kernel=2, padding=0, bias=0.3)], ids=str)
+@pytest.mark.parametrize(
+    "layer", [Conv(9), Conv(9, stride=2), Conv(9, kernel=2, padding=0, bias=0.3), Conv(9, (1, 3))], ids=str
+)
 @pytest.mark.parametrize("smallest", [1.0, 1e-200])
 def test_what_a_convolution_reads_is_weighted_by_second_moments(layer, smallest):
     """Against shares A of one output position after another, A R Aᵀ; a corner may be as good as silent."""
@@ -128,14 +130,16 @@ def test_what_a_convolution_reads_is_weighted_by_second_moments(layer, smallest)
     noise = Noise(covariance(72, 1).astype(np.float32), None, rng.standard_normal(72))
     read = kernel_noise.through(layer, noise, before, after, shape)
 
-    variance, pad = layer.weight_variance(shape) * shape[0], layer.padding if layer.padding is not None else 1
+    variance, (top, left) = layer.weight_variance(shape) * shape[0], both(layer.padding)
+    kernel = both(layer.kernel)
     rows = []
     for y, x in np.ndindex(*layer.output_shape(shape)[1:]):
-        share = np.zeros((9 + 2 * pad, 8 + 2 * pad))
-        place = tuple(slice(layer.stride * at, layer.stride * at + layer.kernel) for at in (y, x))
-        share[place] = np.pad(q, pad)[place]
+        share = np.zeros((9 + 2 * top, 8 + 2 * left))
+        starts = layer.stride * y, layer.stride * x
+        place = tuple(slice(at, at + size) for at, size in zip(starts, kernel, strict=True))
+        share[place] = np.pad(q, ((top, top), (left, left)))[place]
         share *= variance / (variance * share.sum() + layer.bias_variance(shape))
-        rows.append(share[pad : pad + 9, pad : pad + 8].ravel())
+        rows.append(share[top : top + 9, left : left + 8].ravel())
     kept = np.exp(after.log_q - after.log_q.max()) > 1e-20  # of outputs that are as good as silent only: no warning
     expected = np.array(rows)[kept]
     np.testing.assert_allclose(

@@ -15,7 +15,7 @@ from bntheory import activation, predict_growth
 from bntheory.activations import Activation
 from bntheory.growth.infinite_width import positions
 from bntheory.growth.infinite_width.state import start
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad, both
 from bntheory.networks import Residual, Sequential, output_shape
 
 RELU, TANH = activation("relu"), activation("tanh")
@@ -26,12 +26,13 @@ WEIGHTS = WEIGHTS / WEIGHTS.sum()
 def read(layer, shape):
     """Which position every output position reads at every offset of the kernel, None for padding."""
     height, width = shape[1:]
-    stride, padding, dilation = layer.stride, getattr(layer, "padding", 0) or 0, getattr(layer, "dilation", 1)
+    (k_y, k_x), (s_y, s_x) = both(layer.kernel), both(layer.stride)
+    (p_y, p_x), (d_y, d_x) = both(getattr(layer, "padding", 0) or 0), both(getattr(layer, "dilation", 1))
     rows = []
     for i, j in itertools.product(*(range(side) for side in layer.output_shape(shape)[1:])):
         row = []
-        for a, b in itertools.product(range(layer.kernel), repeat=2):
-            y, x = stride * i + dilation * a - padding, stride * j + dilation * b - padding
+        for a, b in itertools.product(range(k_y), range(k_x)):
+            y, x = s_y * i + d_y * a - p_y, s_x * j + d_x * b - p_x
             row.append(y * width + x if 0 <= y < height and 0 <= x < width else None)
         rows.append(row)
     return rows
@@ -40,7 +41,7 @@ def read(layer, shape):
 def offset_matrices(layer, shape):
     """For every offset the matrix that moves images there; rows of padding are zero."""
     rows = read(layer, shape)
-    for offset in range(layer.kernel**2):
+    for offset in range(len(rows[0])):
         matrix = np.zeros((len(rows), math.prod(shape[1:])))
         for place, row in enumerate(rows):
             if row[offset] is not None:
@@ -112,9 +113,9 @@ def moved(layer, k, shape):
     if isinstance(layer, (LayerNorm, GroupNorm)):
         if isinstance(layer, GroupNorm):
             members = shape[0] // layer.groups
-            one, both = means(k)
+            one, all_of_them = means(k)
             other = np.moveaxis(one, 2, 0)
-            k = k - (one[..., None] + other[:, None] - both[:, None, :, None]) / members
+            k = k - (one[..., None] + other[:, None] - all_of_them[:, None, :, None]) / members
         size = np.sqrt(diagonal(k).mean(axis=1) + layer.epsilon)
         return k / size[:, None, None, None] / size[:, None]
     if isinstance(layer, Dropout):
@@ -125,7 +126,7 @@ def moved(layer, k, shape):
         assert layer.kind == "average"
         whole = layer.kernel is None
         matrix = np.full((1, k.shape[1]), 1 / k.shape[1]) if whole else sum(offset_matrices(layer, shape))
-        return on_positions(matrix if whole else matrix / layer.kernel**2, k)
+        return on_positions(matrix if whole else matrix / math.prod(both(layer.kernel)), k)
     if isinstance(layer, Flatten):
         return np.einsum("ipjp->ij", k)[:, None, :, None] / k.shape[1]
     assert isinstance(layer, ZeroPad)
@@ -190,6 +191,8 @@ SIZES = (Conv(WIDE, 2), RELU, Conv(WIDE, 5), RELU, Conv(WIDE, 1), RELU, Conv(WID
 CLOSED = {
     "stride and bias": (Conv(WIDE, stride=2), RELU, Conv(WIDE, bias=0.2), RELU, Conv(WIDE, stride=3)),
     "kernels": (*SIZES, Conv(WIDE, 1, padding=1), RELU, Conv(WIDE, 9, padding=4), RELU),
+    "unequal sides": (Conv(WIDE, (3, 1), (1, 2)), RELU, Conv(WIDE, (2, 3), padding=(1, 0), dilation=(2, 1)), RELU),
+    "unequal pools": (Conv(WIDE, (1, 5)), Pool("average", (2, 3), (1, 2)), RELU, Conv(WIDE, 1, (2, 1)), RELU),
     "dilation": (Conv(WIDE, dilation=2), RELU, Conv(WIDE, 2, dilation=3, padding=2, init="torch_default"), RELU),
     "groups": (Conv(WIDE), RELU, Conv(WIDE, groups=WIDE), RELU, Conv(WIDE, groups=3, init="xavier_normal"), RELU),
     "BatchNorm": (Conv(WIDE, bias=0.3), BatchNorm(), RELU, Conv(WIDE), BatchNorm(0.5, 2.0), RELU, Conv(WIDE)),
@@ -231,7 +234,9 @@ def test_the_recursion_can_fail():
     assert predicted != pytest.approx(diagonal([*recursion(other, k, (6, 5, 6))][-1]).mean(), rel=0.01)
 
 
-@pytest.mark.parametrize("layer", [Pool("average", 3, 2), Pool("max", 2), Pool("max", 2, 1)], ids=str)
+@pytest.mark.parametrize(
+    "layer", [Pool("average", 3, 2), Pool("max", 2), Pool("max", 2, 1), Pool("max", (1, 3), (2, 1))], ids=str
+)
 def test_windows_are_read_as_by_hand(layer):
     shape = (1, 5, 6)
     assert positions.windows(layer, shape).tolist() == read(layer, shape)
@@ -271,7 +276,13 @@ def test_distances_far_outside_float64():
 
 @pytest.mark.parametrize(
     "layer",
-    [Conv(1), Conv(1, kernel=2, padding=0), Conv(1, stride=2), Conv(1, kernel=2, padding=2, dilation=3)],
+    [
+        Conv(1),
+        Conv(1, kernel=2, padding=0),
+        Conv(1, stride=2),
+        Conv(1, kernel=2, padding=2, dilation=3),
+        Conv(1, (2, 3), (2, 1), (0, 2)),
+    ],
     ids=str,
 )
 def test_window_sums_are_taken_as_by_hand(layer):

@@ -26,6 +26,7 @@ _PUBLIC = {
     "Affine": "layers",
     "Dropout": "layers",
     "Pool": "layers",
+    "Pad": "layers",
     "Flatten": "layers",
     "ZeroPad": "layers",
     "Unknown": "layers",

@@ -359,6 +359,11 @@ class Affine:
             raise ValueError(f"{self} needs a number for each channel, got {numbers} numbers and {shape[0]} channels")
         return shape
 
+    def of(self, start: int, stop: int) -> Affine:
+        """The same for some of the channels."""
+        gamma, beta = (part[start:stop] if isinstance(part, tuple) else part for part in (self.gamma, self.beta))
+        return Affine(gamma, beta)
+
     def __str__(self) -> str:
         beta = "" if self.beta == 0 else f", beta={_few(self.beta)}"
         return f"Affine({_few(self.gamma)}{beta})"
@@ -404,6 +409,8 @@ class Dropout:
 class Pool:
     """Average or maximum over windows of an image; over the whole map if kernel is None.
 
+    As ``torch.nn.AvgPool2d`` and ``MaxPool2d``: zeros of the padding count in averages, and a maximum leaves it out.
+
     Parameters
     ----------
     kind : {"average", "max"}
@@ -411,18 +418,40 @@ class Pool:
         Side of the window, or (height, width); None: the whole map, leaving 1×1.
     stride : int or (int, int), optional
         None: the kernel.
+    padding : int or (int, int)
+        On every side of the map, at most half the kernel.
+
+    Raises
+    ------
+    ValueError
+        If kind is another word, a number is out of range, or a pool over the whole map has a stride or padding.
+
+    Examples
+    --------
+    >>> print(Pool("max", 3, 2, padding=1))
+    Pool(max, 3×3, stride=2, padding=1)
+    >>> Pool("max", 3, 2, padding=1).output_shape((64, 112, 112))
+    (64, 56, 56)
     """
 
     kind: str = "average"
     kernel: Sides | None = None
     stride: Sides | None = None
+    padding: Sides = 0
 
     def __post_init__(self) -> None:
         arguments.choice("kind", self.kind, ("average", "max"))
         if self.kernel is None and self.stride is not None:
             raise ValueError(f"a pool over the whole map has no stride, got stride={self.stride}")
+        set_fields(self, padding=_sides("padding", self.padding, at_least=0))
+        if self.kernel is None and self.padding != 0:
+            raise ValueError(f"a pool over the whole map has no padding, got padding={self.padding}")
         if self.kernel is not None:
             set_fields(self, kernel=_sides("kernel", self.kernel))
+            if any(2 * pad > side for pad, side in zip(both(self.padding), both(self.kernel), strict=True)):
+                raise ValueError(
+                    f"padding of a pool must be at most half the kernel, got padding={self.padding} and {self.kernel}"
+                )
             set_fields(self, stride=_sides("stride", self.kernel if self.stride is None else self.stride))
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -434,14 +463,61 @@ class Pool:
         """How the window moves down and across a map of that shape."""
         if self.kernel is None or self.stride is None:
             return Window(shape[1]), Window(shape[2])
-        down, across = zip(both(self.kernel), both(self.stride), strict=True)
+        down, across = zip(*map(both, (self.kernel, self.stride, self.padding)), strict=True)
         return Window(*down), Window(*across)
 
     def __str__(self) -> str:
         if self.kernel is None:
             return f"Pool({self.kind}, whole map)"
         stride = "" if self.stride == self.kernel else f", stride={self.stride}"
-        return f"Pool({self.kind}, {'×'.join(map(str, both(self.kernel)))}{stride})"
+        padding = f", padding={self.padding}" if self.padding != 0 else ""
+        return f"Pool({self.kind}, {'×'.join(map(str, both(self.kernel)))}{stride}{padding})"
+
+
+@dataclass(frozen=True)
+class Pad:
+    """Zeros around an image, as ``torch.nn.ZeroPad2d``.
+
+    Parameters
+    ----------
+    padding : int or (left, right, top, bottom)
+        How many on every side, at least 0.
+
+    Raises
+    ------
+    ValueError
+        If there are not one or four numbers, or one is below 0.
+
+    Examples
+    --------
+    >>> Pad((1, 0, 2, 0)).output_shape((3, 8, 8))
+    (3, 10, 9)
+    """
+
+    padding: int | tuple[int, int, int, int]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.padding, (tuple, list)):
+            set_fields(self, padding=arguments.integer("Pad: padding", self.padding, at_least=0))
+            return
+        if len(self.padding) != 4:
+            raise ValueError(f"Pad: padding must be (left, right, top, bottom), got {self.padding!r:.60}")
+        sides = tuple(arguments.integer("Pad: padding", side, at_least=0) for side in self.padding)
+        set_fields(self, padding=sides[0] if len(set(sides)) == 1 else sides)
+
+    @property
+    def sides(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(top, bottom), (left, right)."""
+        left, right, top, bottom = self.padding if isinstance(self.padding, tuple) else (self.padding,) * 4
+        return (top, bottom), (left, right)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the output."""
+        channels, *sides = _image(self, shape)
+        return (channels, *(side + sum(pads) for side, pads in zip(sides, self.sides, strict=True)))
+
+    def __str__(self) -> str:
+        return f"Pad({self.padding})"
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from bntheory.layers import (
     Flatten,
     GroupNorm,
     LayerNorm,
+    Pad,
     Pool,
     Shape,
     Unknown,
@@ -221,6 +222,7 @@ Layer = (
     | Affine
     | Dropout
     | Pool
+    | Pad
     | Flatten
     | ZeroPad
     | Unknown
@@ -231,7 +233,7 @@ Layer = (
 LAYERS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
-        *(Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine, Dropout, Pool, Flatten, ZeroPad, Unknown),
+        *(Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine, Dropout, Pool, Pad, Flatten, ZeroPad, Unknown),
         *(Sequential, Residual, Join),
     )
 }

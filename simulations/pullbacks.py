@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.layers import Affine, BatchNorm, Dropout, Flatten, GroupNorm, LayerNorm, Pool, Shape, ZeroPad
+from bntheory.layers import Affine, BatchNorm, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape, ZeroPad
 from bntheory.networks import Join, Normalization, Residual
 from simulations.convolution import offsets
 from simulations.signal import Axes, Signal, activated, added, at_scale, scaled, standardized, weighted
@@ -141,21 +141,40 @@ def pool(layer: Pool, h: Signal) -> tuple[Signal, Pullback]:
     return (_average if layer.kind == "average" else _maximum)(layer, h)
 
 
+def pad(layer: Pad, h: Signal) -> tuple[Signal, Pullback]:
+    """Zeros around the map; back: the gradient inside."""
+    sides = h.values.shape[2:]
+    inside = tuple(slice(before, before + side) for (before, _), side in zip(layer.sides, sides, strict=True))
+
+    def pullback(gradient: Signal) -> Signal:
+        return scaled(gradient.values[..., *inside], gradient.log_scale)
+
+    return h._replace(values=np.pad(h.values, ((0, 0), (0, 0), *layer.sides))), pullback
+
+
 def windows(layer: Pool, values: np.ndarray) -> np.ndarray:
-    """View of the windows: (batch, channels, windows down, windows across, height, width)."""
+    """The windows: (batch, channels, windows down, windows across, height, width)."""
     down, across = layer.windows(values.shape[1:])
+    if down.padding or across.padding:
+        outside = 0.0 if layer.kind == "average" else -np.inf
+        values = np.pad(
+            values, ((0, 0), (0, 0), *((side.padding,) * 2 for side in (down, across))), constant_values=outside
+        )
     every = np.lib.stride_tricks.sliding_window_view(values, (down.kernel, across.kernel), axis=(2, 3))
     return every[:, :, :: down.stride, :: across.stride]
 
 
 def _average(layer: Pool, h: Signal) -> tuple[Signal, Pullback]:
     sides = layer.windows(h.values.shape[1:])
+    spans = [(side.padding, length) for side, length in zip(sides, h.values.shape[2:], strict=True)]
+    inside = tuple(slice(padding, padding + length) for padding, length in spans)
 
     def pullback(gradient: Signal) -> Signal:
-        values, share = np.zeros_like(h.values), gradient.values / math.prod(side.kernel for side in sides)
+        values = np.zeros((*h.values.shape[:2], *(length + 2 * padding for padding, length in spans)), h.values.dtype)
+        share = gradient.values / math.prod(side.kernel for side in sides)
         for _, _, place in offsets(sides, share.shape[2:]):
             values[place] += share
-        return scaled(values, gradient.log_scale)
+        return scaled(values[..., *inside], gradient.log_scale)
 
     return scaled(windows(layer, h.values).mean(axis=(-2, -1)), h.log_scale), pullback
 
@@ -167,7 +186,8 @@ def _maximum(layer: Pool, h: Signal) -> tuple[Signal, Pullback]:
     first = entries.argmax(axis=-1)
     largest = np.take_along_axis(entries, first[..., None], axis=-1)[..., 0]
     sides = layer.windows(h.values.shape[1:])
-    rows, columns = np.ix_(*(side.stride * np.arange(count) for side, count in zip(sides, outer[2:], strict=True)))
+    starts = [side.stride * np.arange(count) - side.padding for side, count in zip(sides, outer[2:], strict=True)]
+    rows, columns = np.ix_(*starts)
     map_width = h.values.shape[3]
     chosen = (rows + first // width) * map_width + columns + first % width  # places in the flattened map
 
@@ -232,6 +252,7 @@ RULES: dict[type, Callable[..., tuple[Signal, Callable[[Signal], Any]]]] = {
     Flatten: flatten,
     ZeroPad: zero_pad,
     Pool: pool,
+    Pad: pad,
     Residual: residual,
     Join: join,
 }

@@ -14,7 +14,7 @@ import numpy as np
 from bntheory import arguments
 from bntheory.activations import Activation
 from bntheory.layers import Affine as AffineLayer
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, Shape
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape
 from bntheory.layers import ZeroPad as ZeroPadLayer
 from bntheory.networks import Join as JoinLayer
 from bntheory.networks import Layer, Sequential, output_shape, refuse_unknown
@@ -296,6 +296,8 @@ def _module(layer: Layer, shape: Shape, rng: np.random.Generator) -> nn.Module:
         module = nn.Dropout(layer.rate)
     elif isinstance(layer, Pool):
         module = _pool(layer)
+    elif isinstance(layer, Pad):
+        module = nn.ZeroPad2d(layer.padding)
     elif isinstance(layer, Flatten):
         module = nn.Flatten()
     elif isinstance(layer, ZeroPadLayer):
@@ -317,7 +319,7 @@ def _pool(layer: Pool) -> nn.Module:
     average = layer.kind == "average"
     if layer.kernel is None:
         return nn.AdaptiveAvgPool2d(1) if average else nn.AdaptiveMaxPool2d(1)
-    return (nn.AvgPool2d if average else nn.MaxPool2d)(layer.kernel, layer.stride)
+    return (nn.AvgPool2d if average else nn.MaxPool2d)(layer.kernel, layer.stride, layer.padding)
 
 
 def _linear(layer: Dense | Conv, shape: Shape, rng: np.random.Generator) -> nn.Module:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bntheory import activation, predict_growth
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Residual, Sequential
 from paper_figures.values import paper_values
 from simulations import simulate_growth
@@ -108,6 +108,8 @@ WIDE = {
     "gelu": (Conv(C), GELU, Conv(C), GELU, Pool("average", 2), Conv(C)),
     "2×2 maxima": (Conv(C), RELU, Pool("max", 2), Conv(C), RELU),
     "overlapping maxima": (Conv(C), Pool("max", 3, 2), Conv(C), TANH),
+    "padded pools": (Conv(C), RELU, Pool("max", 3, 2, 1), Conv(C), RELU, Pool("average", 3, 1, 1), Conv(C)),
+    "zeros around": (Conv(C), RELU, Pad((1, 0, 0, 2)), Conv(C, padding=0), Pad(1), TANH, Conv(C)),
     "BatchNorm": (Conv(C), BatchNorm(), RELU, Conv(C), BatchNorm(), RELU, Pool(), Flatten(), Dense(C)),
     "GroupNorm of four channels": (Conv(C), GroupNorm(C // 4), RELU, Conv(C), GroupNorm(C // 4), RELU),
     "LayerNorm": (Conv(C), LayerNorm(), RELU, Conv(C), RELU, LayerNorm(), Conv(C)),

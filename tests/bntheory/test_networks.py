@@ -9,7 +9,7 @@ import pytest
 
 from bntheory.activations import Activation, activation
 from bntheory.initializations import Initialization, initialization
-from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Residual, Sequential, cnn, leaves, mlp, resnet, vgg
 from bntheory.serialization import from_json
 
@@ -48,6 +48,9 @@ NETWORKS = {
     "unequal sides": Sequential(
         (Conv(2, (7, 1), (2, 1)), Conv(2, (1, 3), padding=(1, 0), dilation=(1, 2)), Pool("max", (2, 1), (1, 1))),
         (1, 9, 9),
+    ),
+    "padding": Sequential(
+        (Pad(1), Pad((1, 2, 3, 4)), Pool("max", 3, 2, 1), Pool("average", (3, 2), 1, (1, 0))), (1, 9, 9)
     ),
     "nothing": Sequential((), (4,)),
 }
@@ -361,6 +364,13 @@ def test_sides_are_numbers_where_both_are_equal():
         "Conv(2, 1×3, dilation=(1, 2), padding=(1, 0), he_normal)",
         "Pool(max, 2×1, stride=1)",
     ]
+    assert [str(layer) for layer in NETWORKS["padding"].layers] == [
+        "Pad(1)",
+        "Pad((1, 2, 3, 4))",
+        "Pool(max, 3×3, stride=2, padding=1)",
+        "Pool(average, 3×2, stride=1, padding=(1, 0))",
+    ]
+    assert Pad((2, 2, 2, 2)) == Pad(2) and Pad((1, 2, 3, 4)).output_shape((5, 6, 7)) == (5, 13, 10)
     assert Conv(2, (7, 1)).padding == (3, 0) and Conv(2, (7, 1)).area == 7
     assert Conv(6, (7, 1), groups=2).weight_variance((4, 9, 9)) == pytest.approx(2 / 14)
     assert Conv(2, (3, 5), init="torch_default").bias_variance((4, 9, 9)) == pytest.approx(1 / (3 * 60))
@@ -368,6 +378,10 @@ def test_sides_are_numbers_where_both_are_equal():
         (lambda: Conv(2, (3, 0)), "kernel must be at least 1, got 0"),
         (lambda: Conv(2, (3, 3, 3)), r"kernel must be a number or a pair \(height, width\), got \(3, 3, 3\)"),
         (lambda: Conv(2, padding=(1, -1)), "padding must be at least 0, got -1"),
+        (lambda: Pool("max", 3, 1, 2), "padding of a pool must be at most half the kernel, got padding=2 and 3"),
+        (lambda: Pool(padding=1), "a pool over the whole map has no padding, got padding=1"),
+        (lambda: Pad(-1), "Pad: padding must be at least 0, got -1"),
+        (lambda: Pad((1, 2)), r"Pad: padding must be \(left, right, top, bottom\), got \(1, 2\)"),
         (lambda: Pool("max", (2, 1.5)), "kernel must be an integer of at least 1, got 1.5"),
     ):
         with pytest.raises(ValueError, match=message):

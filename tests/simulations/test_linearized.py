@@ -8,7 +8,7 @@ import pytest
 
 from bntheory.activations import KNOWN, Activation, activation
 from bntheory.initializations import initialization
-from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Residual, Sequential, mlp, resnet
 from simulations import linearized, streams
 from simulations.graded import chained
@@ -38,6 +38,17 @@ NETWORKS = {
             Dense(7, "orthogonal", bias=0.3),
         ),
         (4, 12, 12),
+    ),
+    "padding": Sequential(
+        (
+            Conv(4, (3, 1), (1, 2)),
+            Pad((1, 0, 0, 1)),
+            Pool("max", 3, 1, 1),
+            Pool("average", (2, 3), 1, (1, 0)),
+            Flatten(),
+            Dense(5),
+        ),
+        (3, 6, 6),
     ),
 }
 

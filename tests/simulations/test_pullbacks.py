@@ -7,7 +7,7 @@ import pytest
 
 from bntheory import activation
 from bntheory.activations import KNOWN
-from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Residual
 from simulations import pullbacks, weights
 from simulations.pullbacks import RULES
@@ -65,6 +65,8 @@ LINEAR_ON_IMAGES = [
     Dropout(0.4),
     Affine((-2.0, 0.3)),
     Pool("average", (3, 1), (1, 2)),
+    Pool("average", (3, 2), 2, 1),
+    Pad((1, 0, 2, 3)),
 ]
 ON_IMAGES = [*LINEAR_ON_IMAGES, BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0), GroupNorm(2), GroupNorm(1, 0)]
 ON_IMAGES += [BatchNorm(gamma=0.1), BatchNorm(0.5, 30.0), BatchNorm(0.5, 3.0, training=False)]
@@ -75,6 +77,7 @@ ON_IMAGES += [
     Pool("max", 2, 3),
     Conv(4, 3, 2),
     Pool("max", (1, 3), (3, 1)),
+    Pool("max", 3, 2, 1),
 ]
 ON_VECTORS = [BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0), Dropout(0.4), Dense(3), Dense(3, "orthogonal")]
 ON_VECTORS += [BatchNorm(0.5, 3.0), BatchNorm(0.5, 3.0, training=False), GroupNorm(2), GroupNorm(2, 0.5), GroupNorm(1)]

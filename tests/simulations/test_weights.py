@@ -9,7 +9,7 @@ import pytest
 from bntheory import activation, cnn, initialization, leaves, mlp, resnet, vgg
 from bntheory.activations import KNOWN, Activation
 from bntheory.initializations import INITIALIZATIONS
-from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Residual, Sequential
 from simulations import streams
 from simulations.samples import log_cosine_distance, moments
@@ -73,6 +73,13 @@ NETWORKS = {
     "average pools": images(Pool("average", 2), Conv(3), Pool("average", 3, 1), TANH, Pool("average", 1, 2)),
     "max pools": images(
         *(Conv(3), Pool("max", 3, 2), Conv(3), Pool("max", 2, 1), Conv(3), Pool("max", 2, 3)), shape=(4, 13, 9)
+    ),
+    "padded pools": images(
+        Conv(3), Pool("max", 3, 2, 1), TANH, Pool("average", 3, 1, 1), Conv(3, 1), Pool("average", (4, 3), 2, (2, 0))
+    ),
+    "padded maximum": images(Conv(3), RELU, Pool("max", (3, 2), (1, 2), (1, 1)), Conv(3), Pool("max", 2, 1, 1)),
+    "zeros around": images(
+        Pad(1), Conv(3, padding=0), Pad((2, 0, 0, 1)), TANH, Pad((0, 1, 0, 0)), BatchNorm(), Conv(2)
     ),
     "whole maps": images(Residual((Pool("max"),), (Pool("average"),)), Conv(4, 1)),
     "zero-pad": images(Conv(4), ZeroPad(7, 2), TANH, ZeroPad(8), Residual((Conv(11, stride=2),), (ZeroPad(11, 2),))),

@@ -204,16 +204,17 @@ def _alive(log_q: np.ndarray) -> np.ndarray:
 
 def maxima(blocks: Blocks, places: np.ndarray, fields: np.ndarray) -> Blocks:
     """The covariances of gradients that go to the maxima of windows, chosen by sampled units."""
-    chosen, points = fields[..., places].argmax(axis=-1), fields.shape[-1]
+    chosen, points = positions.read(fields, places, -math.inf).argmax(axis=-1), fields.shape[-1]
     where = [(chosen == k).astype(np.float32) for k in range(places.shape[1])]
-    results = [None if block is None else np.zeros((points, points), np.float32) for block in blocks]
+    size = points + 1  # the last, which is never chosen, for places of the padding
+    results = [None if block is None else np.zeros((size, size), np.float32) for block in blocks]
     for one, other in itertools.product(range(len(where)), repeat=2):
         shares = population.products(where[one], where[other])
         for result, block, share in zip(results, blocks, shares, strict=True):
             if result is not None and block is not None and share is not None:
                 result[np.ix_(places[:, one], places[:, other])] += block * share
     assert results[0] is not None
-    return results[0], results[1]
+    return each(lambda result: result[:points, :points], (results[0], results[1]))
 
 
 # --- windows ---------------------------------------------------------------------------------------------------------

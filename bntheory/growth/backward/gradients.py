@@ -42,6 +42,7 @@ from bntheory.layers import (
     Flatten,
     GroupNorm,
     LayerNorm,
+    Pad,
     Pool,
     Shape,
     ZeroPad,
@@ -75,9 +76,10 @@ def pullback(layer: Any, before: State, after: State, shape: Shape, correlated: 
         known = before.centred and not isinstance(layer, GroupNorm)
         back = rule(layer, before, after, shape, correlated) if known else None
         return joins.by_channels([joins.Channels(part.channels, part.channels, back) for part in before.parts])
-    parts = []
+    parts, start = [], 0
     for channels, state in before.parts:
-        back = rule(layer, state, state, (channels, *shape[1:]), correlated)
+        own = layer.of(start, start + channels) if isinstance(layer, Affine) else layer
+        back, start = rule(own, state, state, (channels, *shape[1:]), correlated), start + channels
         parts.append(joins.Channels(channels, channels * made // shape[0], back))
     return joins.by_channels(parts)
 
@@ -351,7 +353,7 @@ def _pool(layer: Pool, before: State, after: State, shape: Shape, correlated: bo
     if fields is None:
         return None
     fields, points = fields[:SAMPLED].copy(), before.points
-    chosen = fields[..., places].argmax(axis=-1)
+    chosen = positions.read(fields, places, -math.inf).argmax(axis=-1)
     del before
 
     def back(gradient: Gradient) -> Gradient:
@@ -364,6 +366,16 @@ def _pool(layer: Pool, before: State, after: State, shape: Shape, correlated: bo
             gamma, links = covariances.normalized(covariances.maxima(gradient.moments(), places, fields))
             values = values * (gamma * covariances.inverse(values.mean(axis=0)))  # windows that overlap choose the same
         return scaled(dataclasses.replace(gradient, values=values.reshape(fields.shape)), 1.0, links=links)
+
+    return back
+
+
+def _pad(layer: Pad, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
+    inside = positions.within(shape[1:], layer.sides)
+
+    def back(gradient: Gradient) -> Gradient:
+        links = gradient.links and covariances.each(lambda block: block[np.ix_(inside, inside)], gradient.links)
+        return scaled(dataclasses.replace(gradient, values=gradient.values[..., inside]), 1.0, links=links)
 
     return back
 
@@ -394,5 +406,6 @@ RULES: dict[type, Callable[[Any, State, State, Shape, bool], Pullback | None]] =
     Dropout: _dropout,
     Flatten: _flatten,
     Pool: _pool,
+    Pad: _pad,
     ZeroPad: _zero_pad,
 }

@@ -47,7 +47,7 @@ from bntheory.growth.finite_width.noise import Noise, combined, in_the_mean, mix
 from bntheory.growth.infinite_width import hermite, positions
 from bntheory.growth.infinite_width.moments import log_slope
 from bntheory.growth.infinite_width.state import State
-from bntheory.layers import Affine, BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pool, Shape, ZeroPad
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape, ZeroPad
 from bntheory.networks import Residual
 
 CURVATURE_STEP = 0.05  # of ln q
@@ -95,6 +95,9 @@ def through(layer: Any, noise: Noise, before: State, after: State, shape: Shape)
         return _pooled(layer, noise, before, after, shape)
     if isinstance(layer, Flatten) and len(shape) == 3:
         return mixed(sampled_row(noise), _shares(np.ones((1, before.points)), before))
+    if isinstance(layer, Pad):
+        inside = positions.within(shape[1:], layer.sides)
+        return mixed(sampled_row(noise), np.eye(after.points, dtype=np.float32)[:, inside])
     if isinstance(layer, ZeroPad):
         index = np.arange(before.points).reshape(shape[1:])[:: layer.stride, :: layer.stride].ravel()
         return mixed(sampled_row(noise), np.eye(before.points, dtype=np.float32)[index])

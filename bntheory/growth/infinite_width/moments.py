@@ -10,6 +10,7 @@ With q_p and d_pp' as in `state`, over units and in logarithms:
     Affine       q' = E γ² q + 2 E γβ E h + E β²       d' = E γ² d      over units; sampled from there on unless γ h
     Dropout      q' = q/(1 − p)                d' = d + (q + q') p/(1 − p)    independent masks, p the rate
     Pool         means over windows (`positions`); the maximum of sampled units (`population`)
+    Pad          points of q = 0, as far from others as these are large
     sum          q' = q_1 + α² q_2             d' = d_1 + α² d_2      independent parts, one of them of zero mean
     concatenate, product                       `joins`
 
@@ -52,6 +53,7 @@ from bntheory.layers import (
     Flatten,
     GroupNorm,
     LayerNorm,
+    Pad,
     Pool,
     Shape,
     Unknown,
@@ -91,9 +93,8 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
 
 def by_channels(layer: Any) -> bool:
     """Whether a layer acts on channels one by one, or on groups of them."""
-    return (
-        isinstance(layer, (Activation, BatchNorm, Dropout, Flatten, GroupNorm, Pool)) or getattr(layer, "groups", 1) > 1
-    )
+    kinds = Activation, Affine, BatchNorm, Dropout, Flatten, GroupNorm, Pad, Pool
+    return isinstance(layer, kinds) or getattr(layer, "groups", 1) > 1
 
 
 def _by_parts(layer: Any, state: State, shape: Shape, row: int) -> State | None:
@@ -101,9 +102,12 @@ def _by_parts(layer: Any, state: State, shape: Shape, row: int) -> State | None:
     if isinstance(layer, GroupNorm):
         return None
     if not isinstance(layer, Conv):
+        starts = iter([0, *joins.cuts(state)])
 
         def of_part(part: State, channels: int) -> State | None:
-            return through(layer, part, (channels, *shape[1:]), row)
+            start = next(starts)
+            own = layer.of(start, start + channels) if isinstance(layer, Affine) else layer
+            return through(own, part, (channels, *shape[1:]), row)
 
         flattened = math.prod(shape[1:]) if isinstance(layer, Flatten) else 1
         return joins.by_parts(of_part, state, state.lineage, flattened, 1)
@@ -129,7 +133,7 @@ def _applied(layer: Any, values: np.ndarray) -> np.ndarray:
         return affine.applied(layer, values)
     if isinstance(layer, Flatten):
         return values.reshape(len(values), -1)
-    if isinstance(layer, (Pool, ZeroPad)):
+    if isinstance(layer, (Pool, Pad, ZeroPad)):
         return reshaping.on_positions(layer, values)
     if isinstance(layer, BatchNorm) and not layer.training:
         return values * (layer.gamma / math.sqrt(1 + layer.epsilon))
@@ -376,6 +380,7 @@ RULES: dict[type, Callable[[Any, State, Shape], State | None]] = {
     GroupNorm: normalizations.group_norm,
     Affine: affine.affine,
     Pool: reshaping.pool,
+    Pad: reshaping.pad,
     Flatten: reshaping.flatten,
     ZeroPad: reshaping.zero_pad,
 }

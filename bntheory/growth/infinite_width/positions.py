@@ -22,6 +22,7 @@ from bntheory.growth.infinite_width.state import State
 from bntheory.layers import Conv, Pool, Shape, Window
 
 Slices = tuple[slice, slice]
+Pads = tuple[tuple[int, int], ...]  # before and after, of every side
 
 
 def convolved(layer: Conv, state: State, shape: Shape) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -80,12 +81,12 @@ def spans(window: Window, count: int) -> list[slice]:
     return [slice(start, start + window.stride * (count - 1) + 1, window.stride) for start in starts]
 
 
-def _padded(d: np.ndarray, q: np.ndarray, sides: Shape, pads: tuple[tuple[int, int], ...]) -> np.ndarray:
+def _padded(d: np.ndarray, q: np.ndarray, sides: Shape, pads: Pads) -> np.ndarray:
     """Distances as (h, w, h, w) with padding: the distance of a point from one outside is its second moment."""
     d = d.reshape(*sides, *sides)
     if not any(map(any, pads)):
         return d
-    full = np.zeros([side + sum(pad) for side, pad in zip(sides, pads, strict=True)] * 2)
+    full = np.zeros(_sizes(sides, pads) * 2)
     inside = tuple(slice(pad[0], pad[0] + side) for side, pad in zip(sides, pads, strict=True))
     full[inside] = q.reshape(*sides, 1, 1)
     full[(slice(None), slice(None), *inside)] = q.reshape(sides)
@@ -93,34 +94,68 @@ def _padded(d: np.ndarray, q: np.ndarray, sides: Shape, pads: tuple[tuple[int, i
     return full
 
 
+def _sizes(sides: Shape, pads: Pads) -> Shape:
+    return tuple(side + sum(pad) for side, pad in zip(sides, pads, strict=True))
+
+
 def averaging(layer: Pool, shape: Shape) -> np.ndarray:
     """Matrix (output positions, input positions) of the shares of every position in every window."""
     places = windows(layer, shape)
-    matrix = np.zeros((len(places), math.prod(shape[1:])))
+    matrix = np.zeros((len(places), math.prod(shape[1:]) + 1))
     np.put_along_axis(matrix, places, 1 / places.shape[1], axis=1)
-    return matrix
+    return matrix[:, :-1]  # the last is the padding
 
 
 def windows(layer: Pool, shape: Shape) -> np.ndarray:
-    """Positions that every window of a pool reads, (output positions, window)."""
-    index = np.arange(math.prod(shape[1:])).reshape(shape[1:])
+    """Positions that every window of a pool reads, (output positions, window); −1 for those of the padding."""
+    pads = [(window.padding, window.padding) for window in layer.windows(shape)]
+    index = np.pad(np.arange(math.prod(shape[1:])).reshape(shape[1:]), pads, constant_values=-1)
     places = offsets(layer.windows(shape), layer.output_shape(shape)[1:])
     return np.stack([index[place].ravel() for place in places], axis=1)
 
 
-def averaged(matrix: np.ndarray, state: State) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Moments of means over windows, A the matrix of shares.
+def read(values: np.ndarray, places: np.ndarray, padding: float) -> np.ndarray:
+    """What windows read of (…, positions): (…, output positions, window)."""
+    if places.min() < 0:
+        outside = np.full((*values.shape[:-1], 1), padding, values.dtype)
+        values = np.concatenate([values, outside], axis=-1)
+    return values[..., places]
 
-    |mean_a h|² = mean_a q_a − ½ mean_ab d_ab, and the distance of two means is mean_ab d_ab less ½ that within each.
+
+def padded(state: State, sides: Shape, pads: Pads) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Moments of an image with zeros around it."""
+    q, top = linear(state.log_q)
+    blocks = [
+        log(_padded(np.exp(block - top), q, sides, pads).reshape([math.prod(_sizes(sides, pads))] * 2)) + top
+        for block in state.blocks
+    ]
+    return log(np.pad(q.reshape(sides), pads).ravel()) + top, blocks
+
+
+def within(sides: Shape, pads: Pads) -> np.ndarray:
+    """Where the points of an image are among those of the image with padding."""
+    index = np.arange(math.prod(_sizes(sides, pads))).reshape(_sizes(sides, pads))
+    return index[tuple(slice(pad[0], pad[0] + side) for side, pad in zip(sides, pads, strict=True))].ravel()
+
+
+def averaged(matrix: np.ndarray, state: State) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Moments of means over windows, A the matrix of shares, whose sum r is less than 1 where the rest is padding.
+
+    |mean_a h|² = r mean_a q_a − ½ mean_ab d_ab, and the distance of two means is mean_ab d_ab less ½ that within each,
+    plus (r − r')(mean q − mean q').
     """
     assert state.log_d is not None
     scale = max(float(state.log_d.max()), float(state.log_q.max()))
     scale = scale if math.isfinite(scale) else 0.0
     within = np.exp(state.log_d - scale)
     own = np.einsum("ia,ab,ib->i", matrix, within, matrix, optimize=True) / 2
-    logs = [log(np.maximum(matrix @ np.exp(state.log_q - scale) - own, 0)) + scale]
+    share, mean = matrix.sum(axis=1), matrix @ np.exp(state.log_q - scale)
+    full = bool(np.ptp(share) < 1e-9)
+    logs = [log(np.maximum((mean if full else share * mean) - own, 0)) + scale]
     for block in state.blocks:
         between = matrix @ np.exp(block - scale) @ matrix.T - own[:, None] - own
+        if not full:
+            between += (share[:, None] - share) * (mean[:, None] - mean)
         logs.append(log(np.maximum(between, 0)) + scale)
         if block is state.log_d:
             np.fill_diagonal(logs[-1], -math.inf)

@@ -1,4 +1,4 @@
-"""Infinite width: layers that take positions together or apart, Flatten, pooling and the zero-padded shortcut."""
+"""Infinite width: layers of positions, Flatten, pooling, zeros around a map and the zero-padded shortcut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from bntheory.growth.infinite_width import population, positions
 from bntheory.growth.infinite_width.population import Population
 from bntheory.growth.infinite_width.state import State, inexact, log_mean, two
-from bntheory.layers import Flatten, Pool, Shape, ZeroPad
+from bntheory.layers import Flatten, Pad, Pool, Shape, ZeroPad
 
 
 def flatten(layer: Flatten, state: State, shape: Shape) -> State:
@@ -74,10 +74,35 @@ def _maximum(layer: Pool, state: State, shape: Shape) -> State | None:
 
     def maximum(units: Population) -> Population:
         assert units.fields is not None
-        fields = units.fields[..., places].max(axis=-1)
+        fields = positions.read(units.fields, places, -math.inf).max(axis=-1)
         return Population(population.quantiles_of(fields, len(units.particles)), fields, units.log_scale)
 
     return population.sampled_state(state, maximum)
+
+
+def pad(layer: Pad, state: State, shape: Shape) -> State:
+    """Points of zeros around the map."""
+    log_q, blocks = positions.padded(state, shape[1:], layer.sides)
+    log_d, log_cross = two(blocks)
+    index = positions.within(shape[1:], layer.sides)
+
+    def around(values: np.ndarray) -> np.ndarray:
+        full = np.zeros((*values.shape[:-1], len(log_q)), values.dtype)
+        full[..., index] = values
+        return full
+
+    def sampled() -> Population:
+        particles, fields, scale, _ = population.drawn(state)
+        return Population(around(particles), None if fields is None else around(fields), scale)
+
+    return dataclasses.replace(
+        state,
+        log_q=log_q,
+        log_d=log_d,
+        log_cross=log_cross,
+        population=None if state.population is None else functools.cache(sampled),
+        values=None,
+    )
 
 
 def zero_pad(layer: ZeroPad, state: State, shape: Shape) -> State:
@@ -107,11 +132,14 @@ def _with_zeros(units: np.ndarray, factor: float) -> np.ndarray:
     return np.concatenate([units, np.zeros((round(len(units) * (factor - 1)), *units.shape[1:]))])
 
 
-def on_positions(layer: Pool | ZeroPad, values: np.ndarray) -> np.ndarray:
+def on_positions(layer: Pool | Pad | ZeroPad, values: np.ndarray) -> np.ndarray:
     """Means, maxima or a selection of the positions of given images."""
     shape = layer.output_shape(values.shape[1:])
+    if isinstance(layer, Pad):
+        return np.pad(values, ((0, 0), (0, 0), *layer.sides))
     if isinstance(layer, Pool):
-        read = values.reshape(*values.shape[:2], -1)[..., positions.windows(layer, values.shape[1:])]
+        places, outside = positions.windows(layer, values.shape[1:]), 0.0 if layer.kind == "average" else -math.inf
+        read = positions.read(values.reshape(*values.shape[:2], -1), places, outside)
         return (read.mean(axis=-1) if layer.kind == "average" else read.max(axis=-1)).reshape(len(values), *shape)
     output, before = np.zeros((len(values), *shape)), (layer.channels - values.shape[1]) // 2
     output[:, before : before + values.shape[1]] = values[:, :, :: layer.stride, :: layer.stride]

@@ -10,7 +10,7 @@ from scipy import stats
 
 from bntheory.activations import Activation, activation
 from bntheory.initializations import INITIALIZATIONS, initialization
-from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool
 from bntheory.networks import Residual, Sequential, cnn, leaves, mlp, resnet, vgg
 
 torch = pytest.importorskip("torch")
@@ -27,6 +27,8 @@ NETWORKS = {
             Conv(8, 5, stride=2, padding=1, dilation=2, groups=2),
             Sequential((Pool("max", 2, 1), Sequential((activation("erf"),)))),
             Pool("average", 2),
+            Pad((0, 1, 2, 0)),
+            Pool("max", 3, 1, 1),
             Pool("max"),
             Flatten(),
             Dense(5, "orthogonal"),

@@ -15,7 +15,7 @@ from bntheory import activation, predict_growth
 from bntheory.activations import Activation
 from bntheory.growth.infinite_width import positions
 from bntheory.growth.infinite_width.state import start
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad, both
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad, both
 from bntheory.networks import Residual, Sequential, output_shape
 
 RELU, TANH = activation("relu"), activation("tanh")
@@ -127,6 +127,14 @@ def moved(layer, k, shape):
         whole = layer.kernel is None
         matrix = np.full((1, k.shape[1]), 1 / k.shape[1]) if whole else sum(offset_matrices(layer, shape))
         return on_positions(matrix if whole else matrix / math.prod(both(layer.kernel)), k)
+    if isinstance(layer, Pad):
+        (top, bottom), (left, right) = layer.sides
+        height, width = shape[1:]
+        full = np.zeros((len(k), top + height + bottom, left + width + right) * 2)
+        inside = (slice(None), slice(top, top + height), slice(left, left + width))
+        full[inside * 2] = k.reshape((len(k), height, width) * 2)
+        points = full[0, :, :, 0, 0, 0].size
+        return full.reshape((len(k), points) * 2)
     if isinstance(layer, Flatten):
         return np.einsum("ipjp->ij", k)[:, None, :, None] / k.shape[1]
     assert isinstance(layer, ZeroPad)
@@ -193,6 +201,8 @@ CLOSED = {
     "kernels": (*SIZES, Conv(WIDE, 1, padding=1), RELU, Conv(WIDE, 9, padding=4), RELU),
     "unequal sides": (Conv(WIDE, (3, 1), (1, 2)), RELU, Conv(WIDE, (2, 3), padding=(1, 0), dilation=(2, 1)), RELU),
     "unequal pools": (Conv(WIDE, (1, 5)), Pool("average", (2, 3), (1, 2)), RELU, Conv(WIDE, 1, (2, 1)), RELU),
+    "padded pools": (Conv(WIDE), Pool("average", 3, 2, 1), RELU, Conv(WIDE), Pool("average", (4, 3), 1, (2, 0)), RELU),
+    "zeros around": (Conv(WIDE), Pad((1, 0, 2, 0)), RELU, Conv(WIDE, padding=0), Pad(1), BatchNorm(), RELU, Pool()),
     "dilation": (Conv(WIDE, dilation=2), RELU, Conv(WIDE, 2, dilation=3, padding=2, init="torch_default"), RELU),
     "groups": (Conv(WIDE), RELU, Conv(WIDE, groups=WIDE), RELU, Conv(WIDE, groups=3, init="xavier_normal"), RELU),
     "BatchNorm": (Conv(WIDE, bias=0.3), BatchNorm(), RELU, Conv(WIDE), BatchNorm(0.5, 2.0), RELU, Conv(WIDE)),
@@ -235,14 +245,18 @@ def test_the_recursion_can_fail():
 
 
 @pytest.mark.parametrize(
-    "layer", [Pool("average", 3, 2), Pool("max", 2), Pool("max", 2, 1), Pool("max", (1, 3), (2, 1))], ids=str
+    "layer",
+    [Pool("average", 3, 2), Pool("max", 2), Pool("max", 2, 1), Pool("max", (1, 3), (2, 1)), Pool("max", (3, 2), 2, 1)],
+    ids=str,
 )
 def test_windows_are_read_as_by_hand(layer):
     shape = (1, 5, 6)
-    assert positions.windows(layer, shape).tolist() == read(layer, shape)
+    places = [[-1 if place is None else place for place in row] for row in read(layer, shape)]
+    assert positions.windows(layer, shape).tolist() == places
     matrix = positions.averaging(layer, shape)
-    image = np.random.default_rng(0).standard_normal(30)
-    expected = [np.mean(image[row]) for row in read(layer, shape)]
+    image = np.append(np.random.default_rng(0).standard_normal(30), 0.0)
+    expected = [np.mean(image[row]) for row in places]
+    image = image[:-1]
     np.testing.assert_allclose(matrix @ image, expected, rtol=1e-12)
 
 

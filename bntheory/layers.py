@@ -221,36 +221,54 @@ class BatchNorm:
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """h ↦ (h − mean)/√(variance + epsilon) over all entries of one input; γ = 1, β = 0.
+    """h ↦ (h − mean)/√(variance + epsilon) over entries of one input; γ = 1, β = 0.
 
     Parameters
     ----------
     epsilon : float
         Added to the population variance; at least 0.
+    over : {"all", "channels"}
+        All entries of an input together, or of an image the channels at every position by themselves, as in ConvNeXt
+        and in transformers; ``torch.nn.LayerNorm(channels)`` with the channels last. On a vector both are the same.
 
     Raises
     ------
     ValueError
-        If epsilon is negative or not finite.
+        If epsilon is negative or not finite, or over is another word; where the shape is known, if a position of an
+        image has a single channel, which would become 0.
+
+    References
+    ----------
+    Ba, Kiros, Hinton 2016 (arXiv:1607.06450); over channels: Liu et al. 2022 (arXiv:2201.03545), section 2.6.
 
     Examples
     --------
     >>> LayerNorm().output_shape((3, 32, 32))
     (3, 32, 32)
+    >>> print(LayerNorm(1e-6, over="channels"))
+    LayerNorm(epsilon=1e-06, over=channels)
     """
 
     epsilon: float = 1e-5
+    over: str = "all"
 
     def __post_init__(self) -> None:
         set_fields(self, epsilon=_epsilon(self))
+        arguments.choice("LayerNorm: over", self.over, ("all", "channels"))
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Shape of the output: the input's."""
+        """Shape of the output: the input's; ValueError for a single channel by itself."""
+        if self.by_position(shape) and shape[0] == 1:
+            raise ValueError(f"{self} of shape {shape} has a single number at each position, which would become 0")
         return shape
 
+    def by_position(self, shape: Shape) -> bool:
+        """Whether positions of that shape are normalized by themselves."""
+        return self.over == "channels" and len(shape) == 3
+
     def __str__(self) -> str:
-        words = _epsilon_words(self)
-        return f"LayerNorm({words[0]})" if words else "LayerNorm"
+        words = [*_epsilon_words(self), *(["over=channels"] if self.over == "channels" else [])]
+        return f"LayerNorm({', '.join(words)})" if words else "LayerNorm"
 
 
 @dataclass(frozen=True)

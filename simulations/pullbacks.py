@@ -37,8 +37,8 @@ def normalization(layer: Normalization, h: Signal) -> tuple[Signal, Pullback]:
     """γ √τ u, u = (h − mean)/s, τ = s²/(s² + ε); back: γ (g − mean(g) − τ u mean(u g)) / √(s² + ε).
 
     Means and the population variance s² are those of a channel over batch and positions (BatchNorm), of all entries of
-    one input (LayerNorm) or of a group of its channels (GroupNorm), and are differentiated too. In evaluation mode
-    BatchNorm has mean 0 and s² = 1, whatever h is: γ h/√(1 + ε).
+    one input or the channels of a position (LayerNorm), or of a group of its channels (GroupNorm), and are
+    differentiated too. In evaluation mode BatchNorm has mean 0 and s² = 1, whatever h is: γ h/√(1 + ε).
     """
     log_gamma = _log_gamma(layer)
     if isinstance(layer, BatchNorm) and not layer.training:
@@ -79,6 +79,8 @@ def _groups(layer: Normalization, shape: Shape) -> tuple[Shape, Axes]:
     """How to shape a batch, and along which axes lie the entries that are normalized together."""
     if isinstance(layer, BatchNorm):
         return shape, (0, *range(2, len(shape)))
+    if isinstance(layer, LayerNorm) and layer.by_position(shape[1:]):
+        return shape, (1,)
     groups = layer.groups if isinstance(layer, GroupNorm) else 1
     return (shape[0], groups, math.prod(shape[1:]) // groups), (2,)
 

@@ -160,6 +160,23 @@ class ZeroPad(nn.Module):
         return f"{self.channels}, stride={self.stride}"
 
 
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of images at every position.
+
+    Parameters
+    ----------
+    channels : int
+    epsilon : float
+    """
+
+    def __init__(self, channels: int, epsilon: float) -> None:
+        super().__init__(channels, eps=epsilon)
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Return (batch, channels, …) from the same shape."""
+        return super().forward(h.movedim(1, -1)).movedim(-1, 1)
+
+
 class Affine(nn.Module):
     """h ↦ γ h + β, of what is given channel by channel as parameters `weight` and `bias`, and of constants.
 
@@ -287,7 +304,8 @@ def _module(layer: Layer, shape: Shape, rng: np.random.Generator) -> nn.Module:
     elif isinstance(layer, BatchNorm):
         module = _batch_norm(layer, shape)
     elif isinstance(layer, LayerNorm):
-        module = nn.LayerNorm(shape, eps=layer.epsilon)
+        by_position = layer.by_position(shape)
+        module = ChannelNorm(shape[0], layer.epsilon) if by_position else nn.LayerNorm(shape, eps=layer.epsilon)
     elif isinstance(layer, GroupNorm):
         module = nn.GroupNorm(layer.groups, shape[0], eps=layer.epsilon)
     elif isinstance(layer, AffineLayer):

@@ -52,6 +52,10 @@ NETWORKS = {
     "padding": Sequential(
         (Pad(1), Pad((1, 2, 3, 4)), Pool("max", 3, 2, 1), Pool("average", (3, 2), 1, (1, 0))), (1, 9, 9)
     ),
+    "LayerNorms": Sequential(
+        (LayerNorm(), LayerNorm(over="channels"), LayerNorm(0.1, "channels"), Flatten(), LayerNorm(over="channels")),
+        (2, 3, 3),
+    ),
     "nothing": Sequential((), (4,)),
 }
 
@@ -388,7 +392,22 @@ def test_sides_are_numbers_where_both_are_equal():
             make()
 
 
+def test_layer_norm_is_over_all_or_over_channels():
+    assert [str(layer) for layer in NETWORKS["LayerNorms"].layers[:3]] == [
+        "LayerNorm",
+        "LayerNorm(over=channels)",
+        "LayerNorm(epsilon=0.1, over=channels)",
+    ]
+    assert from_json('{"type": "Sequential", "input_shape": [4], "layers": [{"type": "LayerNorm", "epsilon": 0.1}]}')
+    with pytest.raises(ValueError, match=r"LayerNorm: over must be one of all, channels; got 'channel' .did you mean"):
+        LayerNorm(over="channel")
+
+
 MISFITS = {
+    r"layer 1: LayerNorm.over=channels. of shape .1, 4, 4. has a single number at each position": (
+        (Conv(1), LayerNorm(over="channels")),
+        (3, 4, 4),
+    ),
     r"layer 1: Affine.* needs a number for each channel, got 2 numbers and 3 channels": (
         (Conv(3), Affine(beta=(1.0, 2.0))),
         (3, 4, 4),

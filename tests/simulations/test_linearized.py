@@ -42,6 +42,7 @@ NETWORKS = {
     "padding": Sequential(
         (
             Conv(4, (3, 1), (1, 2)),
+            LayerNorm(0.1, "channels"),
             Pad((1, 0, 0, 1)),
             Pool("max", 3, 1, 1),
             Pool("average", (2, 3), 1, (1, 0)),

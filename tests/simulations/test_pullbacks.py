@@ -69,7 +69,11 @@ LINEAR_ON_IMAGES = [
     Pad((1, 0, 2, 3)),
 ]
 ON_IMAGES = [*LINEAR_ON_IMAGES, BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0), GroupNorm(2), GroupNorm(1, 0)]
-ON_IMAGES += [BatchNorm(gamma=0.1), BatchNorm(0.5, 30.0), BatchNorm(0.5, 3.0, training=False)]
+ON_IMAGES += [
+    BatchNorm(gamma=0.1),
+    BatchNorm(0.5, 30.0),
+    BatchNorm(0.5, 3.0, training=False),
+]
 ON_IMAGES += [
     Pool("max"),
     Pool("max", 2),
@@ -83,6 +87,7 @@ ON_VECTORS = [BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0), Dropout(
 ON_VECTORS += [BatchNorm(0.5, 3.0), BatchNorm(0.5, 3.0, training=False), GroupNorm(2), GroupNorm(2, 0.5), GroupNorm(1)]
 ON_VECTORS += [Affine(-0.3), Affine((1.0, -2.0, 0.5, 3.0, 0.0, 1.0))]
 AT_ANY_SCALE = [(layer, VECTORS) for layer in HOMOGENEOUS + ON_VECTORS] + [(layer, IMAGES) for layer in ON_IMAGES]
+AT_ANY_SCALE += [(LayerNorm(epsilon, "channels"), (3, 5, 2, 2)) for epsilon in (1e-5, 0.2, 0.0)]
 
 
 def name(value):

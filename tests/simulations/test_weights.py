@@ -38,6 +38,15 @@ NETWORKS = {
     "GroupNorm": Sequential(
         (Dense(6), GroupNorm(2), RELU, Dense(8, bias=0.1), GroupNorm(1, 0.5), TANH, Dense(2)), (4,)
     ),
+    "LayerNorm over channels": images(
+        Conv(6),
+        LayerNorm(over="channels"),
+        RELU,
+        Conv(4),
+        LayerNorm(0.2, "channels"),
+        Flatten(),
+        LayerNorm(0.1, "channels"),
+    ),
     "GroupNorm of images": images(Conv(6), GroupNorm(3), RELU, Conv(4), GroupNorm(4, 0.2), GroupNorm(1), Conv(2)),
     "BN with γ": images(Conv(6), BatchNorm(gamma=0.3), TANH, Conv(4, bias=0.1), BatchNorm(0.1, gamma=20.0), RELU),
     "factors": Sequential((Affine(0.5), Dense(6, bias=0.1), Affine(-3.0), TANH, Dense(4), RELU, Affine(0.7)), (4,)),

@@ -32,7 +32,7 @@ from bntheory.growth.backward.covariances import SAMPLED, Blocks
 from bntheory.growth.backward.gradient_rows import Above, Gradient, averaged, of_moments, scaled
 from bntheory.growth.backward.joins import Pullback
 from bntheory.growth.infinite_width import affine, batch_modes, batch_norm, population, positions
-from bntheory.growth.infinite_width.state import State
+from bntheory.growth.infinite_width.state import State, log_mean
 from bntheory.layers import (
     Affine,
     BatchNorm,
@@ -262,19 +262,25 @@ def _normalization(
 ) -> Pullback | None:
     if before.values is not None:
         return None
-    log_epsilon = math.log(layer.epsilon) if layer.epsilon else -math.inf
+    log_s = _log_sizes(layer, before, shape)
     same_units = before.centred and before.population is not None
     times = scaled if same_units else averaged
-    if len(shape) == 3:
-        log_factor = after.log_second_moment - before.log_second_moment
-        if isinstance(layer, GroupNorm) and layer.groups > 1:
-            log_factor = -np.logaddexp(before.log_second_moment, log_epsilon)
-        return lambda gradient: times(gradient, 1.0, float(log_factor))
-    if not before.centred:
-        return None
-    log_s = np.logaddexp(before.log_q, log_epsilon)
     top = float(log_s.min())
     return lambda gradient: times(gradient, np.exp(top - log_s), -top)
+
+
+def _log_sizes(layer: LayerNorm | GroupNorm, before: State, shape: Shape) -> np.ndarray:
+    """ln(s² + ε) of every point: s² over units, of images over their positions too unless these are by themselves."""
+    together = len(shape) == 3 and not (isinstance(layer, LayerNorm) and layer.by_position(shape))
+    log_square = before.log_q
+    if not before.centred:
+        units = population.drawn(before)
+        mean = units.particles.mean(axis=0, dtype=float)
+        variance = units.particles.var(axis=0, dtype=float) + ((mean - mean.mean()) ** 2 if together else 0)
+        log_square = positions.log(variance) + 2 * units.log_scale
+    if together:
+        log_square = np.full(before.points, log_mean(log_square))
+    return np.logaddexp(log_square, math.log(layer.epsilon) if layer.epsilon else -math.inf)
 
 
 def _affine(layer: Affine, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:

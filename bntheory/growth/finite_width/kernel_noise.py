@@ -6,7 +6,8 @@ With δ_p = the relative deviation of q_p from its expectation, and C channels, 
     Activation   δ'_p = s_p δ_p + e_p,  s = d ln E φ²/d ln q,  Cov(e_p, e_p') = Cov(φ(u)², φ(v)²)/(C E φ² E φ²)
     sum, φ       δ'_p = (1 − b_p) δ_p(shortcut) + b_p δ_p(branch) + e_p,  b = E[φ φ′ f]/E φ² for φ = φ(x + f)
     BatchNorm    δ'_p = δ_p less its mean over the batch, weighted by q: the scale is lost
-    Layer-, GroupNorm    the same of δ_p + e_p and over the positions of one image, e_p of the channels normalized
+    Layer-, GroupNorm    the same of δ_p + e_p and over the positions of one image, e_p of the channels normalized;
+                 δ'_p = 0 where positions are normalized by themselves
     Affine       δ' = δ under one factor for all channels; no rule for others
     Pool         δ'_P = Σ_a w_Pa (δ_a + e_a) + e'_P, w the shares of the points of a window, e' beyond means of squares
 
@@ -20,6 +21,7 @@ and after a Layer- or GroupNorm, with v_p = Cov(e_p, mean e) over the positions 
 
     ε'_p = s_p ε_p + ½ Var(δ_p − mean δ) (k_p − s_p) + ½ (k_p + s_p) mean v − k_p v_p
 
+(v_p for mean v, where positions are normalized by themselves).
 Two points whose second moments vary independently are further apart than at infinite width: to the same order their
 covariance is smaller by exp(−w/8), w = Var(δ_p − δ_p').
 
@@ -125,12 +127,24 @@ def _weights(layer: Dense | Conv, noise: Noise, before: State, after: State, sha
 
 
 def _normalized(layer: LayerNorm | GroupNorm, noise: Noise, before: State, shape: Shape) -> Noise:
+    if isinstance(layer, LayerNorm) and layer.by_position(shape):
+        return _fixed(noise.without_pairs(before))
     groups = layer.groups if isinstance(layer, GroupNorm) else 1
     noise = _with_normalized_pairs(layer, noise, before, shape[0] // groups)
     kernel = np.diagonal(projected(noise, before, together=False).within)
     sampled = np.zeros_like(kernel) if noise.own is None else noise.own[0] @ in_the_mean(before)
     after = projected(sampled_row(noise), before, together=False)
     return dataclasses.replace(after, norm="image", fixed=(kernel, sampled * groups), unknown=False)
+
+
+def _fixed(noise: Noise) -> Noise:
+    """Where the second moment of every point is the same in all draws."""
+    within, cross = each(np.zeros_like, (noise.within, noise.cross))
+    sampled = np.zeros(len(within)) if noise.own is None else np.diagonal(noise.own[0])
+    linked = noise.linked and each(np.zeros_like, noise.linked)
+    after = dataclasses.replace(sampled_row(noise), within=within, cross=cross, linked=linked)
+    fixed = np.zeros(len(within)), sampled
+    return dataclasses.replace(after, shift=np.zeros(len(within)), norm="rest", fixed=fixed, unknown=False)
 
 
 def _with_normalized_pairs(layer: LayerNorm | GroupNorm, noise: Noise, before: State, members: int) -> Noise:
@@ -150,8 +164,10 @@ def _raised(blocks: Blocks, by: np.ndarray, channels: int) -> Blocks:
     return raised, None if cross is None else (cross + np.float32(by[1])) / np.float32(channels)
 
 
-def _pooled(layer: Pool, noise: Noise, before: State, after: State, shape: Shape) -> Noise:
+def _pooled(layer: Pool, noise: Noise, before: State, after: State, shape: Shape) -> Noise | None:
     """Means of the noise over windows, and what the squares of pooled units vary beyond means of squares."""
+    if noise.norm == "rest":
+        return None
     shares = _shares(positions.averaging(layer, shape), before)
     if layer.kind == "average" and before.gaussian:
         own = _raised(innovations.of_weights(after), np.zeros(2), shape[0])
@@ -242,7 +258,7 @@ def _bent(phi: Activation, noise: Noise, before: State, slope: np.ndarray) -> np
     if noise.fixed is None:
         return np.diagonal(noise.within) / 2 * (curvature - slope)
     kernel, sampled = noise.fixed
-    mean = float(in_the_mean(before) @ sampled)
+    mean = sampled if noise.norm == "rest" else float(in_the_mean(before) @ sampled)
     return kernel / 2 * (curvature - slope) + mean / 2 * (curvature + slope) - sampled * curvature
 
 

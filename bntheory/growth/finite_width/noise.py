@@ -28,8 +28,9 @@ class Noise:
     uneven : what pairs of given images add that are not alike;
     linked : covariance of something outside, (its points, points), with this row;
     parts : at a sum that is not Gaussian, the noise of shortcut and branch and their covariance;
-    norm : "batch" or "image" where the row's mean square has just been fixed, over the batch or image by image;
-    fixed : of the latter, (points,) each: Var of δ_p less the image's mean, and Cov of u_p² with the mean of u² taken;
+    norm : "batch" or "image" where the row's mean square has just been fixed, over the batch or image by image, "rest"
+    where that of every point has;
+    fixed : of the last two, (points,) each: Var of δ_p less the image's mean, Cov of u_p² with the mean of u² taken;
     unknown : whether the row's own variance has no rule, though those after it have;
     batch_norm : whether there is a BatchNorm before;
     blur : square of how far the mean of the logarithm may be off since then.

@@ -5,7 +5,8 @@ With q_p and d_pp' as in `state`, over units and in logarithms:
     Dense, Conv  q' = σ_w² mean q + σ_b²       d' = σ_w² mean d       over the kernel (`positions`); the bias cancels
     Activation   q' = E φ(u)²                  d' = E (φ(u) − φ(v))²  (u, v) Gaussian: variances q, q', distance d
     BatchNorm    q' = (q_p − |mean|²)/(s + ε)  d' = d/(s + ε)         s = ½ mean d over all points of the batch
-    LayerNorm    q' = q_i/s_i²                 d' = [d − (s_i − s_j)² (1 + ε/(s_i s_j))]/(s_i s_j)    s_i² = q_i + ε
+    LayerNorm    over vectors, or the channels of a position; over images one s for all their points
+                 q' = q_i/s_i²                 d' = [d − (s_i − s_j)² (1 + ε/(s_i s_j))]/(s_i s_j)    s_i² = q_i + ε
     GroupNorm    the same about the mean of a group of channels, which keeps 1/channels of a group of a channel's mean
     Affine       q' = E γ² q + 2 E γβ E h + E β²       d' = E γ² d      over units; sampled from there on unless γ h
     Dropout      q' = q/(1 − p)                d' = d + (q + q') p/(1 − p)    independent masks, p the rate
@@ -139,15 +140,7 @@ def _applied(layer: Any, values: np.ndarray) -> np.ndarray:
         return values * (layer.gamma / math.sqrt(1 + layer.epsilon))
     if isinstance(layer, BatchNorm) and values[:, 0].size == 1:
         raise ValueError(normalizations.ALONE)
-    groups = {BatchNorm: 0, LayerNorm: 1}.get(type(layer), getattr(layer, "groups", 1))
-    grouped = values.reshape(len(values), groups, -1) if groups else values
-    axes = (2,) if groups else (0, *range(2, values.ndim))
-    variance = grouped.var(axis=axes, keepdims=True)
-    if np.any(variance + layer.epsilon == 0):
-        what = {BatchNorm: "a channel", LayerNorm: "one"}.get(type(layer), "a group")
-        raise ValueError(f"{type(layer).__name__} with epsilon=0 divides by zero: {what} of the inputs is constant")
-    unit = (grouped - grouped.mean(axis=axes, keepdims=True)) / np.sqrt(variance + layer.epsilon)
-    return unit.reshape(values.shape) * getattr(layer, "gamma", 1.0)
+    return normalizations.applied(layer, values)
 
 
 def _weights(layer: Dense | Conv, state: State, shape: Shape, row: int) -> State:

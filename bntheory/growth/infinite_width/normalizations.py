@@ -102,9 +102,24 @@ def _normalized(layer: Any, units: Population, axes: tuple[int, ...]) -> Populat
     return Population(population.quantiles_of(fields, len(units.particles)), fields, 0.0)
 
 
+def applied(layer: BatchNorm | LayerNorm | GroupNorm, values: np.ndarray) -> np.ndarray:
+    """Given values normalized; ValueError where that divides by zero."""
+    grouped, axes, what = values, (0, *range(2, values.ndim)), "a channel"
+    if isinstance(layer, LayerNorm) and layer.by_position(values.shape[1:]):
+        axes, what = (1,), "a position"
+    elif isinstance(layer, (LayerNorm, GroupNorm)):
+        groups, what = (layer.groups, "a group") if isinstance(layer, GroupNorm) else (1, "one")
+        grouped, axes = values.reshape(len(values), groups, -1), (2,)
+    variance = grouped.var(axis=axes, keepdims=True)
+    if np.any(variance + layer.epsilon == 0):
+        raise ValueError(f"{type(layer).__name__} with epsilon=0 divides by zero: {what} of the inputs is constant")
+    unit = (grouped - grouped.mean(axis=axes, keepdims=True)) / np.sqrt(variance + layer.epsilon)
+    return unit.reshape(values.shape) * getattr(layer, "gamma", 1.0)
+
+
 def layer_norm(layer: LayerNorm, state: State, shape: Shape) -> State | None:
     """At infinite width h ↦ h/s_i. In logarithms: (s_i − s_j)²/(s_i s_j) = r (1 − 1/r)² with r = s_i/s_j ≥ 1."""
-    image = len(shape) == 3
+    image = len(shape) == 3 and not layer.by_position(shape)
     if not state.centred:
         return None if state.log_d is None else _normalized_sample(layer, state, (0, 2) if image else (0,))
     log_epsilon = math.log(layer.epsilon) if layer.epsilon else -math.inf
@@ -115,7 +130,7 @@ def layer_norm(layer: LayerNorm, state: State, shape: Shape) -> State | None:
         return _divided(state, log_square, layer)
     log_s = np.logaddexp(state.log_q, log_epsilon) / 2
     if np.any(log_s == -math.inf):
-        raise ValueError("LayerNorm with epsilon=0 divides by zero: every unit is 0 here for one of the inputs")
+        raise ValueError("LayerNorm with epsilon=0 divides by zero: every unit is 0 here for one of the points")
 
     def divided(block: np.ndarray) -> np.ndarray:
         log_product, ratio = log_s[:, None] + log_s, np.abs(log_s[:, None] - log_s)
@@ -125,7 +140,8 @@ def layer_norm(layer: LayerNorm, state: State, shape: Shape) -> State | None:
             kept = -np.expm1(np.where(ratio > 0, lost - log_d, -math.inf))
             log_d = log_d + np.log(np.where(kept > PARALLEL, kept, 0))
             least = 2 * np.maximum(root[:, None], root) + 2 * np.log(-np.expm1(-np.abs(root[:, None] - root)))
-            return np.clip(log_d, least, 2 * np.logaddexp(root[:, None], root))  # the rounding of very unequal inputs
+            log_d = np.clip(log_d, least, 2 * np.logaddexp(root[:, None], root))  # the rounding of very unequal inputs
+            return np.where(np.isneginf(block), -math.inf, log_d)
 
     if state.parts:
         return joins.by_parts(lambda part, _: _over(part, log_s), state, state.lineage)
@@ -133,6 +149,7 @@ def layer_norm(layer: LayerNorm, state: State, shape: Shape) -> State | None:
     return dataclasses.replace(
         state.mapped(divided),
         log_q=2 * root,
+        spread=0.0,
         method=inexact(state.method),
         channel_method=inexact(state.channel_method),
         population=_rescaled(state, 2 * root),

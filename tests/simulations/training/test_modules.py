@@ -38,6 +38,7 @@ NETWORKS = {
     "pre-norm blocks": Sequential(
         (
             LayerNorm(),
+            LayerNorm(0.2, "channels"),
             Conv(6),
             Dropout(0.2),
             Residual((LayerNorm(0.1), Conv(6), activation("gelu"), Dropout(0.1)), (Conv(6, 1),), 0.3),

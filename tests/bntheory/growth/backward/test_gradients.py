@@ -14,7 +14,7 @@ from bntheory.growth.backward.gradient_rows import Gradient
 from bntheory.growth.infinite_width import batch_norm
 from bntheory.growth.infinite_width.moments import through
 from bntheory.growth.infinite_width.state import State
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Pool, both
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, LayerNorm, Pool, both
 from bntheory.networks import Residual, Sequential
 from simulations import pullbacks
 from simulations.growth import simulate_growth, uncorrelated_inputs
@@ -305,3 +305,23 @@ def test_a_maximum_over_activations_of_a_sum():
     mean, error = mean_with_error(np.exp(samples.log_gradient[:, row] - growth.log_gradient[row]))
     assert abs(mean - 1) < 0.03 + tolerance(error, RARE)
     assert growth.log_gradient[row + 1] - growth.log_gradient[row] < 0.05  # ln 2 if slopes were independent of it
+
+
+ON_RELU = {
+    "vectors": ((60,), (Dense(200), RELU, LayerNorm(), Dense(200), RELU, LayerNorm(0.3), Dense(200))),
+    "images": ((9, 5, 5), (Conv(128), RELU, LayerNorm(), Conv(128), RELU, LayerNorm(0.3), Conv(128))),
+    "channels": ((9, 5, 5), (*(Conv(128), RELU, LayerNorm(over="channels")) * 2, Conv(128))),
+    "channels, centred": ((9, 5, 5), (*(Conv(128), LayerNorm(0.1, "channels"), RELU) * 2, Conv(128))),
+}
+
+
+@pytest.mark.parametrize("name", ON_RELU)
+def test_layer_norms_divide_gradients_by_the_standard_deviation(name):
+    """Not by the root of the second moment, which is 1/(1 − 1/π) times the variance after a ReLU: against weights."""
+    shape, layers = ON_RELU[name]
+    net = Sequential(layers, shape)
+    growth = predict_growth(net, batch_size=2)
+    samples = simulate_growth(net, 60, batch=2, seed=3, method="weights")
+    for row in range(2, len(growth.rows)):
+        mean, error = mean_with_error(np.exp(samples.log_gradient[:, row] - growth.log_gradient[row]))
+        assert abs(mean - 1) < 0.05 + tolerance(error, RARE, len(growth.rows)), growth.name[row]

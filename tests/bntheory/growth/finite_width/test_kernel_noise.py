@@ -37,6 +37,7 @@ def test_the_variance_falls_as_one_over_the_channels():
     np.testing.assert_allclose(deep[0], 10 * deep[1], rtol=1e-4)
 
 
+CHANNELS = LayerNorm(over="channels")
 V1 = (Conv(24), RELU, *(Residual((Conv(24), RELU, Conv(24))), RELU) * 3, Pool(), Flatten(), Dense(24))
 TANH, XAVIER = activation("tanh"), initialization("xavier_normal")
 NETWORKS = {
@@ -45,6 +46,7 @@ NETWORKS = {
     "version-1 blocks": V1,
     "2×2 means": (Conv(24), RELU, Pool("average", 2), Conv(24), TANH, Pool("average", 2)),
     "LayerNorm": (Conv(24), LayerNorm(), RELU, Conv(24), LayerNorm(), TANH, Conv(24), LayerNorm(), TANH),
+    "LayerNorm over channels": (Conv(24), CHANNELS, RELU, Conv(24), CHANNELS, TANH, Conv(24), RELU),
     "LayerNorm after ReLU": (Conv(24), RELU, LayerNorm(), Conv(24)),
     "GroupNorm": (Conv(24), GroupNorm(3), TANH, Conv(24), GroupNorm(2), RELU, Conv(24)),
 }

@@ -116,8 +116,9 @@ def moved(layer, k, shape):
             one, all_of_them = means(k)
             other = np.moveaxis(one, 2, 0)
             k = k - (one[..., None] + other[:, None] - all_of_them[:, None, :, None]) / members
-        size = np.sqrt(diagonal(k).mean(axis=1) + layer.epsilon)
-        return k / size[:, None, None, None] / size[:, None]
+        alone = isinstance(layer, LayerNorm) and layer.over == "channels"
+        size = np.sqrt((diagonal(k) if alone else diagonal(k).mean(axis=1, keepdims=True)) + layer.epsilon)
+        return k / size[:, :, None, None] / size
     if isinstance(layer, Dropout):
         k = k.copy()
         np.einsum("ipip->ip", k)[:] /= 1 - layer.rate
@@ -196,6 +197,7 @@ BRANCH = (BatchNorm(), RELU, Conv(WIDE, bias=0.1), BatchNorm(0.2), RELU, Conv(WI
 INNER = Residual((RELU, Conv(WIDE)), scale=2.0)
 POOLS = (Conv(WIDE), RELU, Pool("average", 2, 1), Conv(WIDE), Pool("average", 3, 2), RELU, Pool())
 SIZES = (Conv(WIDE, 2), RELU, Conv(WIDE, 5), RELU, Conv(WIDE, 1), RELU, Conv(WIDE, 3, padding=0), RELU)
+CHANNELS = LayerNorm(over="channels")
 CLOSED = {
     "stride and bias": (Conv(WIDE, stride=2), RELU, Conv(WIDE, bias=0.2), RELU, Conv(WIDE, stride=3)),
     "kernels": (*SIZES, Conv(WIDE, 1, padding=1), RELU, Conv(WIDE, 9, padding=4), RELU),
@@ -207,6 +209,8 @@ CLOSED = {
     "groups": (Conv(WIDE), RELU, Conv(WIDE, groups=WIDE), RELU, Conv(WIDE, groups=3, init="xavier_normal"), RELU),
     "BatchNorm": (Conv(WIDE, bias=0.3), BatchNorm(), RELU, Conv(WIDE), BatchNorm(0.5, 2.0), RELU, Conv(WIDE)),
     "LayerNorm": (Conv(WIDE), LayerNorm(0.3), RELU, Conv(WIDE, bias=0.1), LayerNorm(), RELU),
+    "LayerNorm over channels": (Conv(WIDE), LayerNorm(0.3, "channels"), RELU, Conv(WIDE), CHANNELS, RELU, Pool()),
+    "LayerNorm beside zeros": (Conv(WIDE), Pad((0, 1, 1, 0)), CHANNELS, RELU, Conv(WIDE, bias=0.1), CHANNELS, RELU),
     "GroupNorm of two channels": (Conv(WIDE), GroupNorm(WIDE // 2, 0.1), RELU, Conv(WIDE), GroupNorm(WIDE // 2), RELU),
     "GroupNorm of single channels": (Conv(WIDE, bias=1.0), GroupNorm(WIDE), RELU, Conv(WIDE), GroupNorm(1), RELU),
     "Dropout": (Dropout(0.3), Conv(WIDE), RELU, Dropout(0.5), Conv(WIDE), Dropout(0.9), Conv(WIDE)),

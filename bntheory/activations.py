@@ -7,7 +7,7 @@ that nothing leaves float64 at any depth.
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -30,6 +30,7 @@ from bntheory.gaussian import (
 
 Floats = NDArray[np.float64]
 Function = Callable[[Any], Any]
+MOST_KINKS = 8
 
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934, 1.6732632423543772848  # Klambauer et al. 2017
 
@@ -113,6 +114,8 @@ class Activation:
         Slope of leaky_relu for x < 0, finite; 0.01 unless given. No other activation takes one.
     functions : (callable, callable), optional
         φ and φ′; use :meth:`from_function`, which also checks them.
+    kinks : tuple of float
+        Where φ is not smooth, 0 apart.
 
     Raises
     ------
@@ -133,6 +136,7 @@ class Activation:
     name: str
     slope: float | None = None
     functions: tuple[Function, Function] | None = None
+    kinks: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.functions is None and self.name not in KNOWN:
@@ -149,7 +153,7 @@ class Activation:
         return self.name if self.slope is None else f"{self.name}({self.slope!r})"
 
     @staticmethod
-    def from_function(name: str, phi: Function, dphi: Function) -> "Activation":
+    def from_function(name: str, phi: Function, dphi: Function, kinks: Sequence[float] = ()) -> "Activation":
         """A nonlinearity of your own.
 
         Parameters
@@ -157,14 +161,17 @@ class Activation:
         name : str
             Not one of ``KNOWN``.
         phi, dphi : callable
-            φ and φ′, elementwise on float arrays of any shape. Assumed: smooth except perhaps at 0, varying on the
+            φ and φ′, elementwise on float arrays of any shape. Assumed: smooth except at 0 and at kinks, varying on the
             scale 1 near 0 and on the scale of x far from it, power-law tails, below 1e150 for |x| < 1.2e14.
+        kinks : sequence of float
+            Where else φ′ jumps or φ is not smooth; between 0.01 and 1000 in size, and at most 8.
 
         Raises
         ------
         ValueError
             If one of them is not callable, fails on an array, returns another shape or a value that is not finite,
-            or if a kink away from 0, a jump or an oscillation keeps the moments from converging.
+            if kinks are too many or out of range, or if a kink that is not among them, a jump or an oscillation keeps
+            the moments from converging.
 
         Notes
         -----
@@ -176,8 +183,12 @@ class Activation:
         >>> softsign = Activation.from_function("softsign", lambda x: x / (1 + abs(x)), lambda x: (1 + abs(x)) ** -2.0)
         >>> print(round(float(softsign.log_moments(0.0).log_second), 6))
         -1.698193
+        >>> slope = lambda x: np.where(abs(x) < 1, 1.0, 0.0)
+        >>> clipped = Activation.from_function("clipped", lambda x: np.clip(x, -1, 1), slope, kinks=(-1, 1))
+        >>> print(f"{clipped.log_moments(0.0).log_second:.12f} {math.log(1 - 2 * 0.241970724519143):.12f}")
+        -0.661535049082 -0.661535049082
         """
-        made = Activation(name, None, (phi, dphi))
+        made = Activation(name, None, (phi, dphi), _checked_kinks(kinks))
         _expectations(made)
         return made
 
@@ -339,6 +350,15 @@ def _check_functions(name: object, functions: object) -> None:
             raise ValueError(f"{label} of activation {name!r} must be callable, got {function!r}")
 
 
+def _checked_kinks(kinks: Sequence[float]) -> tuple[float, ...]:
+    if not isinstance(kinks, (tuple, list)) or len(kinks) > MOST_KINKS:
+        raise ValueError(f"kinks must be at most {MOST_KINKS} numbers, got {kinks!r:.60}")
+    places = sorted({arguments.number("kinks", kink) for kink in kinks} - {0.0})
+    if places and not 0.01 <= min(map(abs, places)) <= max(map(abs, places)) <= 1000:
+        raise ValueError(f"kinks must be between 0.01 and 1000 in size, got {kinks!r:.60}")
+    return tuple(places)
+
+
 def _floats(x: ArrayLike) -> Any:
     array = np.asarray(x)
     return array if array.dtype.kind == "f" else array.astype(float)
@@ -368,9 +388,16 @@ def _expectations(activation: Activation) -> Expectations:
                 f"got {values[bad][0]} at x = {SAMPLE[bad][0]:.6g}"
             )
     with np.errstate(all="ignore"):
-        made = Expectations(activation.phi, activation.dphi)
-        jump = abs(activation.phi(NODES[0]) - activation.phi(-NODES[0]))
+        made = Expectations(activation.phi, activation.dphi, kinks=activation.kinks)
+        sides = [
+            np.array([-NODES[0], NODES[0]]),
+            *(kink * np.array([1 - 1e-12, 1 + 1e-12]) for kink in activation.kinks),
+        ]
+        jump = max(float(np.ptp(activation.phi(side))) for side in sides)
         smooth = made.half_step_error() < 2e-4 and jump <= 1e-9 * np.ptp(activation.phi(SAMPLE))
     if not smooth:
-        raise ValueError(f"phi of activation {activation.name!r} must be continuous, and smooth except at x = 0")
+        raise ValueError(
+            f"phi of activation {activation.name!r} must be continuous, and smooth except at x = 0 and at its kinks, "
+            f"got kinks={activation.kinks}"
+        )
     return made

@@ -2,11 +2,14 @@
 
 Notation: φ the nonlinearity, h ~ N(0, q); (u, v) jointly Gaussian with mean zero, variances q₁ ≥ q₂ and squared
 distance d = E (u − v)². Variances and distances enter as logarithms and moments leave as logarithms. Assumed of φ:
-smooth except perhaps at 0; varying on the scale 1 near 0 and on the scale of x far from it; power laws in the tails.
+smooth except perhaps at 0 and at kinks that are told; varying on the scale 1 near 0 and on the scale of x far from it;
+power laws in the tails.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import combinations, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,17 +26,48 @@ _REACH_DOWN, _REACH_UP = 38.0, 2.3  # nodes run from min(1, √q) e^{−38} to �
 _FIRST = -(LIMIT / 2 + _REACH_DOWN)
 NODES = np.exp(np.arange(_FIRST, LIMIT / 2 + _REACH_UP + STEP, STEP))
 SAMPLE = np.concatenate([-NODES[::-1], [0.0], NODES])  # where a φ of the user's own must be finite
-_HALF_SQUARES = 0.5 * NODES**2
+_GAUSS_NODES = 14  # in a unit of u between kinks, where the trapezoid rule would not do: errs by 1e-14 as well
 _CHUNK = 256  # variances integrated at once: 256 × 804 nodes are 1.6 MB
 
 # Two inputs. ln q beyond which limits are used, up to corrections of e^{−25}, e^{−20} for a bounded φ and large q
 _LOW, _HIGH, _HIGH_BOUNDED = -50.0, 50.0, 80.0
 _COLLAPSED = 46.0  # for d < q e^{−46} the result is linear in d up to e^{−23}, the chance of a kink between u and v
 _OUTER_STEP = 1 / 6  # e^{−π²/2h} = 1e-13, times about 20
+_OUTER_NODES = 10  # in half a unit of ln w between kinks
 _NEAR = 2e-3  # |u − v| below which φ(u) − φ(v) is taken as the integral of φ′
 _TOLERANCE = 1e-6  # how far √d may lie outside its possible range, relative to √q: the drift of a long recursion
 _GAUSS = np.polynomial.legendre.leggauss(8)
 _PANEL, _PANEL_WEIGHTS = 0.5 * (_GAUSS[0] + 1), 0.5 * _GAUSS[1]
+
+
+class Rule(NamedTuple):
+    """Nodes x > 0, and their weights in ∫ f(x) dx."""
+
+    nodes: Floats
+    weights: Floats
+
+
+@lru_cache(maxsize=64)
+def rule(kinks: tuple[float, ...] = (), count: int = _GAUSS_NODES) -> Rule:
+    """The rule for integrals over all sizes of h, in u = ln x: between kinks ±c, Gauss's on panels that end there."""
+    if not kinks:
+        return Rule(NODES, NODES * STEP)
+    u, weights = _gauss_panels(
+        _FIRST, LIMIT / 2 + _REACH_UP, sorted({math.log(abs(kink)) for kink in kinks}), 1.0, count
+    )
+    return Rule(np.exp(u), weights * np.exp(u))
+
+
+def _gauss_panels(
+    start: float, stop: float, breaks: Sequence[float], longest: float, count: int
+) -> tuple[Floats, Floats]:
+    """Gauss–Legendre nodes and weights on (start, stop), on panels that end at all breaks."""
+    ends = [start, *(end for end in breaks if start < end < stop), stop]
+    pieces = [np.linspace(low, high, math.ceil((high - low) / longest) + 1) for low, high in pairwise(ends)]
+    edges = np.unique(np.concatenate(pieces))
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    half = np.diff(edges)[:, None] / 2
+    return (edges[:-1, None] + half * (nodes + 1)).ravel(), (half * weights).ravel()
 
 
 class GaussianMoments(NamedTuple):
@@ -57,6 +91,8 @@ class Expectations:
         below 1e-8 √E φ² it is replaced, towards q → 0, by the power law it follows before it drowns in rounding.
     distance : callable, optional
         Closed form of E (φ(u) − φ(v))², given q₁ ≥ q₂ and d.
+    kinks : tuple of float
+        Where φ is not smooth, 0 apart.
     """
 
     def __init__(
@@ -65,18 +101,24 @@ class Expectations:
         dphi: Function,
         even: Function | None = None,
         distance: Callable[[float, float, float], float] | None = None,
+        kinks: tuple[float, ...] = (),
     ) -> None:
-        self.phi, self.dphi, self._distance = phi, dphi, distance
-        right, left = phi(NODES), phi(-NODES)
-        slopes = dphi(NODES) ** 2 + dphi(-NODES) ** 2
-        mean = right + left if even is None else even(NODES)
-        # integrands of E φ, E φ², E φ′² and E h²φ′², all but the Gaussian
-        measure = NODES * (STEP / math.sqrt(2 * math.pi))
-        self._rows = np.stack([mean, right**2 + left**2, slopes, NODES**2 * slopes]) * measure
+        self.phi, self.dphi, self._distance, self._kinks = phi, dphi, distance, kinks
+        self._lines = sorted({0.0, *kinks, *(-kink for kink in kinks)})  # of u and of −u
+        nodes, weights = rule(kinks)
+        self._rows = self._integrands(nodes, even) * (weights / math.sqrt(2 * math.pi))
+        self._log_nodes, self._half_squares = np.log(nodes), 0.5 * nodes**2
         self._mean_from = -LIMIT if even is not None else self._resolved_mean()
         self._low_power = self._power(-LIMIT, +1.0)
         self._low_power[0] = self._power(self._mean_from, +1.0)[0]
         self._high_power = self._power(LIMIT, -1.0)
+
+    def _integrands(self, nodes: Floats, even: Function | None = None) -> Floats:
+        """Integrands of E φ, E φ², E φ′² and E h²φ′², all but the Gaussian."""
+        right, left = self.phi(nodes), self.phi(-nodes)
+        slopes = self.dphi(nodes) ** 2 + self.dphi(-nodes) ** 2
+        mean = right + left if even is None else even(nodes)
+        return np.stack([mean, right**2 + left**2, slopes, nodes**2 * slopes])
 
     def _resolved_mean(self) -> float:
         """Least ln q at which the mean stands clear of rounding; a mean that never does, φ odd, is set to exactly 0."""
@@ -101,17 +143,25 @@ class Expectations:
         result = np.empty((len(log_q), 4))
         for start in range(0, len(log_q), _CHUNK):
             part = log_q[start : start + _CHUNK, None]
-            weights = np.exp(-_HALF_SQUARES * np.exp(-part))
+            weights = np.exp(-self._half_squares * np.exp(-part))
             result[start : start + _CHUNK] = (weights @ self._rows.T) * np.exp(-0.5 * part)
         return result
 
     def half_step_error(self) -> float:
         """Largest relative difference of E φ² and of E φ′² between every other node and the rest, for |ln q| ≤ 10.
 
-        About e^{−π²/4h} = 3e-9 for a φ as assumed here; a kink away from 0 or an oscillation makes it large.
+        About e^{−π²/4h} = 3e-9 for a φ as assumed here; a kink that is not told or an oscillation makes it large. With
+        kinks, between this rule and one of half as many nodes.
         """
-        weights = np.exp(-_HALF_SQUARES * np.exp(-np.arange(-10.0, 10.5, 0.5)[:, None]))
-        even, odd = (weights[:, start::2] @ self._rows[1:3, start::2].T for start in (0, 1))
+        inverse = np.exp(-np.arange(-10.0, 10.5, 0.5)[:, None])
+        if self._kinks:
+            nodes, measure = rule(self._kinks, _GAUSS_NODES // 2)
+            even = np.exp(-self._half_squares * inverse) @ self._rows[1:3].T
+            rows = self._integrands(nodes)[1:3] * (measure / math.sqrt(2 * math.pi))
+            odd = np.exp(-0.5 * nodes**2 * inverse) @ rows.T
+        else:
+            weights = np.exp(-self._half_squares * inverse)
+            even, odd = (weights[:, start::2] @ self._rows[1:3, start::2].T for start in (0, 1))
         return float(np.max(np.abs(even - odd) / np.where(even + odd > 0, even + odd, 1.0)))
 
     def log_moments(self, log_q: ArrayLike) -> GaussianMoments:
@@ -126,10 +176,10 @@ class Expectations:
         """One variance, on the nodes that matter for it: the step of a layer-by-layer recursion."""
         inside = min(max(log_q, -LIMIT), LIMIT)
         powers = self._low_power if log_q < 0 else self._high_power
-        first = int((min(0.5 * inside, 0.0) - _REACH_DOWN - _FIRST) / STEP)
-        last = int((0.5 * inside + _REACH_UP - _FIRST) / STEP) + 2
-        weights = np.exp(_HALF_SQUARES[first:last] * -math.exp(-inside))
-        moments = (self._rows[:3, first:last] @ weights).tolist()
+        reach = min(0.5 * inside, 0.0) - _REACH_DOWN, 0.5 * inside + _REACH_UP
+        first, last = np.searchsorted(self._log_nodes, reach)
+        weights = np.exp(self._half_squares[first : last + 1] * -math.exp(-inside))
+        moments = (self._rows[:3, first : last + 1] @ weights).tolist()
         logs = [_log(abs(moment)) - 0.5 * inside for moment in moments]
         if inside != log_q:
             logs = [log + float(power) * (log_q - inside) for log, power in zip(logs, powers, strict=False)]
@@ -195,17 +245,25 @@ class Expectations:
     def _distance_ratio(self, q2: float, gap: float, d: float) -> float:
         """E (φ(u) − φ(v))² / d, with gap = q₂ − q₁, over w = u − v > 0 and over y = v − βw, which is independent of w.
 
-        Trapezoid rule in ln w; Gauss–Legendre panels in y that end at the kinks v = 0 and u = y + (1 + β) w = 0.
+        Trapezoid rule in ln w; Gauss–Legendre panels in y that end at the kinks v = 0 and u = y + (1 + β) w = 0, and at
+        others. Where w is the distance between two kinks, u and v reach them together: panels in ln w end there.
         """
         limit = math.sqrt(q2 / d)
         beta = min(max(-(d + gap) / (2 * d), -limit), limit)
         spread = math.sqrt(max(q2 - beta**2 * d, 1e-18 * q2))
         # downwards to where w, and the parts of u and v that go along with it, are small against 1
         reach = min(8 + max(0.0, 0.5 * math.log(d) + math.log(1 + abs(beta))), 22.0)
-        omega = np.exp(np.arange(-reach, 2.2, _OUTER_STEP))
-        outer = omega * np.exp(-0.5 * omega**2) * (_OUTER_STEP / (math.pi * spread))
+        if self._kinks:
+            gaps = {math.log((high - low) ** 2 / d) / 2 for low, high in combinations(self._lines, 2)}
+            log_omega, step = _gauss_panels(-reach, 2.2, sorted(gaps), 0.5, _OUTER_NODES)
+        else:
+            log_omega = np.arange(-reach, 2.2, _OUTER_STEP)
+            step = np.full_like(log_omega, _OUTER_STEP)
+        omega = np.exp(log_omega)
+        outer = omega * np.exp(-0.5 * omega**2) * step / (math.pi * spread)
         w = math.sqrt(d) * omega
-        start, stop, row = _panels(-(1 + beta) * w, -beta * w, spread)
+        lines = np.array([line - share * w for share in (1 + beta, beta) for line in self._lines])
+        start, stop, row = _panels(np.sort(lines.T, axis=1), spread)
         width = (stop - start)[:, None]
         y = start[:, None] + width * _PANEL
         weight = width * _PANEL_WEIGHTS * np.exp(-0.5 * (y / spread) ** 2) * outer[row, None]
@@ -218,14 +276,18 @@ class Expectations:
 
     def _increment(self, v: Floats, u: Floats, w: Floats) -> Floats:
         """φ(u) − φ(v), without cancellation at small w = u − v > 0, on panels (n, 8) that do not straddle a kink."""
-        crossing = (v[:, 0] < 0) & (u[:, 0] > 0)
+        crossing = np.any([(v[:, 0] < line) & (u[:, 0] > line) for line in self._lines], axis=0)
         clear = np.minimum(np.abs(u), np.abs(v)).min(axis=1)
         near = w[:, 0] < _NEAR * np.where(crossing, 1.0, np.maximum(1.0, clear))
         whole, split = near & ~crossing, near & crossing
         result = np.empty_like(v)
         result[~near] = self.phi(u[~near]) - self.phi(v[~near])
         result[whole] = self._rise(v[whole], w[whole])
-        result[split] = self._rise(np.zeros_like(u[split]), u[split]) + self._rise(v[split], -v[split])
+        start, total = v[split], np.zeros_like(v[split])
+        for line in self._lines:
+            stop = np.clip(line, start, u[split])
+            total, start = total + self._rise(start, stop - start), stop
+        result[split] = total + self._rise(start, u[split] - start)
         return result
 
     def _rise(self, start: Floats, width: Floats) -> Floats:
@@ -249,15 +311,17 @@ def _same_angle(log_q1: float, log_q2: float, log_d: float, top: float) -> tuple
     return top, min(log_q2, top), top + math.log(math.expm1(half) ** 2 + 4 * math.exp(half) * half_sine2)
 
 
-def _panels(left: Floats, right: Floats, spread: float) -> tuple[Floats, Floats, NDArray[np.intp]]:
-    """Panels (start, stop, row) that cover ±8 ``spread`` in every row, graded by powers of 2 about left < right."""
+def _panels(lines: Floats, spread: float) -> tuple[Floats, Floats, NDArray[np.intp]]:
+    """Panels (start, stop, row) that cover ±8 ``spread`` in every row, graded by powers of 2 about increasing lines."""
     edge = 8 * spread
-    left, right = left[:, None], right[:, None]
-    middle = 0.5 * (left + right)
+    middle = 0.5 * (lines[:, :-1] + lines[:, 1:])
     offsets = 2.0 ** np.arange(max(0, math.ceil(math.log2(2 * edge))))
-    uniform = np.broadcast_to(np.linspace(-edge, edge, 9), (len(left), 9))
-    graded = [left - offsets, right + offsets, np.minimum(left + offsets, middle), np.maximum(right - offsets, middle)]
-    edges = np.sort(np.clip(np.concatenate([uniform, left, right, *graded], axis=1), -edge, edge), axis=1)
+    uniform = np.broadcast_to(np.linspace(-edge, edge, 9), (len(lines), 9))
+    graded = [lines[:, :1] - offsets, lines[:, -1:] + offsets]
+    for line, between, following in zip(lines.T, middle.T, lines.T[1:], strict=False):
+        graded.append(np.minimum(line[:, None] + offsets, between[:, None]))
+        graded.append(np.maximum(following[:, None] - offsets, between[:, None]))
+    edges = np.sort(np.clip(np.concatenate([uniform, lines, *graded], axis=1), -edge, edge), axis=1)
     row, column = np.nonzero(np.diff(edges, axis=1) > 0)
     return edges[row, column], edges[row, column + 1], row
 

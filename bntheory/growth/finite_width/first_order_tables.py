@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from scipy import interpolate
 
+from bntheory import gaussian
 from bntheory.activations import Activation
 
 ORDERS = 24  # Hermite orders that are told apart; the last stands for itself and all beyond
 LIMIT = 60.0  # |u| from which L is a straight line and the rest constant
 _SPACING = 1 / 16
+_BETWEEN_KINKS = 28  # nodes in a unit of ln |g|
 _STEP = 1 / 32  # of ln |g|: finer than a smooth φ needs, because He_24 oscillates
 
 
@@ -34,16 +37,35 @@ class Size(NamedTuple):
     spread: np.ndarray
 
 
-@functools.cache
-def _grid() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+class Grid(NamedTuple):
     """Nodes g of both signs, their Gaussian weights, and He_k(g)/√k! for k = 1 … ORDERS."""
+
+    g: np.ndarray
+    weights: np.ndarray
+    polynomials: np.ndarray
+
+
+@functools.cache
+def _grid() -> Grid:
     nodes = np.exp(np.arange(-38.0, 2.35, _STEP))
+    return _both_signs(nodes, nodes * _STEP)
+
+
+def _both_signs(nodes: np.ndarray, measure: np.ndarray) -> Grid:
     g = np.concatenate([-nodes[::-1], nodes])
-    weights = np.abs(g) * np.exp(-(g**2) / 2) * (_STEP / math.sqrt(2 * math.pi))
+    weights = np.concatenate([measure[::-1], measure]) * np.exp(-(g**2) / 2) / math.sqrt(2 * math.pi)
     rows = [np.ones_like(g), g]
     for k in range(1, ORDERS):
         rows.append((g * rows[-1] - math.sqrt(k) * rows[-2]) / math.sqrt(k + 1))
-    return g, weights, np.array(rows[1:])
+    return Grid(g, weights, np.array(rows[1:]))
+
+
+def _grid_between(kinks: tuple[float, ...], u: float) -> Grid:
+    """The same for units of variance e^u, on panels that end at kinks."""
+    nodes, measure = gaussian.rule(kinks, _BETWEEN_KINKS)
+    g = nodes * math.exp(-u / 2)
+    kept = (g > math.exp(-38.0)) & (g < math.exp(2.35))
+    return _both_signs(g[kept], measure[kept] * math.exp(-u / 2))
 
 
 class Table:
@@ -72,20 +94,26 @@ class Table:
 @functools.lru_cache(maxsize=64)
 def squares(phi: Activation) -> Table:
     """The table of f = φ², made once."""
-    u = np.arange(-LIMIT, LIMIT + _SPACING / 2, _SPACING)
-    return Table(u, np.array([_columns(phi.phi(math.exp(at / 2) * _grid()[0])) for at in u]))
+    return _table(phi.phi, phi.kinks)
 
 
 @functools.lru_cache(maxsize=64)
 def squared_slopes(phi: Activation) -> Table:
     """The table of f = φ′², made once."""
+    return _table(phi.dphi, phi.kinks)
+
+
+def _table(root: Callable[[np.ndarray], np.ndarray], kinks: tuple[float, ...]) -> Table:
     u = np.arange(-LIMIT, LIMIT + _SPACING / 2, _SPACING)
-    return Table(u, np.array([_columns(phi.dphi(math.exp(at / 2) * _grid()[0])) for at in u]))
+    grids = (_grid_between(kinks, float(at)) if kinks else _grid() for at in u)
+    return Table(
+        u, np.array([_columns(root(math.exp(at / 2) * grid.g), grid) for at, grid in zip(u, grids, strict=True)])
+    )
 
 
-def _columns(root: np.ndarray) -> np.ndarray:
+def _columns(root: np.ndarray, grid: Grid) -> np.ndarray:
     """L, c and b_k of f = root², given on the grid."""
-    g, weights, polynomials = _grid()
+    g, weights, polynomials = grid
     top = np.abs(root[np.abs(g) < 5]).max() or 1.0
     f = (root / top) ** 2
     second = float(weights @ f)

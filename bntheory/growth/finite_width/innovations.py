@@ -139,8 +139,8 @@ def square_series(phi: Activation, log_q: np.ndarray) -> np.ndarray:
     nodes, weights = hermite.interpolation(inside)
     table = np.empty((len(nodes), TERMS + 1))
     for row, node in zip(table, nodes, strict=True):
-        terms = hermite.series(lambda x: phi.phi(x) ** 2, node)
-        fourth = hermite.series(lambda x: phi.phi(x) ** 4, node)[0]
+        terms = hermite.series(lambda x: phi.phi(x) ** 2, node, phi.kinks)
+        fourth = hermite.series(lambda x: phi.phi(x) ** 4, node, phi.kinks)[0]
         row[:TERMS] = terms[:TERMS]
         row[TERMS] = math.sqrt(max(0.0, fourth - float(terms[:TERMS] @ terms[:TERMS])))
         row /= terms[0] or 1.0

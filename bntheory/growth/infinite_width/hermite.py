@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.gaussian import LIMIT, NODES, STEP
+from bntheory.gaussian import LIMIT, rule
 
 DEGREE = 24
 NODES_OF_Q = 24  # Chebyshev nodes in ln q, at least; coefficients are analytic in ln q
@@ -110,7 +110,7 @@ def coefficients(phi: Activation, log_q: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     nodes, weights = interpolation(log_q)
     moments = phi.log_moments(nodes)
-    table = np.array([series(phi.phi, value) for value in nodes])
+    table = np.array([series(phi.phi, value, phi.kinks) for value in nodes])
     both = np.exp(np.stack([moments.log_second, moments.log_derivative + nodes]))
     return weights @ table, both @ weights.T
 
@@ -131,13 +131,14 @@ def interpolation(log_q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return nodes, weights / weights.sum(axis=1, keepdims=True)
 
 
-def series(function: Callable[[Any], Any], log_q: float) -> np.ndarray:
-    """E f(√q g) He_k(g)/√k! for k < DEGREE, by the trapezoid rule in ln|h| (see `bntheory.gaussian`)."""
+def series(function: Callable[[Any], Any], log_q: float, kinks: tuple[float, ...] = ()) -> np.ndarray:
+    """E f(√q g) He_k(g)/√k! for k < DEGREE, by a rule in ln|h| (see `bntheory.gaussian`)."""
     size = math.exp(log_q / 2)
-    g = NODES / size
+    x, measure = rule(kinks)
+    g = x / size
     kept = (g < 10) & (g > 1e-16)
-    g, x = g[kept], NODES[kept]
-    weight = np.exp(-(g**2) / 2) * g * (STEP / math.sqrt(2 * math.pi))
+    g, x = g[kept], x[kept]
+    weight = np.exp(-(g**2) / 2) * (measure[kept] / (size * math.sqrt(2 * math.pi)))
     right, left = function(x) * weight, function(-x) * weight
     result, before, here = np.empty(DEGREE), np.zeros_like(g), np.ones_like(g)
     for k in range(DEGREE):

@@ -104,11 +104,13 @@ class Trail:
     """The rows that have been taken, in the order of `leaves`.
 
     of_batch : whether fluctuations are those of the mean over the batch, as with a BatchNorm, or of one input;
-    measured, distances : values to go on from where there is no rule, and whether with their distances.
+    measured, distances : values to go on from where there is no rule, and whether with their distances;
+    evenness : whether E|g| of gradients is needed, beside E g².
     """
 
     measured: Measured | None = None
     distances = True
+    evenness = False
 
     def __init__(self, rows: tuple[Leaf, ...], taken: list[Moments], finite: bool = True) -> None:
         self.rows, self.taken = rows, taken
@@ -172,7 +174,8 @@ class Trail:
         if made is not None and block.operation == "concatenate":
             split = joins.of_concatenation(made, channels)
         elif made is not None:
-            split = joins.of_product(*states)
+            first, second = states
+            split = joins.of_product(first, second, self.evenness)
         return self._take(Here(made, None), Way(row, parts=ways, split=split), way)
 
     def _take(self, here: Here, step: Way, way: list[Way]) -> Here:

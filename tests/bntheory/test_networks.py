@@ -9,8 +9,21 @@ import pytest
 
 from bntheory.activations import Activation, activation
 from bntheory.initializations import Initialization, initialization
-from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
-from bntheory.networks import Residual, Sequential, cnn, leaves, mlp, resnet, vgg
+from bntheory.layers import (
+    Affine,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GroupNorm,
+    LayerNorm,
+    Pad,
+    Pool,
+    Unknown,
+    ZeroPad,
+)
+from bntheory.networks import Join, Residual, Sequential, cnn, leaves, mlp, resnet, vgg
 from bntheory.serialization import from_json
 
 RELU = activation("relu")
@@ -58,6 +71,16 @@ NETWORKS = {
     ),
     "nothing": Sequential((), (4,)),
 }
+JOINS = Sequential(
+    (
+        Join(((), (RELU, Conv(4), Residual((RELU,))), Sequential((Conv(1),)))),
+        Join(((Pool(), Conv(8, 1)), ()), "product"),
+        Sequential((Join(((), (Pool(),)), Unknown("attention", (6,))),)),
+        Unknown("roll", (2, 3, 1)),
+    ),
+    (3, 5, 5),
+)
+NETWORKS["joins"] = JOINS
 
 
 def rows(net):
@@ -95,7 +118,65 @@ def test_rows_have_unique_names_and_name_their_layers(net):
     assert listed[0] == ("input", "input", net.input_shape, None)
     assert listed[-1].shape == net.output_shape(net.input_shape)
     for leaf in listed[1:]:
-        assert leaf.operation == ("sum" if isinstance(leaf.layer, Residual) else str(leaf.layer))
+        joined = str(leaf.layer.operation) if isinstance(leaf.layer, Join) else str(leaf.layer)
+        assert leaf.operation == ("sum" if isinstance(leaf.layer, Residual) else joined)
+
+
+def test_rows_of_joins():
+    assert rows(JOINS) == {
+        "input": (3, 5, 5),
+        "0.branches.1.0": (3, 5, 5),
+        "0.branches.1.1": (4, 5, 5),
+        "0.branches.1.2.branch.0": (4, 5, 5),
+        "0.branches.1.2.sum": (4, 5, 5),
+        "0.branches.2.0": (1, 5, 5),
+        "0.concatenate": (8, 5, 5),
+        "1.branches.0.0": (8, 1, 1),
+        "1.branches.0.1": (8, 1, 1),
+        "1.product": (8, 5, 5),
+        "2.0.branches.1.0": (8, 1, 1),
+        "2.0.unknown": (6,),
+        "3": (2, 3, 1),
+    }
+    assert [leaf.operation for leaf in leaves(JOINS)][-4:] == [
+        "product",
+        "Pool(average, whole map)",
+        "attention",
+        "roll",
+    ]
+    assert str(JOINS.layers[1]) == "Join(product: [Pool(average, whole map), Conv(8, 1×1, he_normal)], [identity])"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Join(((),)), r"branches must be a tuple of at least two, got \(\(\),\)"),
+        (lambda: Join(((), ()), "sum"), "operation must be one of concatenate, product; got 'sum'"),
+        (lambda: Join(((),) * 3, "product"), "a product is of two branches, got 3: put one product into another"),
+        (lambda: Join((Sequential((), (3,)), ())), r"a branch takes the shape it is given, got input_shape=\(3,\)"),
+        (lambda: Unknown("", (3,)), "operation must be words, got ''"),
+        (lambda: Unknown("sort", (3, 2)), r"output must be \(n,\) or \(channels, height, width\), got \(3, 2\)"),
+        (lambda: Unknown("sort", (0,)), "output must be at least 1, got 0"),
+    ],
+)
+def test_refused_joins(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("branches", "operation"),
+    [
+        (((), (Pool("average", 2),)), "concatenate"),
+        (((), (Conv(4),)), "product"),
+        (((Conv(4), Pool()), ()), "product"),
+        (((), (Pool("average", 2),)), "product"),
+        (((Flatten(),), ()), "concatenate"),
+    ],
+)
+def test_shapes_that_do_not_go_together_are_named(branches, operation):
+    with pytest.raises(ValueError, match=f"layer 1: Join: branches to {operation} give shapes"):
+        Sequential((RELU, Join(branches, operation)), (3, 4, 4))
 
 
 @pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)

@@ -9,7 +9,7 @@ import pytest
 from bntheory.activations import KNOWN, Activation, activation
 from bntheory.initializations import initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
-from bntheory.networks import Residual, Sequential, mlp, resnet
+from bntheory.networks import Join, Residual, Sequential, mlp, resnet
 from simulations import linearized, streams
 from simulations.graded import chained
 from simulations.products import log_singular_values
@@ -50,6 +50,16 @@ NETWORKS = {
             Dense(5),
         ),
         (3, 6, 6),
+    ),
+    "joins": Sequential(
+        (
+            Conv(3, bias=0.1),
+            Join(((), (activation("relu"), Conv(2)))),
+            Join(((Pool(), Conv(5, 1), activation("sigmoid")), ()), "product"),
+            Flatten(),
+            Join(((Dense(4),), (Dense(4), activation("tanh"))), "product"),
+        ),
+        (2, 4, 3),
     ),
 }
 

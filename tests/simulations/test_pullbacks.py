@@ -7,8 +7,21 @@ import pytest
 
 from bntheory import activation
 from bntheory.activations import KNOWN
-from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
-from bntheory.networks import Residual
+from bntheory.layers import (
+    Affine,
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GroupNorm,
+    LayerNorm,
+    Pad,
+    Pool,
+    Unknown,
+    ZeroPad,
+)
+from bntheory.networks import Join, Residual
 from simulations import pullbacks, weights
 from simulations.pullbacks import RULES
 from simulations.signal import Signal, added
@@ -227,6 +240,43 @@ def test_one_maximum_of_several_windows_collects_them():
     np.testing.assert_allclose(back.values * math.exp(back.log_scale), 10 * values)
 
 
+@pytest.mark.parametrize(
+    "shapes", [(VECTORS, VECTORS), (IMAGES, IMAGES), (IMAGES, (4, 2, 1, 1)), ((4, 2, 1, 1), IMAGES)]
+)
+def test_a_product_by_central_differences_in_each_factor(shapes):
+    """Scales e^±200 apart."""
+    factors = [
+        signal(shape, seed, scale) for seed, (shape, scale) in enumerate(zip(shapes, (200.0, -200.0), strict=True))
+    ]
+    layer = Join(((), ()), "product")
+    output, pullback = pullbacks.join(layer, *factors)
+    gradient = signal(output.values.shape, 3, 5.0)
+    for place, back in enumerate(pullback(gradient)):
+        direction = signal(shapes[place], 4)
+        changed = [[h, h._replace(values=h.values)] for h in factors]
+        for way, sign in enumerate((1, -1)):
+            h = factors[place]
+            changed[place][way] = h._replace(values=h.values + sign * 1e-5 * direction.values)
+        ahead, behind = (pullbacks.join(layer, changed[0][way], changed[1][way])[0] for way in (0, 1))
+        change = added(ahead, negative(behind))
+        sign, found = log_product(back, direction)
+        expected_sign, expected = log_product(gradient, change)
+        assert sign == expected_sign
+        assert found + factors[place].log_scale - math.log(1 / 2e-5) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_concatenation_stacks_channels_at_one_scale_and_its_gradient_is_cut():
+    parts = [signal((4, channels, 3, 2), channels, scale) for channels, scale in ((2, 300.0), (1, 298.0), (3, -300.0))]
+    dead = Signal(np.zeros((4, 1, 3, 2)), 1e6)  # the scale of zeros says nothing
+    output, pullback = pullbacks.join(Join(((),) * 4), *parts, dead)
+    stacked = [part.values * math.exp(part.log_scale - 300) for part in parts] + [dead.values]
+    np.testing.assert_allclose(output.values * math.exp(output.log_scale - 300), np.concatenate(stacked, 1), rtol=1e-12)
+    gradient = signal(output.values.shape, 0, 7.0)
+    backs = [back.values * math.exp(back.log_scale - 7) for back in pullback(gradient)]
+    np.testing.assert_allclose(np.concatenate(backs, axis=1), gradient.values, rtol=1e-14)
+    assert [back.shape[1] for back in backs] == [2, 1, 3, 1]
+
+
 @pytest.mark.parametrize("log_scale", [-300.0, -5.0, 0.0, 3.0, 300.0])
 @pytest.mark.parametrize("epsilon", [0.0, 1e-5, 0.5])
 @pytest.mark.parametrize(
@@ -336,5 +386,5 @@ def test_dropout_keeps_the_mean_there_and_back(rate):
 def test_rules_are_there_for_every_layer():
     from bntheory.networks import LAYERS, Sequential
 
-    drawn = {Dense, Conv, Dropout, Sequential}
-    assert set(LAYERS.values()) - drawn <= set(RULES)
+    others = {Dense, Conv, Dropout, Sequential, Unknown}  # drawn, walked, or refused
+    assert set(LAYERS.values()) - others <= set(RULES)

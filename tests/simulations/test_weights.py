@@ -10,7 +10,7 @@ from bntheory import activation, cnn, initialization, leaves, mlp, resnet, vgg
 from bntheory.activations import KNOWN, Activation
 from bntheory.initializations import INITIALIZATIONS
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
-from bntheory.networks import Residual, Sequential
+from bntheory.networks import Join, Residual, Sequential
 from simulations import streams
 from simulations.samples import log_cosine_distance, moments
 from simulations.signal import Signal, scaled
@@ -18,7 +18,7 @@ from simulations.statistics import mean_with_error, tolerance
 from simulations.steps import steps
 from simulations.weights import backward, draw_weights, forward, prepare
 
-RELU, TANH = activation("relu"), activation("tanh")
+RELU, TANH, SIGMOID = map(activation, ("relu", "tanh", "sigmoid"))
 SOFTSIGN = Activation.from_function("softsign", lambda x: x / (1 + np.abs(x)), lambda x: (1 + np.abs(x)) ** -2.0)
 
 
@@ -98,6 +98,16 @@ NETWORKS = {
     "cnn": cnn(4, 5, "gelu", "torch_default", image=(2, 5, 5), classes=3),
     "mlp LayerNorm": mlp(3, 6, layer_norm=True),
     "no layers": Sequential((), (4,)),
+    "concatenated vectors": Sequential(
+        (Dense(6), Join(((), (RELU, Dense(4)), (Dense(3), TANH))), BatchNorm(), Join((Sequential(()),) * 2), Dense(2)),
+        (5,),
+    ),
+    "gated vectors": Sequential((Join(((Dense(6),), (Dense(6), SIGMOID)), "product"), Join(((), ()), "product")), (5,)),
+    "dense blocks": images(Conv(4), *(Join(((), (BatchNorm(), RELU, Conv(3)))) for _ in range(2)), Pool("average", 2)),
+    "squeeze and excite": images(
+        Residual((Conv(4), BatchNorm(), Join(((), (Pool(), Conv(2, 1), RELU, Conv(4, 1), SIGMOID)), "product"))),
+        Join(((Pool(), SIGMOID), (Join(((Conv(3, 1),), (Conv(1, bias=0.1),))),)), "product"),
+    ),
 }
 
 
@@ -114,7 +124,10 @@ def walked(torch, model, batch):
             for child in module:
                 h = walk(child, h)
             return h
-        if hasattr(module, "shortcut"):
+        if hasattr(module, "branches"):
+            ends = [walk(branch, h) for branch in module.branches]
+            h = ends[0] * ends[1] if module.description.operation == "product" else torch.cat(ends, dim=1)
+        elif hasattr(module, "shortcut"):
             branch, shortcut = walk(module.branch, h), walk(module.shortcut, h)
             h = module.description.scale * branch + shortcut
         else:

@@ -103,6 +103,8 @@ class _Read(NamedTuple):
 class _Sizes(walk.Trail):
     """Also keeps what every row of weights reads."""
 
+    evenness = True
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.read: dict[int, _Read] = {}

@@ -79,7 +79,8 @@ def pullback(layer: Any, before: State, after: State, shape: Shape, correlated: 
     parts, start = [], 0
     for channels, state in before.parts:
         own = layer.of(start, start + channels) if isinstance(layer, Affine) else layer
-        back, start = rule(own, state, state, (channels, *shape[1:]), correlated), start + channels
+        read = shape if groups > 1 else (channels, *shape[1:])
+        back, start = rule(own, state, state, read, correlated), start + channels
         parts.append(joins.Channels(channels, channels * made // shape[0], back))
     return joins.by_channels(parts)
 

@@ -65,25 +65,25 @@ def of_concatenation(total: State, channels: Sequence[int]) -> Split:
     return split
 
 
-def of_product(first: State, second: State) -> Split | None:
-    """What goes into both factors; None unless they are independent."""
+def of_product(first: State, second: State, evenness: bool) -> Split | None:
+    """What goes into both factors; None unless they are independent. `evenness`: whether it is needed."""
     if not joins.independent(first, second):
         return None
     if first.parts or second.parts:
-        return _of_pieces(first, second)
+        return _of_pieces(first, second, evenness)
     points = max(first.points, second.points)
     factors = [joins.everywhere(state, points) for state in (first, second)]
     gates = [state.points < points for state in (first, second)]
+    even = [_evenness(state) if evenness else 1.0 for state in reversed(factors)]
 
     def split(gradient: Gradient) -> list[Gradient] | None:
         above = gradient.above
         if gradient.values.ndim > 1 or (above is not None and (above.larger or not any(gates))):
             return None  # slopes of sampled units, which depend on both factors
+        own_above = above and Above(above.radial, rough=above.rough)
         made = [
-            _gate(gradient, other, own)
-            if gate
-            else _times(gradient, other, above and Above(above.radial, rough=above.rough))
-            for own, other, gate in zip(factors, reversed(factors), gates, strict=True)
+            _gate(gradient, other, own) if gate else _times(gradient, other, even=share, above=own_above)
+            for own, other, gate, share in zip(factors, reversed(factors), gates, even, strict=True)
         ]
         known = [each for each in made if each is not None]
         return known if len(known) == 2 else None
@@ -91,9 +91,9 @@ def of_product(first: State, second: State) -> Split | None:
     return split
 
 
-def _of_pieces(first: State, second: State) -> Split | None:
+def _of_pieces(first: State, second: State, evenness: bool) -> Split | None:
     pieces = joins.pieces(first, second)
-    splits = None if pieces is None else [of_product(one, other) for _, one, other in pieces]
+    splits = None if pieces is None else [of_product(one, other, evenness) for _, one, other in pieces]
     if pieces is None or splits is None or None in splits:
         return None
     sizes = [channels for channels, _, _ in pieces]
@@ -108,7 +108,7 @@ def _of_pieces(first: State, second: State) -> Split | None:
     return split
 
 
-def _times(gradient: Gradient, other: State, above: Above | None = None) -> Gradient | None:
+def _times(gradient: Gradient, other: State, even: float = 1.0, above: Above | None = None) -> Gradient | None:
     """g v, v an independent factor; None where its correlations are needed and not carried."""
     q, scale = positions.linear(other.log_q)
     links = gradient.links
@@ -116,7 +116,7 @@ def _times(gradient: Gradient, other: State, above: Above | None = None) -> Grad
         if other.log_d is None:
             return None
         links = covariances.each(np.multiply, links, covariances.field(other).correlation)
-    return scaled(gradient, q, scale, links=links, evenness=gradient.evenness * _evenness(other), above=above)
+    return scaled(gradient, q, scale, links=links, evenness=gradient.evenness * even, above=above)
 
 
 def _gate(gradient: Gradient, other: State, own: State) -> Gradient | None:

@@ -11,7 +11,7 @@ from scipy import stats
 from bntheory.activations import Activation, activation
 from bntheory.initializations import INITIALIZATIONS, initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool
-from bntheory.networks import Residual, Sequential, cnn, leaves, mlp, resnet, vgg
+from bntheory.networks import Join, Residual, Sequential, cnn, leaves, mlp, resnet, vgg
 
 torch = pytest.importorskip("torch")
 modules = pytest.importorskip("simulations.training.modules")
@@ -67,6 +67,15 @@ NETWORKS = {
     "vgg": vgg(13, batch_norm=True, image=(1, 8, 8), channels=2),
     "cnn": cnn(3, 4, bias=0.1, image=(2, 5, 5), classes=3),
     "mlp LayerNorm": mlp(2, 5, layer_norm=True),
+    "joins": Sequential(
+        (
+            Join(((Conv(4), BatchNorm()), (Conv(2, 1),), ())),
+            Join(((), (Pool(), Conv(9, 1), activation("sigmoid"))), "product"),
+            Flatten(),
+            Join(((Dense(3),), (Residual((Dense(3),), (Dense(3),)),)), "product"),
+        ),
+        (3, 4, 4),
+    ),
 }
 WITH_WEIGHTS = (Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine)
 P_VALUE = 1e-6  # false-alarm rate of each test of a distribution; the seeds are fixed
@@ -84,7 +93,7 @@ def test_state_dict_is_named_after_the_rows(net):
     assert list(dict.fromkeys(key.rpartition(".")[0] for key in model.state_dict())) == with_weights
     named = dict(model.named_modules())
     for leaf in leaves(net):
-        if leaf.operation not in ("input", "sum"):
+        if leaf.operation not in ("input", "sum", "concatenate", "product"):
             assert named[leaf.name].description is leaf.layer
     shape = (2, *net.input_shape)
     assert tuple(model(torch.ones(shape)).shape[1:]) == net.output_shape(net.input_shape)

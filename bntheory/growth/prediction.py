@@ -310,9 +310,12 @@ def predict_growth(
     Fluctuations: exact for linear and ReLU MLPs with Gaussian weights (Hanin and Nica 2018), first order in 1/width for
     other MLPs (`first_order`) and for images (`kernel_noise`), where rows behind a BatchNorm have a band only if their
     own weights make most of what varies, and rows after a maximum only if they vary more than its mean is known.
-    Orthogonal weights have no band. A sum whose parts share weights without being functions of the same units has no
-    rule. Layers without a rule give "unsupported" and NaN in their row and all that follow. Weight gradients behind a
-    global average are up to e^0.5 too low at tens of channels.
+    Orthogonal weights have no band. A `Join` has no band, nor what is behind it. Factors of a product are independent,
+    or functions of the same units. Gradients stop at sums and products of functions of the same units; those of a gate
+    in a residual block (a factor that counts at all positions) are shown for the last block only. A sum whose parts
+    share weights without being functions of the same units has no rule. Layers without a rule give "unsupported" and
+    NaN in their row and all that follow. Weight gradients behind a global average are up to e^0.5 too low at tens of
+    channels.
 
     References
     ----------

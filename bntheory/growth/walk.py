@@ -8,7 +8,6 @@ Where a row has no rule, what follows has none either, unless its values have be
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -154,7 +153,9 @@ class Trail:
         row, total = len(self.taken), None
         if branch.state is not None and shortcut.state is not None:
             total = moments.added(block, shortcut.state, branch.state)
-        split = None if total is None else functools.partial(joins.of_sum, block)
+        split = None
+        if total is not None and shortcut.state is not None and branch.state is not None:
+            split = joins.of_sum(block, shortcut.state, branch.state)
         step = Way(row, parts=[branch_way, shortcut_way], split=split)
         noise = None
         if total is not None and shortcut.noise is not None and branch.noise is not None:
@@ -190,10 +191,9 @@ class Trail:
         """Measured values, as given inputs are; they share weights with every row before, not with fresh ones after."""
         values, leaf = np.asarray(measured(row), dtype=float), self.rows[row]
         if values.shape[1:] != leaf.shape or not np.isfinite(values).all():
-            found = f"{values.shape}" if values.shape[1:] != leaf.shape else "values that are not finite"
-            raise ValueError(
-                f"row {leaf.name}: measured values must be finite, of shape (B, *{leaf.shape}), got {found}"
-            )
+            wanted = ", ".join(map(str, leaf.shape))
+            found = values.shape if values.shape[1:] != leaf.shape else "values that are not finite"
+            raise ValueError(f"row {leaf.name}: measured values must be finite, of shape (B, {wanted}), got {found}")
         state = of_values(values, self.distances and math.prod(leaf.shape[1:]) <= MOST_POINTS)
         lineage = frozenset(range(row + 1))
         return dataclasses.replace(state, method="measured", channel_method="measured", lineage=lineage)

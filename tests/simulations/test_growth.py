@@ -8,9 +8,9 @@ import pytest
 
 from bntheory import activation, initialization, leaves, mlp, resnet
 from bntheory.activations import KNOWN
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool
-from bntheory.networks import Residual, Sequential
-from simulations import growth, simulate_growth
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, Unknown
+from bntheory.networks import Join, Residual, Sequential
+from simulations import growth, log_singular_values, simulate_growth
 from simulations.samples import COLUMNS, QUANTITIES
 from simulations.statistics import mean_with_error, tolerance
 
@@ -267,6 +267,7 @@ def test_layers_that_an_engine_lacks_are_named():
         (Sequential((Pool(), Flatten(), Dense(4)), (2, 4, 4)), "row 0: method 'conditional' has no Pool"),
         (Sequential((BatchNorm(), Flatten()), (2, 4, 4)), "row 0: .* BatchNorm on vectors only, got shape"),
         (Sequential((GroupNorm(2), Flatten()), (2, 4, 4)), r"row 0: .* GroupNorm\(2\) on vectors only, got shape"),
+        (Sequential((Join(((), (Dense(4),))),), (4,)), r"row 0.concatenate: .* has no Join\(concatenate: \[identity\]"),
         (Sequential((), (4,)), "needs a network with layers, got none"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -274,6 +275,19 @@ def test_layers_that_an_engine_lacks_are_named():
         assert simulate_growth(net, 1, batch=2, gradients=False).method == "weights"
     with pytest.raises(ValueError, match="a network needs an input shape"):
         simulate_growth(Sequential((Dense(4),)))
+
+
+def test_unknown_operations_are_refused_by_name():
+    sort, attention = Unknown("sort", (4,)), Join(((), (Dense(4),)), Unknown("attention", (4,)))
+    for layer, name in ((sort, r"1 \(sort\)"), (attention, r"1.unknown \(attention\)")):
+        net = Sequential((Dense(4), layer), (4,))
+        for method in (None, "weights", "conditional"):
+            with pytest.raises(
+                ValueError, match=f"row {name} cannot be simulated: only the shape of its output is known"
+            ):
+                simulate_growth(net, 1, method=method)
+        with pytest.raises(ValueError, match=f"row {name} cannot be simulated"):
+            log_singular_values(net, 1)
 
 
 def test_batch_norm_of_one_number():

@@ -42,9 +42,11 @@ Split = Callable[[Gradient], list[Gradient] | None]
 Pullback = Callable[[Gradient], Gradient | None]
 
 
-def of_sum(block: Residual, gradient: Gradient) -> list[Gradient]:
-    """What goes into branch and shortcut."""
-    return [to_branch(block, gradient), to_shortcut(gradient)]
+def of_sum(block: Residual, shortcut: State, branch: State) -> Split | None:
+    """What goes into branch and shortcut; None unless they are independent: g and g φ′(x) do not add up in squares."""
+    if not joins.independent(shortcut, branch):
+        return None
+    return lambda gradient: [to_branch(block, gradient), to_shortcut(gradient)]
 
 
 def merged(shares: Sequence[Gradient], ends: Sequence[Gradient]) -> Gradient | None:

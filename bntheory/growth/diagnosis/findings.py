@@ -125,7 +125,7 @@ class Findings:
         return {"facts": [fact.to_dict() for fact in self.facts], "remedies_untried": self.untried}
 
     def __str__(self) -> str:
-        shown = [fact for fact in self.facts if fact.problem or fact.kind in ("growth", "spread")]
+        shown = [fact for fact in self.facts if fact.problem or fact.kind in ("unsupported", "growth", "spread")]
         return "\n".join([*map(str, shown), *([self.untried] if self.untried else [])])
 
 

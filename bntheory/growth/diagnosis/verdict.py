@@ -136,11 +136,11 @@ def _unsupported(growth: Growth) -> Finding:
     if "measured" not in growth.moment_method:
         return Finding("unsupported", True, sentence, {"row": row.name})
     others = growth.moment_method.count("unsupported") - 1
-    more = f", and for {others} more row{'s' * (others > 1)}" if others else ""
+    more = f" and {others} more row{'s' * (others > 1)}" if others else ""
     first = growth.name[growth.moment_method.index("measured")]
     sentence = (
-        f"No rule for {row.operation} (row {row.name}){more}: moments from row {first} on follow from values measured "
-        "there; gradients before are not predicted."
+        f"No rule for {row.operation} (row {row.name}){more}: moments from row {first} on are predicted from values "
+        "that were measured; gradients further back are not predicted."
     )
     return Finding("unsupported", False, sentence, {"row": row.name, "measured_from": first})
 
@@ -155,7 +155,9 @@ def _growth(growth: Growth, last: int) -> Finding:
     total = float(growth.log_second_moment[last] - growth.log_second_moment[0])
     depth = sum(hasattr(row.layer, "weight_variance") for row in growth.rows[: last + 1])
     line = trend(growth.rows, growth.log_second_moment)
-    layers = f"{depth} layer{'s' * (depth != 1)}" + (f", to row {growth.name[last]}" if growth.unsupported else "")
+    layers = f"{depth} layer{'s' * (depth != 1)}" + (
+        f", to row {growth.name[last]}" if last + 1 < len(growth.rows) else ""
+    )
     method = growth.moment_method[last]
     if abs(total) < 0.05:
         sentence = f"The second moment keeps its size over {layers} ({method})."

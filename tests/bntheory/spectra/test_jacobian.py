@@ -8,8 +8,8 @@ import pytest
 
 from bntheory.activations import Activation, activation
 from bntheory.initializations import initialization
-from bntheory.layers import BatchNorm, Dense, Dropout
-from bntheory.networks import Residual, Sequential, cnn, mlp, resnet
+from bntheory.layers import BatchNorm, Dense, Dropout, Unknown
+from bntheory.networks import Join, Residual, Sequential, cnn, mlp, resnet
 from bntheory.spectra.finite_size import finite_size_moments
 from bntheory.spectra.fuss_catalan import FussCatalan, MarchenkoPastur
 from bntheory.spectra.jacobian import jacobian_law
@@ -131,6 +131,11 @@ def test_a_density_that_is_not_resolved_says_so():
         (lambda: mlp(2, 8, "tanh", residual=True), "slopes that are not 0 or 1 are in its branch"),
         (lambda: mlp(2, 8, "tanh", init="orthogonal"), "all weights are orthogonal and the slopes"),
         (lambda: net(Residual(Sequential((Dense(32),)), shortcut=Sequential((Dense(32),)))), "identity shortcuts"),
+        (
+            lambda: net(Dense(8), Join(((), (Dense(4),)))),
+            "row 1.concatenate (concatenate): free probability has no rule",
+        ),
+        (lambda: net(Dense(8), Unknown("sort", (8,))), "row 1 (sort): free probability has no rule for it"),
     ],
 )
 def test_refusals_name_the_row(description, message):

@@ -9,7 +9,7 @@ import pytest
 from bntheory.activations import activation
 from bntheory.initializations import initialization
 from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool, ZeroPad
-from bntheory.networks import Residual, Sequential, leaves, mlp, resnet
+from bntheory.networks import Join, Residual, Sequential, leaves, mlp, resnet
 from simulations.samples import QUANTITIES, Samples
 
 torch = pytest.importorskip("torch")
@@ -22,6 +22,10 @@ NETWORKS = {
     "residual mlp": mlp(2, 8, "selu", batch_norm=True, residual=True, input_width=4, output_width=2),
     "resnet": resnet(14, batch_norm=True, image=(3, 8, 8)),
     "zero-pad resnet": resnet(14, shortcut="zero-pad", image=(1, 8, 8)),
+    "joins": Sequential(
+        (Join(((), (Conv(2),))), Join(((), (Pool(), activation("sigmoid"))), "product"), Sequential((Join(((), ())),))),
+        (3, 4, 4),
+    ),
     "everything": Sequential(
         (
             Conv(8, 5, stride=2, padding=1, groups=2),
@@ -53,6 +57,10 @@ def stored(model, batch):
         if isinstance(module, probe.Residual):
             parts = [walk(f"{name}.{part}", getattr(module, part), h) for part in ("branch", "shortcut")]
             name, h = f"{name}.sum", parts[0] + parts[1]
+        elif isinstance(module, probe.Join):
+            parts = [walk(f"{name}.branches.{k}", part, h) for k, part in enumerate(module.branches)]
+            h = torch.cat(parts, 1) if module.operation == "concatenate" else parts[0] * parts[1]
+            name = f"{name}.{module.operation}"
         else:
             h = module(h)
         kept[name] = h

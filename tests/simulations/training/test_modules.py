@@ -10,7 +10,7 @@ from scipy import stats
 
 from bntheory.activations import Activation, activation
 from bntheory.initializations import INITIALIZATIONS, initialization
-from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Unknown
 from bntheory.networks import Join, Residual, Sequential, cnn, leaves, mlp, resnet, vgg
 
 torch = pytest.importorskip("torch")
@@ -97,6 +97,13 @@ def test_state_dict_is_named_after_the_rows(net):
             assert named[leaf.name].description is leaf.layer
     shape = (2, *net.input_shape)
     assert tuple(model(torch.ones(shape)).shape[1:]) == net.output_shape(net.input_shape)
+
+
+def test_unknown_operations_are_refused_by_name():
+    joined = Join(((), ()), Unknown("attention", (4,)))
+    with pytest.raises(ValueError, match=r"row 0.unknown \(attention\) cannot be built: only the shape of its output"):
+        build(Sequential((joined,), (4,)))
+    assert repr(modules.Join([torch.nn.Sequential()] * 2, "product")).startswith("Join(\n  product")
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ def test_images_with_explicit_weights(layers):
 
 WITHOUT_NUMBERS = {  # layers, and the first row that still has a gradient
     "functions of the same units": ((Dense(8), Join(((), (SIGMOID,)), "product"), Dense(8)), (8,), "1.product"),
+    "a sum of functions of the same units": ((Dense(8), Residual((RELU,)), Dense(8)), (8,), "1.sum"),
     "slopes that both factors decide": (
         (Join(((Dense(8),), (Dense(8),)), "product"), RELU, Dense(8)),
         (8,),
@@ -135,6 +136,7 @@ WITHOUT_NUMBERS = {  # layers, and the first row that still has a gradient
 
 @pytest.mark.parametrize(("layers", "shape", "first"), WITHOUT_NUMBERS.values(), ids=WITHOUT_NUMBERS)
 def test_without_numbers_where_they_would_be_guessed(layers, shape, first):
+    """Squares do not add up: of x + φ(x), E (1 + φ′)² is 1 + 2 E φ′ + E φ′²."""
     growth = predict_growth(Sequential(layers, shape), batch_size=3)
     row = growth.name.index(first)
     assert growth.unsupported is None

@@ -11,7 +11,9 @@ from bntheory import (
     BatchNorm,
     Conv,
     Dense,
+    Join,
     LayerNorm,
+    Residual,
     Sequential,
     activation,
     cnn,
@@ -21,7 +23,7 @@ from bntheory import (
     resnet,
     vgg,
 )
-from bntheory.growth.diagnosis import remedies, verdict
+from bntheory.growth.diagnosis import causes, remedies, verdict
 from bntheory.growth.diagnosis.layer_trends import layer_rows, trend
 from bntheory.growth.diagnosis.number_formats import FORMATS, first_overflow, first_underflow, overflow_probability
 from bntheory.growth.infinite_width import batch_norm
@@ -232,6 +234,7 @@ NETS = [
     resnet(8, shortcut="zero-pad", activation="tanh"),
     vgg(11),
     cnn(3, bias=0.1, classes=10),
+    Sequential((Conv(4), Join(((), (BatchNorm(), activation("relu"), Conv(4), activation("relu"))))), (3, 4, 4)),
 ]
 
 
@@ -257,6 +260,23 @@ def test_remedies_are_what_the_builders_make():
         layer.init.gain for layer in remedies.flat(remedies.with_critical_gain(resnet(8))) if hasattr(layer, "init")
     }
     assert list(gain) == pytest.approx([math.sqrt(2)])
+
+
+def test_layers_in_branches_are_changed_too_and_counted_by_what_they_read():
+    """σ_w² of a Dense layer of 64 inputs is read off its own, not the row before it, which has 2 units."""
+    branches = ((Dense(2, "lecun_normal"), activation("tanh")), (Dense(8, "lecun_normal"), activation("tanh")))
+    net = Sequential((Join(branches), Dense(64, "lecun_normal")), (64,))
+    assert len(list(remedies.flat(net))) == 5 and remedies.blocks(Residual((net.layers[0],))) == 1
+    changed = remedies.with_batch_norm(net)
+    assert [str(layer) for layer in changed.layers[0].branches[1].layers] == [
+        "Dense(8, lecun_normal)",
+        "BatchNorm",
+        "tanh",
+    ]
+    shapes = [shape for shape, _ in causes._weights(predict_growth(net))]
+    assert shapes == [(64,), (64,), (10,)]
+    growth = predict_growth(Sequential((Dense(64, "he_normal"), Join(((), (Dense(64),))), *([Dense(128)] * 30)), (64,)))
+    assert growth.findings()["growth"].problem
 
 
 def test_scaled_and_zero_branches_do_what_they_should():

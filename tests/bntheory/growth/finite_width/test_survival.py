@@ -5,8 +5,8 @@ import pytest
 
 from bntheory import activation, cnn, mlp
 from bntheory.growth.finite_width.survival import p_dead
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, LayerNorm
-from bntheory.networks import Residual, Sequential
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, LayerNorm, Unknown
+from bntheory.networks import Join, Residual, Sequential
 from simulations import simulate_growth
 from simulations.statistics import binomial_interval
 
@@ -18,6 +18,7 @@ COUNTED = {
     "two paths": Sequential((Dense(2), Residual((RELU, Dense(1)), (Dense(1),)), RELU), (4,)),
     "Dropout": Sequential((Dense(3), Dropout(0.6), RELU), (4,)),
     "leaky": Sequential((Dense(1), activation("leaky_relu"), Dense(2), activation("tanh")), (4,)),
+    "side by side": Sequential((Dense(2), RELU, Join(((), (Dense(2), RELU))), RELU), (4,)),
     "LayerNorm": Sequential((Dense(3), LayerNorm(), RELU), (4,)),
     "one position": Sequential((Conv(2, 1), RELU, Conv(3, 1), RELU), (4, 1, 1)),
 }
@@ -50,5 +51,13 @@ def test_by_hand():
     assert p_dead(mlp(5, 3, batch_norm=True), (3,)).tolist() == [0.0] * 16
     assert p_dead(mlp(10_000, 64), (64,))[-1] == pytest.approx(10_000 * 2.0**-64, rel=1e-9)
     assert p_dead(Sequential((Dense(2), BatchNorm(gamma=0), RELU), (4,)), (4,)).tolist() == [0, 0, 1, 1]
+    product = Sequential((Dense(2), Join(((RELU,), (Dense(2), RELU)), "product"), Dense(2)), (4,))
+    assert p_dead(product, (4,)).tolist() == [0, 0, 0.25, 0, 0.25, 0.5, 0.5]
+    unknown = Sequential(
+        (Dense(2), Join(((RELU,), (Unknown("sort", (2,)),)), Unknown("max", (2,))), Dense(2, bias=1.0)), (4,)
+    )
+    np.testing.assert_array_equal(p_dead(unknown, (4,)), [0, 0, 0.25, np.nan, np.nan, 0])
+    summed = Sequential((Residual((Unknown("sort", (4,)),)),), (4,))
+    np.testing.assert_array_equal(p_dead(summed, (4,)), [0, np.nan, np.nan])
     positive = activation("sigmoid")
     assert p_dead(Sequential((Dense(1), RELU, positive, Dense(1)), (1,)), (1,)).tolist() == [0, 0, 0.5, 0, 0]

@@ -164,6 +164,14 @@ def test_refused_joins(make, message):
         make()
 
 
+def test_json_errors_name_the_branch():
+    text = Sequential((Join(((), (Dense(4),))),), (4,)).to_json()
+    with pytest.raises(ValueError, match=r"layer 0.branches.1.0: features must be at least 1, got -3"):
+        from_json(text.replace('"features": 4', '"features": -3'))
+    with pytest.raises(ValueError, match="layer 0: operation must be one of concatenate, product; got 'plus'"):
+        from_json(text.replace('"concatenate"', '"plus"'))
+
+
 @pytest.mark.parametrize(
     ("branches", "operation"),
     [

@@ -26,6 +26,8 @@ def of_growth(growth: Growth, line: Trend) -> str:
     if not _changes(line):
         return ""
     inside = growth.rows[line.first : line.last + 1]
+    if any(isinstance(row.layer, Join) for row in inside):  # of which none of these is the only one
+        return ""
     if any(row.operation == "sum" for row in inside):
         factor = math.exp(line.log_factor)
         added = f"every block adds its branch to its shortcut, which multiplies the second moment by {factor:.3g}"
@@ -38,6 +40,8 @@ def of_gradients(growth: Growth, line: Trend) -> str:
     if not _changes(line):
         return ""
     inside = growth.rows[line.first : line.last + 1]
+    if any(isinstance(row.layer, Join) for row in inside):
+        return ""
     if any(row.operation == "sum" for row in inside):
         return "every block adds the gradient of its branch to that of its shortcut" if line.log_factor < 0 else ""
     phi = _activation(growth)

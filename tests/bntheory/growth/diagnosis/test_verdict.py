@@ -279,6 +279,16 @@ def test_layers_in_branches_are_changed_too_and_counted_by_what_they_read():
     assert growth.findings()["growth"].problem
 
 
+def test_no_cause_is_named_where_branches_join():
+    """Neither that BatchNorm has no shortcuts, nor padding or gains alone, is why."""
+    block = Join(((), (BatchNorm(), activation("relu"), Conv(4))))
+    dense = predict_growth(Sequential((Conv(4), *[block] * 8), (3, 4, 4)), batch_size=8)
+    assert dense.findings()["gradients"].cause == dense.findings()["growth"].cause == ""
+    gated = Join(((), (Conv(4, bias=0.0), activation("sigmoid"))), "product")
+    shrinking = predict_growth(Sequential((Conv(4), gated) * 12, (3, 4, 4)), batch_size=8, covariances=False)
+    assert shrinking.findings()["growth"].cause == ""
+
+
 def test_scaled_and_zero_branches_do_what_they_should():
     net = mlp(20, 64, residual=True)
     scaled = predict_growth(remedies.with_scaled_branches(net)).log_second_moment[-1]

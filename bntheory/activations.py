@@ -5,16 +5,14 @@ that nothing leaves float64 at any depth.
 """
 
 import difflib
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import special
+from numpy.typing import ArrayLike
 
 from bntheory import arguments
 from bntheory.gaussian import (
@@ -22,80 +20,15 @@ from bntheory.gaussian import (
     SAMPLE,
     Expectations,
     GaussianMoments,
-    erf_distance,
     homogeneous_distance,
     homogeneous_moments,
     ordered,
 )
+from bntheory.nonlinearities import RULES, Floats, Function, Rule, elu
 
-Floats = NDArray[np.float64]
-Function = Callable[[Any], Any]
 MOST_KINKS = 8
 
-_SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934, 1.6732632423543772848  # Klambauer et al. 2017
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """A smooth nonlinearity: φ, φ′, φ(x) + φ(−x) for x > 0 without cancellation, and E (φ(u) − φ(v))² where closed."""
-
-    phi: Function
-    dphi: Function
-    even: Function
-    distance: Callable[[float, float, float], float] | None = None
-
-
-def _sigmoid_slope(x: Floats) -> Floats:
-    decay = np.exp(-np.abs(x))
-    return decay / (1 + decay) ** 2
-
-
-def _gelu_slope(x: Floats) -> Floats:
-    return special.ndtr(x) + x * np.exp(-0.5 * np.clip(x, -40, 40) ** 2) / math.sqrt(2 * math.pi)
-
-
-def _silu_slope(x: Floats) -> Floats:
-    rising = special.expit(x)
-    return rising + x * rising * special.expit(-x)
-
-
-def _elu(x: Floats) -> Floats:
-    return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
-
-
-def _elu_even(x: Floats) -> Floats:
-    near = np.minimum(x, 0.5)  # x + expm1(−x) by its series
-    series = np.zeros_like(x)
-    for k in range(15, 1, -1):
-        series = 1 / math.factorial(k) - near * series
-    return np.where(x < 0.5, near**2 * series, x + np.expm1(-x))
-
-
-def _selu(x: Floats) -> Floats:
-    return _SELU_SCALE * np.where(x > 0, x, _SELU_ALPHA * np.expm1(np.minimum(x, 0)))
-
-
-def _selu_slope(x: Floats) -> Floats:
-    return _SELU_SCALE * np.where(x > 0, 1.0, _SELU_ALPHA * np.exp(np.minimum(x, 0)))
-
-
-def _selu_even(x: Floats) -> Floats:
-    return _SELU_SCALE * ((1 - _SELU_ALPHA) * x + _SELU_ALPHA * _elu_even(x))
-
-
-_RULES: dict[str, _Rule] = {
-    "tanh": _Rule(np.tanh, lambda x: 4 * _sigmoid_slope(2 * x), np.zeros_like),
-    "erf": _Rule(
-        special.erf, lambda x: 2 / math.sqrt(math.pi) * np.exp(-(np.clip(x, -30, 30) ** 2)), np.zeros_like, erf_distance
-    ),
-    "sigmoid": _Rule(special.expit, _sigmoid_slope, np.ones_like),
-    "gelu": _Rule(lambda x: x * special.ndtr(x), _gelu_slope, lambda x: x * special.erf(x / math.sqrt(2))),
-    "silu": _Rule(lambda x: x * special.expit(x), _silu_slope, lambda x: x * np.tanh(x / 2)),
-    "elu": _Rule(_elu, lambda x: np.exp(np.minimum(x, 0)), _elu_even),
-    "selu": _Rule(_selu, _selu_slope, _selu_even),
-    "softplus": _Rule(lambda x: np.logaddexp(0, x), special.expit, lambda x: x + 2 * np.log1p(np.exp(-x))),
-}
-KNOWN = ("linear", "relu", "leaky_relu", *_RULES)  #: names that :func:`activation` understands
+KNOWN = ("linear", "relu", "leaky_relu", *RULES)  #: names that :func:`activation` understands
 
 
 @dataclass(frozen=True)
@@ -103,28 +36,33 @@ class Activation:
     """A nonlinearity φ as data: compared by value, hashable, and picklable if its functions are.
 
     linear x; relu max(x, 0); leaky_relu max(x, 0) + slope·min(x, 0); tanh x; erf x; sigmoid 1/(1 + e^−x);
-    gelu x P(g < x), g ~ N(0, 1); silu x/(1 + e^−x); elu x for x > 0 and e^x − 1 for x < 0; selu λx and λα(e^x − 1);
-    softplus ln(1 + e^x).
+    gelu x P(g < x), g ~ N(0, 1); silu x/(1 + e^−x); elu x for x > 0 and slope·(e^x − 1) for x < 0; selu λx and
+    λα(e^x − 1); softplus ln(1 + e^x); softsign x/(1 + |x|); mish x tanh ln(1 + e^x); gelu_tanh, torch's approximation
+    of gelu; logsigmoid −ln(1 + e^−x); tanhshrink x − tanh x; relu6 and hardtanh, x cut at 0 and 6, and at ±1;
+    hardsigmoid relu6(x + 3)/6; hardswish x times that.
 
     Parameters
     ----------
     name : str
         One of ``KNOWN``, or any other name together with ``functions``.
     slope : float, optional
-        Slope of leaky_relu for x < 0, finite; 0.01 unless given. No other activation takes one.
+        Slope of leaky_relu for x < 0, finite; 0.01 unless given. Of elu, that at 0 from the left, torch's α; 1 unless
+        given. No other activation takes one.
     functions : (callable, callable), optional
         φ and φ′; use :meth:`from_function`, which also checks them.
     kinks : tuple of float
-        Where φ is not smooth, 0 apart.
+        Where φ is not smooth, 0 apart; those of the named ones are known.
 
     Raises
     ------
     ValueError
-        If the name is unknown, or the slope is not finite or given to another activation than leaky_relu.
+        If the name is unknown, the slope is not finite or given to another activation than leaky_relu and elu, or kinks
+        are given to a named one.
 
     References
     ----------
-    Klambauer et al. 2017 (selu, arXiv:1706.02515); Hendrycks, Gimpel 2016 (gelu, arXiv:1606.08415).
+    Klambauer et al. 2017 (selu, arXiv:1706.02515); Hendrycks, Gimpel 2016 (gelu, arXiv:1606.08415); Misra 2019 (mish,
+    arXiv:1908.08681); Howard et al. 2019 (hardswish, arXiv:1905.02244).
 
     Examples
     --------
@@ -146,8 +84,17 @@ class Activation:
         if self.name == "leaky_relu":
             slope = arguments.number("slope of leaky_relu", 0.01 if self.slope is None else self.slope)
             object.__setattr__(self, "slope", slope)
+        elif self.name == "elu" and self.slope is not None:
+            slope = arguments.number("slope of elu", self.slope)
+            object.__setattr__(self, "slope", None if slope == 1 else slope)
         elif self.slope is not None:
-            raise ValueError(f"only leaky_relu takes a slope, got slope={self.slope!r} for {self.name}")
+            raise ValueError(f"only leaky_relu and elu take a slope, got slope={self.slope!r} for {self.name}")
+        if self.functions is None:
+            if self.kinks:
+                raise ValueError(
+                    f"only an activation made from functions is told kinks, got {self.kinks} for {self.name}"
+                )
+            object.__setattr__(self, "kinks", RULES[self.name].kinks if self.name in RULES else ())
 
     def __str__(self) -> str:
         return self.name if self.slope is None else f"{self.name}({self.slope!r})"
@@ -180,12 +127,12 @@ class Activation:
 
         Examples
         --------
-        >>> softsign = Activation.from_function("softsign", lambda x: x / (1 + abs(x)), lambda x: (1 + abs(x)) ** -2.0)
-        >>> print(round(float(softsign.log_moments(0.0).log_second), 6))
+        >>> rational = Activation.from_function("rational", lambda x: x / (1 + abs(x)), lambda x: (1 + abs(x)) ** -2.0)
+        >>> print(round(float(rational.log_moments(0.0).log_second), 6))
         -1.698193
         >>> slope = lambda x: np.where(abs(x) < 1, 1.0, 0.0)
         >>> clipped = Activation.from_function("clipped", lambda x: np.clip(x, -1, 1), slope, kinks=(-1, 1))
-        >>> print(f"{clipped.log_moments(0.0).log_second:.12f} {math.log(1 - 2 * 0.241970724519143):.12f}")
+        >>> print(f"{clipped.log_moments(0.0).log_second:.12f} {np.log(1 - 2 * 0.241970724519143):.12f}")
         -0.661535049082 -0.661535049082
         """
         made = Activation(name, None, (phi, dphi), _checked_kinks(kinks))
@@ -195,7 +142,7 @@ class Activation:
     @property
     def homogeneous_slopes(self) -> tuple[float, float] | None:
         """Slopes for x > 0 and x < 0 of a positively homogeneous φ (linear, relu, leaky_relu); None for all others."""
-        if self.slope is not None:
+        if self.name == "leaky_relu" and self.slope is not None:
             return 1.0, self.slope
         return {"linear": (1.0, 1.0), "relu": (1.0, 0.0)}.get(self.name)
 
@@ -205,7 +152,7 @@ class Activation:
         if self.functions is not None:
             return _apply(self.functions[0], values, f"phi of activation {self.name!r}")
         if (slopes := self.homogeneous_slopes) is None:
-            return _RULES[self.name].phi(values)[()]
+            return _rule(self).phi(values)[()]
         positive = slopes[0] * np.maximum(values, 0)
         return positive + slopes[1] * np.minimum(values, 0) if slopes[1] else positive
 
@@ -215,7 +162,7 @@ class Activation:
         if self.functions is not None:
             return _apply(self.functions[1], values, f"dphi of activation {self.name!r}")
         if (slopes := self.homogeneous_slopes) is None:
-            return _RULES[self.name].dphi(values)[()]
+            return _rule(self).dphi(values)[()]
         return np.where(values > 0, *np.array(slopes, values.dtype))[()]
 
     def log_moments(self, log_q: ArrayLike) -> GaussianMoments:
@@ -234,7 +181,8 @@ class Activation:
         Notes
         -----
         Closed for linear, relu and leaky_relu. Otherwise by quadrature: relative error below 1e-12 for |ln q| ≤ 60 (of
-        selu's mean, which is 0 at q = 1, relative to √E φ²), and by the leading power of q beyond, 1e-12 as well.
+        means that may be 0, as selu's at q = 1, relative to √E φ²), and by the leading power of q beyond, 1e-12 as well
+        (1e-11 of softsign).
 
         References
         ----------
@@ -272,9 +220,10 @@ class Activation:
         Notes
         -----
         Closed for linear, relu, leaky_relu and erf. The others by quadrature over u − v and v, about a millisecond for
-        each distinct triple; relative error below 2e-10, at any d down to 0 and any ln q, 1e-8 for a bounded φ with
-        ln q > 80. What the rounding of ln d hides cannot be recovered: |ln q₁ − ln q₂| < 1e-12 (1 + |ln q|) counts as
-        0, and for a bounded φ at large q nearly parallel inputs of different variances are out of reach.
+        each distinct triple, ten with kinks; relative error below 2e-10 (2e-9 of softsign and tanhshrink), at any d
+        down to 0 and any ln q, 1e-8 for a bounded φ with ln q > 80. What the rounding of ln d hides is out of reach:
+        |ln q₁ − ln q₂| < 1e-12 (1 + |ln q|) counts as 0, and for a bounded φ at large q nearly parallel inputs of
+        different variances are not told from others.
 
         References
         ----------
@@ -308,7 +257,7 @@ class Activation:
 
 
 def activation(spec: str | Activation) -> Activation:
-    """Look up an activation: ``"relu"``, ``"leaky_relu"``, ``"leaky_relu(0.2)"``; an Activation is returned as it is.
+    """Look up an activation: ``"relu"``, ``"leaky_relu"``, ``"leaky_relu(0.2)"``, ``"elu(0.5)"``, or an Activation.
 
     Raises
     ------
@@ -322,8 +271,8 @@ def activation(spec: str | Activation) -> Activation:
     """
     if isinstance(spec, Activation):
         return spec
-    if isinstance(spec, str) and (match := re.fullmatch(r"leaky_relu\((.*)\)", spec)):
-        return Activation("leaky_relu", _parsed(match[1]))
+    if isinstance(spec, str) and (match := re.fullmatch(r"(leaky_relu|elu)\((.*)\)", spec)):
+        return Activation(match[1], _parsed(*match.groups()))
     return Activation(spec)
 
 
@@ -333,11 +282,11 @@ def _unknown(name: object) -> str:
     return f"unknown activation {name!r}: {hint}known are {', '.join(KNOWN)}"
 
 
-def _parsed(slope: str) -> float:
+def _parsed(name: str, slope: str) -> float:
     try:
         return float(slope)
     except ValueError:
-        raise ValueError(f"slope of leaky_relu must be a number, got {slope!r}") from None
+        raise ValueError(f"slope of {name} must be a number, got {slope!r}") from None
 
 
 def _check_functions(name: object, functions: object) -> None:
@@ -359,6 +308,10 @@ def _checked_kinks(kinks: Sequence[float]) -> tuple[float, ...]:
     return tuple(places)
 
 
+def _rule(activation: Activation) -> Rule:
+    return RULES[activation.name] if activation.slope is None else elu(activation.slope)
+
+
 def _floats(x: ArrayLike) -> Any:
     array = np.asarray(x)
     return array if array.dtype.kind == "f" else array.astype(float)
@@ -377,8 +330,8 @@ def _apply(function: Function, x: Floats, label: str) -> Any:
 @lru_cache(maxsize=64)
 def _expectations(activation: Activation) -> Expectations:
     if activation.functions is None:
-        rule = _RULES[activation.name]
-        return Expectations(rule.phi, rule.dphi, rule.even, rule.distance)
+        rule = _rule(activation)
+        return Expectations(rule.phi, rule.dphi, rule.even, rule.distance, rule.kinks)
     for label, function in (("phi", activation.phi), ("dphi", activation.dphi)):
         with np.errstate(all="ignore"):
             values = function(SAMPLE)

@@ -34,6 +34,7 @@ _LOW, _HIGH, _HIGH_BOUNDED = -50.0, 50.0, 80.0
 _COLLAPSED = 46.0  # for d < q e^{−46} the result is linear in d up to e^{−23}, the chance of a kink between u and v
 _OUTER_STEP = 1 / 6  # e^{−π²/2h} = 1e-13, times about 20
 _OUTER_NODES = 10  # in half a unit of ln w between kinks
+_ABOUT = (-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0)  # standard deviations of y
 _NEAR = 2e-3  # |u − v| below which φ(u) − φ(v) is taken as the integral of φ′
 _TOLERANCE = 1e-6  # how far √d may lie outside its possible range, relative to √q: the drift of a long recursion
 _GAUSS = np.polynomial.legendre.leggauss(8)
@@ -254,8 +255,8 @@ class Expectations:
         # downwards to where w, and the parts of u and v that go along with it, are small against 1
         reach = min(8 + max(0.0, 0.5 * math.log(d) + math.log(1 + abs(beta))), 22.0)
         if self._kinks:
-            gaps = {math.log((high - low) ** 2 / d) / 2 for low, high in combinations(self._lines, 2)}
-            log_omega, step = _gauss_panels(-reach, 2.2, sorted(gaps), 0.5, _OUTER_NODES)
+            places = self._outer_breaks(beta, spread)
+            log_omega, step = _gauss_panels(-reach, 2.2, np.log(places / math.sqrt(d)).tolist(), 0.5, _OUTER_NODES)
         else:
             log_omega = np.arange(-reach, 2.2, _OUTER_STEP)
             step = np.full_like(log_omega, _OUTER_STEP)
@@ -273,6 +274,14 @@ class Expectations:
         if gap:  # w < 0 is w > 0 for φ(−x); with equal variances it is u and v changing places
             square = 0.5 * (square + self._increment(-u, -v, w) ** 2)
         return float(np.sum(weight * square / d))
+
+    def _outer_breaks(self, beta: float, spread: float) -> Floats:
+        """Values of w at which two kinks are reached together, and about which y carries u or v across a kink."""
+        places = [high - low for low, high in combinations(self._lines, 2)]
+        for share in (abs(1 + beta), abs(beta)):
+            sharp = [line for line in self._lines if line > spread and share > 0]
+            places += [(line + spread * by) / share for line in sharp for by in _ABOUT]
+        return np.unique([place for place in places if place > 0])
 
     def _increment(self, v: Floats, u: Floats, w: Floats) -> Floats:
         """φ(u) − φ(v), without cancellation at small w = u − v > 0, on panels (n, 8) that do not straddle a kink."""

@@ -240,7 +240,7 @@ def _kind(step: Step) -> int:
     if isinstance(step.layer, Activation):
         if step.layer.homogeneous_slopes is not None:
             return network.HOMOGENEOUS
-        return network.SMOOTH if step.layer.name in SMOOTH else network.FUNCTION
+        return network.SMOOTH if _compiled(step.layer) else network.FUNCTION
     if isinstance(step.layer, BatchNorm) and step.layer.gamma == 0:
         return network.HOMOGENEOUS  # both slopes 0
     if isinstance(step.layer, BatchNorm):
@@ -256,6 +256,11 @@ def _kind(step: Step) -> int:
     return kinds[type(step.layer)]
 
 
+def _compiled(phi: Activation) -> bool:
+    """Whether φ is among the kernels, as it is and not with a slope of its own."""
+    return phi.name in SMOOTH and phi.slope is None
+
+
 def _words(step: Step) -> list[int]:
     """The first columns of the table: KIND, SOURCE, SECOND, UNITS, FEATURES."""
     first, *second = step.sources
@@ -268,7 +273,7 @@ def _numbers(step: Step) -> tuple[float, float]:
         variance, bias = layer.weight_variance(step.input_shape), layer.bias_variance(step.input_shape)
         return 0.5 * math.log(variance), math.sqrt(bias)
     if isinstance(layer, Activation):
-        return layer.homogeneous_slopes or (SMOOTH.index(layer.name) if layer.name in SMOOTH else 0, 0)
+        return layer.homogeneous_slopes or (SMOOTH.index(layer.name) if _compiled(layer) else 0, 0)
     if isinstance(layer, BatchNorm) and layer.gamma > 0:
         log_gamma = math.log(layer.gamma)
         return (layer.epsilon, log_gamma) if layer.training else (log_gamma - 0.5 * math.log1p(layer.epsilon), 0.0)

@@ -237,7 +237,7 @@ def _attractor(excess: Callable[[Any], Any], values: np.ndarray) -> float:
         return 0.0
     beyond = range(middle + 1, len(LOG_Q)) if direction > 0 else range(middle - 1, -1, -1)
     for k in beyond:
-        if values[k] * direction < 0 and abs(values[k]) > 1e-14:
+        if values[k] * direction < 0 and abs(values[k]) > 1e-13:
             before = k - 1 if direction > 0 else k + 1
             return float(optimize.brentq(excess, *sorted((LOG_Q[k], LOG_Q[before])), xtol=1e-13))
     return float(LOG_Q[-1] if direction > 0 else LOG_Q[0])

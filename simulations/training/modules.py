@@ -214,6 +214,14 @@ class Erf(nn.Module):
         return torch.erf(h)
 
 
+class Hardsigmoid(nn.Module):
+    """h ↦ relu6(h + 3)/6: torch's own has a 1/6 of single precision in its derivative."""
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Return relu6(h + 3)/6."""
+        return nn.functional.relu6(h + 3) / 6
+
+
 class Pointwise(nn.Module):
     """A user's activation, given as NumPy functions φ and φ′.
 
@@ -269,10 +277,19 @@ _ACTIVATIONS: dict[str, Callable[[Activation], nn.Module]] = {
     "sigmoid": lambda _: nn.Sigmoid(),
     "gelu": lambda _: nn.GELU(),
     "silu": lambda _: nn.SiLU(),
-    "elu": lambda _: nn.ELU(),
+    "elu": lambda activation: nn.ELU(1.0 if activation.slope is None else activation.slope),
     "selu": lambda _: nn.SELU(),
     # torch turns linear at the threshold: at its 20 that is off by 2e-9, at 40 below the rounding of float64
     "softplus": lambda _: nn.Softplus(threshold=40),
+    "softsign": lambda _: nn.Softsign(),
+    "mish": lambda _: nn.Mish(),
+    "gelu_tanh": lambda _: nn.GELU("tanh"),
+    "logsigmoid": lambda _: nn.LogSigmoid(),
+    "tanhshrink": lambda _: nn.Tanhshrink(),
+    "relu6": lambda _: nn.ReLU6(),
+    "hardtanh": lambda _: nn.Hardtanh(),
+    "hardsigmoid": lambda _: Hardsigmoid(),
+    "hardswish": lambda _: nn.Hardswish(),
 }
 
 

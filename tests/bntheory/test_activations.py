@@ -13,11 +13,15 @@ from bntheory.activations import KNOWN, Activation, activation
 
 LEAKY = [Activation("leaky_relu", slope) for slope in (0.2, -1.0, 3.0)]
 HOMOGENEOUS = [activation(name) for name in ("linear", "relu", "leaky_relu")] + LEAKY
-SMOOTH = [activation(name) for name in KNOWN if name not in ("linear", "relu", "leaky_relu")]
-EVERY = HOMOGENEOUS + SMOOTH
-GROWING = [phi for phi in SMOOTH if phi.name in ("gelu", "silu", "elu", "selu", "softplus")]
+NAMED = [activation(name) for name in KNOWN if name not in ("linear", "relu", "leaky_relu")]
+KINKED = [phi for phi in NAMED if phi.kinks]
+SMOOTH = [phi for phi in NAMED if not phi.kinks]
+EVERY = [*HOMOGENEOUS, *NAMED, Activation("elu", 0.3)]
+GROWING = [phi for phi in SMOOTH if phi.name in ("gelu", "silu", "elu", "selu", "softplus", "mish", "gelu_tanh")]
 every = pytest.mark.parametrize("phi", EVERY, ids=str)
 smooth = pytest.mark.parametrize("phi", SMOOTH, ids=str)
+named = pytest.mark.parametrize("phi", NAMED, ids=str)
+kinked = pytest.mark.parametrize("phi", KINKED, ids=str)
 homogeneous = pytest.mark.parametrize("phi", HOMOGENEOUS, ids=str)
 
 SCALE, ALPHA = mp.mpf("1.0507009873554804934193349852946"), mp.mpf("1.6732632423543772848170429916717")
@@ -33,12 +37,42 @@ MP_FUNCTIONS = {
         lambda x: SCALE * (1 if x > 0 else ALPHA * mp.exp(x)),
     ),
     "softplus": (lambda x: max(x, 0) + mp.log1p(mp.exp(-abs(x))), lambda x: 1 / (1 + mp.exp(-x))),
+    "softsign": (lambda x: x / (1 + abs(x)), lambda x: 1 / (1 + abs(x)) ** 2),
+    "mish": (
+        lambda x: x * mp.tanh(mp.log1p(mp.exp(x))),
+        lambda x: mp.tanh(mp.log1p(mp.exp(x))) + x * mp.sech(mp.log1p(mp.exp(x))) ** 2 / (1 + mp.exp(-x)),
+    ),
+    "gelu_tanh": (
+        lambda x: x * (1 + mp.tanh(mp_inner(x))) / 2,
+        lambda x: (
+            (1 + mp.tanh(mp_inner(x))) / 2
+            + x * mp.sech(mp_inner(x)) ** 2 / 2 * mp.sqrt(2 / mp.pi) * (1 + 3 * mp.mpf("0.044715") * x * x)
+        ),
+    ),
+    "logsigmoid": (lambda x: min(x, 0) - mp.log1p(mp.exp(-abs(x))), lambda x: 1 / (1 + mp.exp(x))),
+    "tanhshrink": (lambda x: mp_accurately(lambda y: y - mp.tanh(y), x), lambda x: mp.tanh(x) ** 2),
+    "relu6": (lambda x: min(max(x, 0), 6), lambda x: int(0 < x < 6)),
+    "hardtanh": (lambda x: min(max(x, -1), 1), lambda x: int(-1 < x < 1)),
+    "hardsigmoid": (lambda x: min(max(x + 3, 0), 6) / 6, lambda x: mp.mpf(int(-3 < x < 3)) / 6),
+    "hardswish": (
+        lambda x: x * min(max(x + 3, 0), 6) / 6,
+        lambda x: x / 3 + mp.mpf(1) / 2 if -3 < x < 3 else int(x > 0),
+    ),
 }
+
+
+def mp_inner(x):
+    return mp.sqrt(2 / mp.pi) * (x + mp.mpf("0.044715") * x**3)
+
+
+def mp_accurately(function, x):
+    with mp.workdps(90):
+        return function(x)
 
 
 def own(phi: Activation) -> Activation:
     """The same nonlinearity handed in as two functions."""
-    return Activation.from_function(f"own_{phi.name}", phi.phi, phi.dphi)
+    return Activation.from_function(f"own_{phi.name}", phi.phi, phi.dphi, phi.kinks)
 
 
 def log_distance_at_angle(log_q1: float, log_q2: float, angle: float) -> float:
@@ -58,18 +92,26 @@ def test_phi_and_dphi_agree_with_torch(phi):
         "gelu": torch.nn.GELU(), "silu": torch.nn.SiLU(), "elu": torch.nn.ELU(), "selu": torch.nn.SELU(),
         # torch's softplus is x itself above a threshold, by default 20
         "softplus": torch.nn.Softplus(threshold=50), "erf": torch.erf, "leaky_relu": torch.nn.LeakyReLU(phi.slope or 0),
+        "softsign": torch.nn.Softsign(), "mish": torch.nn.Mish(), "gelu_tanh": torch.nn.GELU("tanh"),
+        "logsigmoid": torch.nn.LogSigmoid(), "tanhshrink": torch.nn.Tanhshrink(), "relu6": torch.nn.ReLU6(),
+        "hardtanh": torch.nn.Hardtanh(), "hardsigmoid": torch.nn.Hardsigmoid(), "hardswish": torch.nn.Hardswish(),
     }  # fmt: skip
+    if phi.name == "elu" and phi.slope is not None:
+        modules["elu"] = torch.nn.ELU(phi.slope)
     x = np.concatenate([np.linspace(-12, 12, 481), [-700.0, 700.0, 1e-9, -1e-9]])  # 0 is among them
+    x = x[~np.isin(x, phi.kinks)]  # where torch takes the slope on the one side or the other
     leaf = torch.tensor(x, requires_grad=True)
     values = modules[phi.name](leaf)
     values.sum().backward()
-    np.testing.assert_allclose(phi.phi(x), values.detach().numpy(), rtol=1e-14, atol=1e-15)  # and 1 + erf
-    np.testing.assert_allclose(phi.dphi(x), leaf.grad.numpy(), rtol=1e-13, atol=1e-15)  # torch takes 1 − tanh²
+    size = 1e-15 if phi.name != "mish" else 2e-14  # torch goes through ln and tanh
+    np.testing.assert_allclose(phi.phi(x), values.detach().numpy(), rtol=1e-14, atol=size)  # and 1 + erf
+    size = {"hardsigmoid": 1e-8, "gelu_tanh": 1e-14}.get(phi.name, 1e-15)  # torch has a float32 1/6, and 1 − tanh²
+    np.testing.assert_allclose(phi.dphi(x), leaf.grad.numpy(), rtol=1e-13, atol=size)
 
 
 @every
 def test_dphi_is_the_derivative(phi):
-    x = np.array([-9.0, -3.0, -1.1, -0.4, -0.01, 0.02, 0.3, 1.0, 2.5, 8.0])
+    x = np.array([-9.0, -3.1, -1.1, -0.4, -0.01, 0.02, 0.3, 1.1, 2.5, 8.0])
     h = 1e-3 * np.minimum(1, np.abs(x))
     near, far = ((phi.phi(x + k * h) - phi.phi(x - k * h)) / (2 * k * h) for k in (1, 2))
     np.testing.assert_allclose(phi.dphi(x), (4 * near - far) / 3, rtol=1e-9, atol=1e-11)
@@ -107,7 +149,8 @@ def mp_moments(name: str, log_q: float) -> list:
     """E φ, E φ² and E φ′² by mpmath, in pieces that follow both scales, 1 and √q."""
     phi, dphi = MP_FUNCTIONS[name]
     root = mp.exp(mp.mpf(log_q) / 2)
-    marks = sorted(scale * factor for scale in (mp.mpf(1), root) for factor in (0, 0.125, 1, 4, 16))[1:]
+    marks = [scale * factor for scale in (mp.mpf(1), root) for factor in (0, 0.125, 1, 4, 16)]
+    marks = sorted({*marks, *(mp.mpf(abs(kink)) for kink in activation(name).kinks)})
     marks = [mark for mark in marks if mark < 11 * root] + [11 * root]
     ends = marks[:2]
     for mark in marks[2:]:
@@ -116,21 +159,22 @@ def mp_moments(name: str, log_q: float) -> list:
         ends.append(mark)
 
     def expectation(f):
-        return mp.quad(lambda x: (f(x) + f(-x)) * mp.npdf(x / root) / root, ends)
+        size = max(abs(f(root)), abs(f(-root))) or 1  # mp.quad stops at an absolute error
+        return mp.quad(lambda x: (f(x) + f(-x)) / size * mp.npdf(x / root) / root, ends) * size
 
     return [expectation(phi), expectation(lambda x: phi(x) ** 2), expectation(lambda x: dphi(x) ** 2)]
 
 
-@smooth
+@named
 @pytest.mark.parametrize("log_q", [-60.0, -5.0, 3.0, 60.0])
 def test_moments_against_mpmath(phi, log_q):
     with mp.workdps(36 if log_q == -60 else 20):  # φ(x) + φ(−x) cancels as x² at x = e^{−30}
         mean, second, derivative = mp_moments(phi.name, log_q)
         ours = phi.log_moments(log_q)
         got = [float(ours.mean_sign) * mp.exp(float(ours.log_mean)), mp.exp(float(ours.log_second))]
-        assert abs(got[1] / second - 1) < 1e-13
-        assert abs(mp.exp(float(ours.log_derivative)) / derivative - 1) < 1e-13
-        if phi.name in ("tanh", "erf"):
+        assert abs(got[1] / second - 1) < 1e-13 + 4e-16 * abs(float(ours.log_second))
+        assert abs(mp.exp(float(ours.log_derivative)) / derivative - 1) < (1e-12 if phi.name == "softsign" else 1e-13)
+        if phi.name in ODD:
             assert got[0] == 0 and ours.mean_sign == 0
         else:
             assert abs(got[0] - mean) < 1e-13 * (mp.sqrt(second) if phi.name == "selu" else abs(mean))
@@ -166,6 +210,7 @@ def test_erf_moments_in_closed_form(log_q):
         assert abs(float(moments.log_derivative) - mp.log(derivative)) < 1e-13 + 2e-16 * abs(log_q)
 
 
+ODD = ("tanh", "erf", "softsign", "tanhshrink", "hardtanh")
 PI2 = 2 * math.pi
 # leading behaviour (factor, exponent of q) of E φ, E φ² and E φ′² as q → 0 and as q → ∞; factor 0 for an odd φ's mean
 SMALL = {
@@ -181,6 +226,15 @@ SMALL = {
         (SCALE**2 * (1 + ALPHA**2) / 2, 0),
     ),
     "softplus": ((math.log(2), 0), (math.log(2) ** 2, 0), (1 / 4, 0)),
+    "softsign": ((0, 0), (1, 1), (1, 0)),
+    "mish": ((0.32, 1), (0.36, 1), (0.36, 0)),
+    "gelu_tanh": ((1 / math.sqrt(PI2), 1), (1 / 4, 1), (1 / 4, 0)),
+    "logsigmoid": ((-math.log(2), 0), (math.log(2) ** 2, 0), (1 / 4, 0)),
+    "tanhshrink": ((0, 0), (5 / 3, 3), (3, 2)),
+    "relu6": ((1 / math.sqrt(PI2), 0.5), (1 / 2, 1), (1 / 2, 0)),
+    "hardtanh": ((0, 0), (1, 1), (1, 0)),
+    "hardsigmoid": ((1 / 2, 0), (1 / 4, 0), (1 / 36, 0)),
+    "hardswish": ((1 / 6, 1), (1 / 4, 1), (1 / 4, 0)),
 }
 RAMP = ((1 / math.sqrt(PI2), 0.5), (1 / 2, 1), (1 / 2, 0))
 LARGE = {
@@ -188,11 +242,17 @@ LARGE = {
     "erf": ((0, 0), (1, 0), (math.sqrt(8 / math.pi) / math.sqrt(PI2), -0.5)),
     "sigmoid": ((1 / 2, 0), (1 / 2, 0), (1 / 6 / math.sqrt(PI2), -0.5)),
     "selu": ((SCALE / math.sqrt(PI2), 0.5), (SCALE**2 / 2, 1), (SCALE**2 / 2, 0)),
-    **dict.fromkeys(("gelu", "silu", "elu", "softplus"), RAMP),
+    **dict.fromkeys(("gelu", "silu", "elu", "softplus", "mish", "gelu_tanh", "hardswish"), RAMP),
+    "softsign": ((0, 0), (1, 0), (2 / 3 / math.sqrt(PI2), -0.5)),
+    "logsigmoid": ((-1 / math.sqrt(PI2), 0.5), (1 / 2, 1), (1 / 2, 0)),
+    "tanhshrink": ((0, 0), (1, 1), (1, 0)),
+    "relu6": ((3, 0), (18, 0), (6 / math.sqrt(PI2), -0.5)),
+    "hardtanh": ((0, 0), (1, 0), (2 / math.sqrt(PI2), -0.5)),
+    "hardsigmoid": ((1 / 2, 0), (1 / 2, 0), (1 / 6 / math.sqrt(PI2), -0.5)),
 }
 
 
-@smooth
+@named
 @pytest.mark.parametrize("made", [lambda phi: phi, own], ids=["built-in", "from_function"])
 @pytest.mark.parametrize("log_q", [-1e6, -40000.0, -75.5, 75.5, 40000.0, 1e6])
 def test_leading_power_laws(phi, made, log_q):
@@ -201,7 +261,9 @@ def test_leading_power_laws(phi, made, log_q):
     assert sign == np.sign(float(laws[0][0]))
     for log, (factor, power) in zip(logs, laws, strict=True):
         expected = float(mp.log(abs(factor))) + power * log_q if factor else -math.inf
-        assert log == pytest.approx(expected, rel=1e-15, abs=1e-7 if made is own else 1e-12)
+        assert log == pytest.approx(
+            expected, rel=1e-15, abs=1e-7 if made is own else 1e-11 if phi.name == "softsign" else 1e-12
+        )
 
 
 @every
@@ -260,11 +322,14 @@ def test_powers_of_own_functions_are_found():
 # --- two inputs -------------------------------------------------------------------------------------------------------
 
 
+ROUGH = ("softsign", "tanhshrink")  # to 2e-9, as documented: a pole at distance 1, and a third power at 0
+
+
 def polar_log_distance(phi, q1: float, q2: float, angle: float) -> float:
     """Independent quadrature in polar coordinates, where the kinks u = 0 and v = 0 are at fixed angles."""
     kinks = np.sort(np.mod([math.pi / 2, -math.pi / 2, angle + math.pi / 2, angle - math.pi / 2], 2 * math.pi))
     kinks = np.append(kinks, kinks[0] + 2 * math.pi)
-    halvings = 2.0 ** -np.arange(1, math.log2(10 * math.sqrt(q1)) + 4)
+    halvings = 2.0 ** -np.arange(1, max(math.log2(10 * math.sqrt(q1)) + 4, 6))
     graded = np.outer(np.diff(kinks), halvings)
     edges = np.concatenate([kinks, (kinks[:-1, None] + graded).ravel(), (kinks[1:, None] - graded).ravel()])
     psi, psi_weights = composite_gauss(np.unique(edges))
@@ -299,8 +364,62 @@ def test_the_polar_oracle_against_an_adaptive_one():
 def test_distance_against_the_polar_oracle(phi, log_q1, log_q2, angle):
     log_d = log_distance_at_angle(log_q1, log_q2, angle)
     expected = polar_log_distance(phi.phi, math.exp(log_q1), math.exp(log_q2), angle)
-    assert phi.log_distance(log_q1, log_q2, log_d) == pytest.approx(expected, abs=2e-10)
+    assert phi.log_distance(log_q1, log_q2, log_d) == pytest.approx(expected, abs=2e-9 if phi.name in ROUGH else 2e-10)
     assert phi.log_distance(log_q2, log_q1, log_d) == phi.log_distance(log_q1, log_q2, log_d)
+
+
+def log_distance_between_kinks(phi, q1, q2, rho):
+    """Independent quadrature over u and over v given u, on panels that end at the kinks."""
+    ends = np.array(sorted({0.0, *phi.kinks}))
+    first, second = math.sqrt(q1), math.sqrt(q2)
+    rest, total = math.sqrt(1 - rho**2) * second, 0.0
+    about = np.add.outer(ends, rest / abs(rho) * first / second * np.linspace(-8, 8, 33)).ravel()
+    outer = np.unique(np.clip([*ends, *about, *np.linspace(-9 * first, 9 * first, 73)], -9 * first, 9 * first))
+    for u, weight in zip(*composite_gauss(outer), strict=True):
+        mean = rho * second * u / first
+        inner = np.clip([*ends, *(mean + rest * np.linspace(-9, 9, 37))], mean - 9 * rest, mean + 9 * rest)
+        v, weights = composite_gauss(np.unique(inner))
+        density = np.exp(-(((v - mean) / rest) ** 2) / 2) / (rest * math.sqrt(2 * math.pi))
+        square = weights * density @ (phi.phi(u) - phi.phi(v)) ** 2
+        total += weight * math.exp(-u * u / (2 * q1)) / math.sqrt(2 * math.pi * q1) * square
+    return math.log(total)
+
+
+TWO = [(0, 0, 0.3), (2, 1, 0.8), (0, 0, 0.999), (3, -1, -0.5), (-2, -2, 0.9), (5, 5, 0.5), (1.3, 1.2, -0.9)]
+
+
+@kinked
+@pytest.mark.parametrize(("log_q1", "log_q2", "rho"), TWO)
+def test_distances_across_kinks(phi, log_q1, log_q2, rho):
+    q1, q2 = math.exp(log_q1), math.exp(log_q2)
+    log_d = math.log(q1 + q2 - 2 * rho * math.sqrt(q1 * q2))
+    expected = log_distance_between_kinks(phi, q1, q2, rho)
+    assert phi.log_distance(log_q1, log_q2, log_d) == pytest.approx(expected, abs=2e-10)
+
+
+def test_a_third_power_at_zero():
+    """E (φ(u) − φ(v))² of tanhshrink at small q by Gauss–Hermite quadrature, exact for polynomials."""
+    phi = activation("tanhshrink")
+    g, weights = np.polynomial.hermite_e.hermegauss(60)
+    for log_q, angle in ((-10, 0.5), (-10, 1.5), (-4, 0.5), (-10, 0.1)):
+        u = np.exp(log_q / 2) * np.repeat(g[:, None], len(g), axis=1)
+        v = math.cos(angle) * u + math.sin(angle) * u.T
+        expected = weights @ (phi.phi(u) - phi.phi(v)) ** 2 @ weights / (2 * math.pi)
+        log_d = log_distance_at_angle(log_q, log_q, angle)
+        assert phi.log_distance(log_q, log_q, log_d) == pytest.approx(math.log(expected), abs=2e-9)
+
+
+@pytest.mark.parametrize("name", ["tanh", "gelu"])
+def test_kinks_where_there_are_none_change_nothing(name):
+    """The two rules against one another, at all sizes."""
+    phi = activation(name)
+    told = Activation.from_function("told", phi.phi, phi.dphi, kinks=[5, 0.7, -2.0, 0])
+    assert told.kinks == (-2.0, 0.7, 5.0)
+    log_q = np.array([-1e3, -60.0, -20.0, -1.0, 0.0, 3.0, 20.0, 60.0, 1e3])
+    for mine, other in zip(told.log_moments(log_q)[2:], phi.log_moments(log_q)[2:], strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-15, atol=2e-13)
+    for pair in ((0, 0, -2), (0, 0, -40), (0, 0, -100), (5, 1, 4.9), (-10, -10, -12), (30, 29, 29), (70, 70, 10)):
+        assert told.log_distance(*pair) == pytest.approx(phi.log_distance(*pair), abs=2e-10)
 
 
 @every
@@ -313,7 +432,7 @@ def test_distance_of_independent_inputs(phi, log_q1, log_q2):
         pytest.skip("the right-hand side cancels") if at_zero else None
     mean, second = sign * np.exp(log_mean), np.exp(log_second)
     expected = math.log(second.sum() - 2 * mean.prod())
-    tolerance = 1e-9 + 1e-13 * second.max() / math.exp(expected)
+    tolerance = (2e-9 if phi.name in ROUGH else 1e-9) + 1e-13 * second.max() / math.exp(expected)
     assert phi.log_distance(log_q1, log_q2, np.logaddexp(log_q1, log_q2)) == pytest.approx(expected, abs=tolerance)
 
 
@@ -335,7 +454,7 @@ def test_collapsing_inputs(phi, log_q, log_ratio):
     """d → 0: E (φ(u) − φ(v))² = d E φ′², up to the chance that a kink lies between u and v."""
     log_d = min(log_q, 0) + log_ratio
     ratio = phi.log_distance(log_q, log_q, log_d) - log_d
-    tolerance = 2e-10 + math.exp(log_ratio / 2) + 4e-16 * (abs(log_q) + abs(log_d))
+    tolerance = (2e-9 if phi.name in ROUGH else 2e-10) + math.exp(log_ratio / 2) + 4e-16 * (abs(log_q) + abs(log_d))
     assert ratio == pytest.approx(float(phi.log_moments(log_q).log_derivative), abs=tolerance)
 
 
@@ -365,7 +484,7 @@ def test_collapsing_parallel_inputs(phi, log_q):
     expected = 2 * math.log(epsilon) + math.log(half_line(lambda g: (square(root * g) + square(-root * g)) / 2))
     got = phi.log_distance(log_q + 2 * math.log1p(epsilon), log_q, log_q + 2 * math.log(epsilon))
     assert got == pytest.approx(expected, abs=1e-4)  # ln q₁ − ln q₂ has lost that much to rounding
-    assert abs(got - phi.log_distance(log_q, log_q, log_q + 2 * math.log(epsilon))) > 0.01
+    assert abs(got - phi.log_distance(log_q, log_q, log_q + 2 * math.log(epsilon))) > 0.003
 
 
 @smooth
@@ -433,6 +552,8 @@ def test_growing_activations_become_relu(phi, log_q1, log_q2, log_d):
 
 @smooth
 def test_small_inputs_see_the_tangent(phi):
+    if phi.name == "tanhshrink":
+        pytest.skip("has none: its slope is 0 there")
     right, left = float(phi.dphi(1e-12)), float(phi.dphi(-1e-12))
     tangent = activation(f"leaky_relu({left / right})")
     for log_q1, log_q2, log_d in [(-5e4, -5e4, -5e4), (-42.0, -43.0, -43.5), (-45.0, -500.0, -45.0)]:
@@ -525,7 +646,7 @@ BAD = {
     "unknown activation 'rleu': did you mean 'relu'": lambda: activation("rleu"),
     "unknown activation 'ReLU': did you mean 'relu'": lambda: Activation("ReLU"),
     "unknown activation None: known are linear, relu": lambda: activation(None),
-    "only leaky_relu takes a slope, got slope=0.1 for relu": lambda: Activation("relu", 0.1),
+    "only leaky_relu and elu take a slope, got slope=0.1 for relu": lambda: Activation("relu", 0.1),
     "unknown activation 'relu(0.1)'": lambda: activation("relu(0.1)"),
     "slope of leaky_relu must be finite, got nan": lambda: Activation("leaky_relu", math.nan),
     "slope of leaky_relu must be finite, got -inf": lambda: Activation("leaky_relu", -math.inf),

@@ -21,7 +21,7 @@ from simulations.statistics import two_sample_distance, two_sample_tolerance
 from simulations.steps import steps
 
 RELU, TANH = activation("relu"), activation("tanh")
-SOFTSIGN = Activation.from_function("softsign", lambda x: x / (1 + abs(x)), lambda x: (1 + abs(x)) ** -2.0)
+SOFTSIGN = Activation.from_function("rational", lambda x: x / (1 + abs(x)), lambda x: (1 + abs(x)) ** -2.0)
 LEAKY = activation("leaky_relu(-0.5)")
 
 

@@ -16,7 +16,7 @@ from simulations.products import log_singular_values
 from simulations.signal import scaled
 from simulations.steps import steps
 
-SOFTSIGN = Activation.from_function("softsign", lambda x: x / (1 + abs(x)), lambda x: (1 + abs(x)) ** -2.0)
+SOFTSIGN = Activation.from_function("rational", lambda x: x / (1 + abs(x)), lambda x: (1 + abs(x)) ** -2.0)
 NETWORKS = {
     **{name: mlp(3, 6, name, bias=0.1, output_width=4) for name in KNOWN},
     "user's": mlp(3, 5, SOFTSIGN, init="torch_default"),

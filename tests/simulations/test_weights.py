@@ -19,7 +19,7 @@ from simulations.steps import steps
 from simulations.weights import backward, draw_weights, forward, prepare
 
 RELU, TANH, SIGMOID = map(activation, ("relu", "tanh", "sigmoid"))
-SOFTSIGN = Activation.from_function("softsign", lambda x: x / (1 + np.abs(x)), lambda x: (1 + np.abs(x)) ** -2.0)
+SOFTSIGN = Activation.from_function("rational", lambda x: x / (1 + np.abs(x)), lambda x: (1 + np.abs(x)) ** -2.0)
 
 
 def images(*layers, shape=(4, 9, 8)):

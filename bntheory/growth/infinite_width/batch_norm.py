@@ -92,9 +92,9 @@ def sphere_moments(phi: Activation, batch: float, log_scale: float = 0.0) -> Sph
     Notes
     -----
     Closed for linear, relu and leaky_relu: Gaussian variables of the same covariance have the same moments, since
-    all six are homogeneous of degree 0 or 2. Otherwise Gauss–Legendre panels in (χ, θ) that end at a kink at 0: relative
-    error below 1e-10, of the sixth moment relative to the fifth; with kinks elsewhere, 1e-5 of the first two and 1e-3
-    of the slopes. Below a = e^−60, φ counts as straight on either side of 0.
+    all six are homogeneous of degree 0 or 2. Otherwise Gauss–Legendre panels in (χ, θ) that end at a kink at 0, with a
+    relative error below 1e-10, of the sixth moment relative to the fifth; with kinks elsewhere 1e-5 of the first two
+    and 1e-3 of the slopes. Below a = e^−60, φ counts as straight on either side of 0.
 
     References
     ----------

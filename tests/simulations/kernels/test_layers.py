@@ -123,8 +123,9 @@ def test_sums(scales, zero):
         compare(y, scale, output)
 
 
-def test_compiled_activations_are_all_the_smooth_ones():
-    assert set(activations.SMOOTH) == {name for name in KNOWN if activation(name).homogeneous_slopes is None}
+def test_compiled_activations_are_known():
+    """Others go through their NumPy functions, as a user's own do."""
+    assert set(activations.SMOOTH) < {name for name in KNOWN if activation(name).homogeneous_slopes is None}
 
 
 @pytest.mark.parametrize("name", activations.SMOOTH)

@@ -216,6 +216,8 @@ def test_a_generator_is_a_seed_and_is_advanced():
 
 
 KNOWN = ["linear", "relu", "leaky_relu(0.3)", "tanh", "erf", "sigmoid", "gelu", "silu", "elu", "selu", "softplus"]
+KNOWN += ["softsign", "mish", "gelu_tanh", "logsigmoid", "tanhshrink", "relu6", "hardtanh", "hardsigmoid", "hardswish"]
+KNOWN += ["elu(0.3)"]
 SQUARE = Activation.from_function("half square", lambda x: x**2 / 2, lambda x: x)
 
 

@@ -409,6 +409,34 @@ def test_a_third_power_at_zero():
         assert phi.log_distance(log_q, log_q, log_d) == pytest.approx(math.log(expected), abs=2e-9)
 
 
+def test_elu_with_a_slope():
+    steep = activation("elu(0.5)")
+    assert steep == Activation("elu", 0.5) and str(steep) == "elu(0.5)" and Activation("elu", 1) == activation("elu")
+    assert Activation.from_dict(json.loads(json.dumps(steep.to_dict()))) == steep
+    assert steep.homogeneous_slopes is None and steep.phi(-1.0) == pytest.approx(0.5 * math.expm1(-1.0))
+    log_q = np.array([-50.0, -1.0, 0.0, 4.0, 50.0])
+    for mine, other in zip(steep.log_moments(log_q), own(steep).log_moments(log_q), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-7)
+
+
+def test_kinks_are_checked():
+    cut, slope = (lambda x: np.clip(x, -1, 1)), (lambda x: np.where(np.abs(x) < 1, 1.0, 0.0))
+    for kinks, message in (
+        ((), "smooth except at x = 0 and at its kinks, got kinks=()"),
+        ((1e-3,), "kinks must be between 0.01 and 1000 in size"),
+        (range(9), "kinks must be at most 8 numbers"),
+        ((math.nan,), "kinks must be finite"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            Activation.from_function("cut", cut, slope, kinks)
+        assert message in str(caught.value)
+    with pytest.raises(ValueError, match="only an activation made from functions is told kinks"):
+        Activation("tanh", kinks=(1.0,))
+    jump = Activation.from_function
+    with pytest.raises(ValueError, match="must be continuous"):
+        jump("jump", lambda x: np.where(x > 2, 1.0, 0.0), np.zeros_like, kinks=(2,))
+
+
 @pytest.mark.parametrize("name", ["tanh", "gelu"])
 def test_kinks_where_there_are_none_change_nothing(name):
     """The two rules against one another, at all sizes."""

@@ -247,11 +247,11 @@ def check_extreme(growth, odd=False):
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", [*KNOWN[:11], "softsign", "hardtanh"])
 def test_gain_ten(name, options):
     """No overflow and no warning over 40 layers; the whole 10,000 for the networks below."""
     growth = predict_growth(mlp(40, 64, name, TEN, **options), batch_size=32)
-    check_extreme(growth, odd=name in ("linear", "tanh", "erf"))
+    check_extreme(growth, odd=name in ("linear", "tanh", "erf", "softsign", "hardtanh"))
 
 
 @pytest.mark.parametrize(("name", "depth", "options"), [("linear", 10_000, {}), ("tanh", 1000, {"bias": 0.1})])

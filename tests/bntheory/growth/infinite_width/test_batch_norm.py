@@ -330,3 +330,28 @@ def test_the_study_is_complete():
     assert cases == set(itertools.product(("relu", "linear", "tanh", "gelu"), (8, 32, 128)))
     assert STUDY["width"] >= 4096
     assert len(STUDY["widths"]) >= 3
+
+
+@pytest.mark.parametrize("name", ["relu6", "hardtanh", "hardsigmoid", "hardswish"])
+@pytest.mark.parametrize("batch", [5, 8, 40])
+@pytest.mark.parametrize("log_scale", [0.0, 2.0])
+def test_kinks_on_the_sphere(name, batch, log_scale):
+    """One entry x has density ∝ (1 − x²/(B − 1))^{(B − 4)/2}: E φ² and the slopes to the documented 1e-5 and 1e-3."""
+    phi, radius, root = activation(name), math.sqrt(batch - 1), math.exp(log_scale / 2)
+    ends = sorted({0.0, radius, -radius, *(kink / root for kink in phi.kinks if abs(kink / root) < radius)})
+
+    def mean(function):
+        pieces = (
+            integrate.quad(lambda x: function(x) * (1 - (x / radius) ** 2) ** ((batch - 4) / 2), *piece, epsrel=1e-10)[
+                0
+            ]
+            for piece in itertools.pairwise(ends)
+        )
+        return sum(pieces)
+
+    found = batch_norm.sphere_moments(phi, batch, log_scale)
+    size = mean(lambda x: 1.0)
+    second = mean(lambda x: float(phi.phi(root * x)) ** 2) / size
+    slope, radial = (mean(lambda x, k=k: float(phi.dphi(root * x)) ** 2 * x**k) / size for k in (0, 2))
+    assert found.log_second == pytest.approx(math.log(second), abs=1e-5)
+    assert found.slope == pytest.approx(slope, rel=1e-3) and found.radial == pytest.approx(radial, rel=1e-3)

@@ -89,7 +89,9 @@ def agree(net, inputs, tolerance=1e-8):
 @pytest.mark.parametrize("name", [*KNOWN, "leaky_relu(-0.5)"])
 @pytest.mark.parametrize("bias", [None, 0.2])
 def test_plain_networks(name, bias):
-    agree(mlp(3, 20, name, initialization("lecun_normal", gain=1.3), bias, input_width=6), INPUTS)
+    """The quadrature here errs by up to 1e-4 at kinks away from 0."""
+    net = mlp(3, 20, name, initialization("lecun_normal", gain=1.3), bias, input_width=6)
+    agree(net, INPUTS, 1e-4 if activation(name).kinks else 1e-8)
 
 
 @pytest.mark.parametrize("name", ["relu", "tanh", "gelu", "linear"])

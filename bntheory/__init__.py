@@ -29,6 +29,7 @@ _PUBLIC = {
     "Pad": "layers",
     "Flatten": "layers",
     "ZeroPad": "layers",
+    "Unflatten": "rearrangements",
     "Unknown": "layers",
     "Activation": "activations",
     "activation": "activations",

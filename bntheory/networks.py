@@ -33,6 +33,7 @@ from bntheory.layers import (
     ZeroPad,
     set_fields,
 )
+from bntheory.rearrangements import Unflatten
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,7 @@ class Join:
 
 
 Normalization = BatchNorm | LayerNorm | GroupNorm
+Rearrangement = Unflatten
 Block = Residual | Join
 Layer = (
     Dense
@@ -225,6 +227,7 @@ Layer = (
     | Pad
     | Flatten
     | ZeroPad
+    | Rearrangement
     | Unknown
     | Activation
     | Sequential
@@ -234,6 +237,7 @@ LAYERS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         *(Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine, Dropout, Pool, Pad, Flatten, ZeroPad, Unknown),
+        Unflatten,
         *(Sequential, Residual, Join),
     )
 }

@@ -16,6 +16,7 @@ import numpy as np
 from bntheory.activations import Activation
 from bntheory.layers import Affine, BatchNorm, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape, ZeroPad
 from bntheory.networks import Join, Normalization, Residual
+from bntheory.rearrangements import Unflatten
 from simulations.convolution import offsets
 from simulations.signal import Axes, Signal, activated, added, at_scale, scaled, standardized, weighted
 
@@ -116,10 +117,14 @@ def dropout(layer: Dropout, h: Signal, rng: np.random.Generator) -> tuple[Signal
     return masked(h), masked
 
 
-def flatten(layer: Flatten, h: Signal) -> tuple[Signal, Pullback]:
-    """The entries in one axis; back: in their places."""
+def reshaped(layer: Flatten | Unflatten, h: Signal) -> tuple[Signal, Pullback]:
+    """The entries in another shape; back: in their places."""
+    shape = h.values.shape[1:]
 
-    return _reshaped(h, (len(h.values), -1)), lambda gradient: _reshaped(gradient, h.values.shape)
+    def pullback(gradient: Signal) -> Signal:
+        return _reshaped(gradient, (len(gradient.values), *shape))
+
+    return _reshaped(h, (len(h.values), *layer.output_shape(shape))), pullback
 
 
 def zero_pad(layer: ZeroPad, h: Signal) -> tuple[Signal, Pullback]:
@@ -251,7 +256,8 @@ RULES: dict[type, Callable[..., tuple[Signal, Callable[[Signal], Any]]]] = {
     LayerNorm: normalization,
     GroupNorm: normalization,
     Affine: affine,
-    Flatten: flatten,
+    Flatten: reshaped,
+    Unflatten: reshaped,
     ZeroPad: zero_pad,
     Pool: pool,
     Pad: pad,

@@ -19,6 +19,7 @@ from bntheory.layers import ZeroPad as ZeroPadLayer
 from bntheory.networks import Join as JoinLayer
 from bntheory.networks import Layer, Sequential, output_shape, refuse_unknown
 from bntheory.networks import Residual as ResidualLayer
+from bntheory.rearrangements import Unflatten
 from simulations import streams
 from simulations.weights import draw_bias, draw_weights
 
@@ -335,6 +336,8 @@ def _module(layer: Layer, shape: Shape, rng: np.random.Generator) -> nn.Module:
         module = nn.ZeroPad2d(layer.padding)
     elif isinstance(layer, Flatten):
         module = nn.Flatten()
+    elif isinstance(layer, Unflatten):
+        module = nn.Unflatten(1, layer.shape)
     elif isinstance(layer, ZeroPadLayer):
         module = ZeroPad(layer.channels, layer.stride)
     else:

@@ -22,6 +22,7 @@ from bntheory.layers import (
     ZeroPad,
 )
 from bntheory.networks import Join, Residual
+from bntheory.rearrangements import Unflatten
 from simulations import pullbacks, weights
 from simulations.pullbacks import RULES
 from simulations.signal import Signal, added
@@ -98,6 +99,7 @@ ON_IMAGES += [
 ]
 ON_VECTORS = [BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0), Dropout(0.4), Dense(3), Dense(3, "orthogonal")]
 ON_VECTORS += [BatchNorm(0.5, 3.0), BatchNorm(0.5, 3.0, training=False), GroupNorm(2), GroupNorm(2, 0.5), GroupNorm(1)]
+ON_VECTORS += [Unflatten((3, 2, 1)), Unflatten((6, 1, 1))]
 ON_VECTORS += [Affine(-0.3), Affine((1.0, -2.0, 0.5, 3.0, 0.0, 1.0))]
 AT_ANY_SCALE = [(layer, VECTORS) for layer in HOMOGENEOUS + ON_VECTORS] + [(layer, IMAGES) for layer in ON_IMAGES]
 AT_ANY_SCALE += [(LayerNorm(epsilon, "channels"), (3, 5, 2, 2)) for epsilon in (1e-5, 0.2, 0.0)]

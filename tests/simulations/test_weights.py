@@ -11,6 +11,7 @@ from bntheory.activations import KNOWN, Activation
 from bntheory.initializations import INITIALIZATIONS
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential
+from bntheory.rearrangements import Unflatten
 from simulations import streams
 from simulations.samples import log_cosine_distance, moments
 from simulations.signal import Signal, scaled
@@ -89,6 +90,9 @@ NETWORKS = {
     "padded maximum": images(Conv(3), RELU, Pool("max", (3, 2), (1, 2), (1, 1)), Conv(3), Pool("max", 2, 1, 1)),
     "zeros around": images(
         Pad(1), Conv(3, padding=0), Pad((2, 0, 0, 1)), TANH, Pad((0, 1, 0, 0)), BatchNorm(), Conv(2)
+    ),
+    "unflattened": Sequential(
+        (Dense(12, bias=0.1), Unflatten((3, 2, 2)), TANH, Conv(4), Flatten(), Unflatten((16, 1, 1))), (5,)
     ),
     "whole maps": images(Residual((Pool("max"),), (Pool("average"),)), Conv(4, 1)),
     "zero-pad": images(Conv(4), ZeroPad(7, 2), TANH, ZeroPad(8), Residual((Conv(11, stride=2),), (ZeroPad(11, 2),))),

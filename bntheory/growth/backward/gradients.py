@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.growth.backward import covariances, joins
+from bntheory.growth.backward import covariances, joins, rearranged
 from bntheory.growth.backward.covariances import SAMPLED, Blocks
 from bntheory.growth.backward.gradient_rows import Above, Gradient, averaged, of_moments, scaled
 from bntheory.growth.backward.joins import Pullback
@@ -47,6 +47,7 @@ from bntheory.layers import (
     Shape,
     ZeroPad,
 )
+from bntheory.rearrangements import Unflatten
 
 MOST_SAMPLED = 2**18  # points of units for means over sampled ones
 
@@ -66,7 +67,7 @@ def pullback(layer: Any, before: State, after: State, shape: Shape, correlated: 
     rule, groups = RULES[type(layer)], layer.groups if isinstance(layer, Conv) else 1
     if isinstance(layer, Dense) or (isinstance(layer, Conv) and groups == 1):
         return rule(layer, before, after, shape, correlated)
-    made = layer.output_shape(shape)[0] if isinstance(layer, (Conv, Flatten)) else shape[0]
+    made = layer.output_shape(shape)[0] if isinstance(layer, (Conv, Flatten, Unflatten)) else shape[0]
     if isinstance(layer, ZeroPad) or not before.parts:
         back = None if before.parts else rule(layer, before, after, shape, correlated)
         if isinstance(layer, (Conv, ZeroPad)):
@@ -415,4 +416,5 @@ RULES: dict[type, Callable[[Any, State, State, Shape, bool], Pullback | None]] =
     Pool: _pool,
     Pad: _pad,
     ZeroPad: _zero_pad,
+    **rearranged.RULES,
 }

@@ -51,6 +51,7 @@ from bntheory.growth.infinite_width.moments import log_slope
 from bntheory.growth.infinite_width.state import State
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape, ZeroPad
 from bntheory.networks import Residual
+from bntheory.rearrangements import Unflatten
 
 CURVATURE_STEP = 0.05  # of ln q
 SILENT = 1e-30  # share of the largest second moment below which points count alike, within single precision
@@ -97,6 +98,8 @@ def through(layer: Any, noise: Noise, before: State, after: State, shape: Shape)
         return _pooled(layer, noise, before, after, shape)
     if isinstance(layer, Flatten) and len(shape) == 3:
         return mixed(sampled_row(noise), _shares(np.ones((1, before.points)), before))
+    if isinstance(layer, Unflatten):
+        return _unflattened(layer, noise)
     if isinstance(layer, Pad):
         inside = positions.within(shape[1:], layer.sides)
         return mixed(sampled_row(noise), np.eye(after.points, dtype=np.float32)[:, inside])
@@ -323,6 +326,15 @@ def _after_sum(phi: Activation, noise: Noise, before: State, channels: int) -> N
     return Noise(
         *blocks, shift, own=own, uneven=faded, unknown=known_roughly, batch_norm=known_roughly, blur=noise.blur
     )
+
+
+def _unflattened(layer: Unflatten, noise: Noise) -> Noise | None:
+    """What sampling units adds is independent at every position, and of the channels of one position only."""
+    if noise.parts is not None and layer.positions > 1:
+        return None
+    share = np.eye(layer.positions, dtype=np.float32) * np.float32(layer.positions)
+    own = noise.own and each(lambda block: block * share, noise.own)
+    return dataclasses.replace(mixed(noise, np.ones((layer.positions, 1), np.float32)), own=own)
 
 
 def _shares(matrix: np.ndarray, state: State) -> np.ndarray:

@@ -266,6 +266,7 @@ def _independent(first: State, second: State, row: int) -> State:
         gaussian=False,
         centred=first.centred or second.centred,
         lineage=first.lineage | second.lineage,
+        flattened=first.flattened or second.flattened,
         population=functools.cache(sampled),
     )
 

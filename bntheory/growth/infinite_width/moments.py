@@ -14,6 +14,7 @@ With q_p and d_pp' as in `state`, over units and in logarithms:
     Pad          points of q = 0, as far from others as these are large
     sum          q' = q_1 + α² q_2             d' = d_1 + α² d_2      independent parts, one of them of zero mean
     concatenate, product                       `joins`
+    Unflatten                                  `rearranged`
 
 Where units are not Gaussian and no rule of this list applies, the row's units are sampled (`population`).
 Given inputs are carried as they are until the first random layer.
@@ -41,6 +42,7 @@ from bntheory.growth.infinite_width import (
     normalizations,
     population,
     positions,
+    rearranged,
     reshaping,
 )
 from bntheory.growth.infinite_width.population import Population
@@ -61,6 +63,7 @@ from bntheory.layers import (
     ZeroPad,
 )
 from bntheory.networks import Join, Residual
+from bntheory.rearrangements import Unflatten
 
 MANY = 32  # points on vectors from which pairs are taken by Hermite series, as on images
 STEP = 1e-4  # of ln q, for slopes
@@ -94,7 +97,7 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
 
 def by_channels(layer: Any) -> bool:
     """Whether a layer acts on channels one by one, or on groups of them."""
-    kinds = Activation, Affine, BatchNorm, Dropout, Flatten, GroupNorm, Pad, Pool
+    kinds = Activation, Affine, BatchNorm, Dropout, Flatten, GroupNorm, Pad, Pool, Unflatten
     return isinstance(layer, kinds) or getattr(layer, "groups", 1) > 1
 
 
@@ -102,6 +105,8 @@ def _by_parts(layer: Any, state: State, shape: Shape, row: int) -> State | None:
     """Every part of a concatenation by itself; None where groups of channels do not end with the parts."""
     if isinstance(layer, GroupNorm):
         return None
+    if isinstance(layer, Unflatten):
+        return _by_parts_of_maps(layer, state, row)
     if not isinstance(layer, Conv):
         starts = iter([0, *joins.cuts(state)])
 
@@ -121,6 +126,17 @@ def _by_parts(layer: Any, state: State, shape: Shape, row: int) -> State | None:
     return joins.by_parts(convolved, state, frozenset((row,)), layer.channels, shape[0])
 
 
+def _by_parts_of_maps(layer: Unflatten, state: State, row: int) -> State | None:
+    """None where a part does not end with a channel."""
+    if any(end % layer.positions for end in joins.cuts(state)):
+        return None
+
+    def of_part(part: State, units: int) -> State | None:
+        return through(layer.of(units), part, (units,), row)
+
+    return joins.by_parts(of_part, state, state.lineage, 1, layer.positions)
+
+
 def _known(layer: Any, state: State) -> State:
     """Apply a layer without random weights to the given inputs themselves."""
     assert state.values is not None
@@ -132,6 +148,8 @@ def _applied(layer: Any, values: np.ndarray) -> np.ndarray:
         return np.asarray(layer.phi(values))
     if isinstance(layer, Affine):
         return affine.applied(layer, values)
+    if type(layer) in rearranged.RULES:
+        return rearranged.applied(layer, values)
     if isinstance(layer, Flatten):
         return values.reshape(len(values), -1)
     if isinstance(layer, (Pool, Pad, ZeroPad)):
@@ -376,4 +394,5 @@ RULES: dict[type, Callable[[Any, State, Shape], State | None]] = {
     Pad: reshaping.pad,
     Flatten: reshaping.flatten,
     ZeroPad: reshaping.zero_pad,
+    **rearranged.RULES,
 }

@@ -37,6 +37,7 @@ def flatten(layer: Flatten, state: State, shape: Shape) -> State:
         log_cross=log_cross,
         gaussian=state.gaussian and alike,
         population=None if alike and state.gaussian else functools.cache(sampled),
+        flattened=state.flattened or not alike,
         values=None,
     )
 

@@ -65,6 +65,7 @@ class State:
     population : draws sampled units of a row that is not Gaussian, None if it is;
     mixed : whether they are Gaussian plus given numbers (an identity shortcut from the input): activations are sampled;
     parts : of a concatenation, in the order of the channels, if their units have different laws;
+    flattened : whether units are those of several positions, so that those of one channel may be correlated;
     values : the given batch itself, (B, *shape), as long as no layer was random.
     """
 
@@ -83,6 +84,7 @@ class State:
     population: Callable[[], Population] | None = None
     mixed: bool = False
     parts: tuple[Part, ...] = ()
+    flattened: bool = False
     values: np.ndarray | None = None
 
     @property

@@ -1,0 +1,71 @@
+"""The way back through layers that put a row into another shape, or choose some of its channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bntheory.growth.backward import covariances
+from bntheory.growth.backward.covariances import Blocks
+from bntheory.growth.backward.gradient_rows import Above, Gradient, of_moments, scaled
+from bntheory.growth.backward.joins import Pullback
+from bntheory.growth.infinite_width.state import State
+from bntheory.layers import Shape
+from bntheory.rearrangements import Unflatten
+
+
+def unflatten(layer: Unflatten, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
+    """Units are channels at positions: the mean over positions, with links between images at one position.
+
+    Given vectors are points of a single copy, of which each gets its share. None of gradients of single units whose slopes
+    are still to come: which of them was at which position is not kept.
+    """
+    points, copies, gaussian = before.points, before.copies, before.gaussian
+    if layer.positions == 1 and points == 1:
+        return lambda gradient: gradient
+
+    def back(gradient: Gradient) -> Gradient | None:
+        if gradient.values.ndim > 1 and not gaussian:
+            return None
+        made = of_moments(_of_vectors(gradient.moments(), points, copies), gradient.log_scale, gradient.evenness)
+        links = made.links if gradient.links is not None else None
+        above = _above_vectors(gradient, points, copies)
+        kept = {"above": above, "tangled": gradient.tangled, "rough": gradient.rough}
+        return scaled(made, 1.0, -math.log(points), links=links, **kept)
+
+    return back
+
+
+def _of_vectors(blocks: Blocks, points: int, copies: float) -> Blocks:
+    """Blocks of the images that vectors became, as blocks of the vectors."""
+    within, cross = (None if block is None else np.mean(np.diagonal(block), dtype=float) for block in blocks)
+    if points == 1:
+        one = np.ones((1, 1), np.float32)
+        return one * np.float32(within), None if cross is None or copies == 1 else one * np.float32(cross)
+    pairs = np.full((points, points), 0.0 if cross is None else cross / (points - 1), np.float32)
+    np.fill_diagonal(pairs, within)
+    return pairs, None
+
+
+def _above_vectors(gradient: Gradient, points: int, copies: float) -> Above | None:
+    """What a BatchNorm of the vectors must know."""
+    above = gradient.above
+    if above is None:
+        return None
+
+    def of_images(radial: Callable[[], Blocks]) -> Callable[[], Blocks]:
+        def blocks() -> Blocks:
+            sizes = covariances.times(radial(), np.sqrt(gradient.points))
+            total = np.float32(covariances.inverse(np.mean(gradient.points, keepdims=True))[0])
+            return covariances.each(lambda block: block * total, _of_vectors(sizes, points, copies))
+
+        return blocks
+
+    shortcut = above.shortcut and of_images(above.shortcut)
+    return Above(of_images(above.radial), shortcut, larger=above.larger, rough=above.rough)
+
+
+RULES: dict[type, Callable[[Any, State, State, Shape, bool], Pullback | None]] = {Unflatten: unflatten}

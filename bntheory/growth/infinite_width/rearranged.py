@@ -1,0 +1,120 @@
+"""Infinite width: rows in another shape, or some of their channels; see `rearrangements`.
+
+Unflatten    q' = q at every position;   d' = 2 (q − m²) between two of them, m the mean over units; as before for
+             two images at one position
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bntheory.growth.infinite_width import population, positions
+from bntheory.growth.infinite_width.population import Population
+from bntheory.growth.infinite_width.state import MOST_POINTS, State, log_mean, worse
+from bntheory.layers import Shape
+from bntheory.rearrangements import Unflatten
+
+LEAST_KEPT = 1e-12  # of E h h' between vectors of unequal sizes
+
+
+def unflatten(layer: Unflatten, state: State, shape: Shape) -> State | None:
+    """Units of a vector are alike and independent, so each can be that of any channel and position.
+
+    None where they may not be independent: those of a flattened image, and where given numbers are left in them.
+    ValueError if there are too many positions to carry their distances.
+    """
+    count = layer.positions
+    if count > MOST_POINTS and state.log_d is not None:
+        raise ValueError(f"{layer}: distances between at most {MOST_POINTS} positions are carried, got {count}")
+    given = 0 in state.lineage and (state.mixed or state.population is not None)
+    if count > 1 and (state.flattened or given):
+        return None
+    log_apart = _log_apart(state) if count > 1 and state.log_d is not None else -math.inf
+    state = _as_copies(state)
+
+    def spread(block: np.ndarray) -> np.ndarray:
+        apart = np.full((count, count), log_apart)
+        np.fill_diagonal(apart, block[0, 0])
+        return apart
+
+    log_q = np.full(count, state.log_q[0])
+
+    def sampled() -> Population:
+        units = population.drawn(state)
+        return units if count == 1 else population.matched(_at_positions(units, count), log_q)
+
+    return dataclasses.replace(
+        state.mapped(spread),
+        log_q=log_q,
+        channel_method=worse(state.channel_method, "population")
+        if math.isfinite(log_apart) and not state.centred
+        else state.channel_method,
+        # after a BatchNorm over a small batch, a point's inputs lie on a sphere, and two points on one each
+        gaussian=state.gaussian and (count == 1 or state.population is None or math.isinf(state.sphere)),
+        population=None if state.population is None else functools.cache(sampled),
+        values=None,
+    )
+
+
+def _log_apart(state: State) -> float:
+    """ln 2 (q − m²), the mean over given vectors."""
+    if state.centred:
+        return state.log_second_moment + math.log(2)
+    units = population.drawn(state)
+    return float(positions.log(2 * units.particles.var(axis=0, dtype=float).mean())) + 2 * units.log_scale
+
+
+def _as_copies(state: State) -> State:
+    """Given vectors, points of a single copy, as copies of one point: their mean second moment and mean distance."""
+    if state.points == 1:
+        return state
+    count, log_q = state.points, log_mean(state.log_q)
+    sizes = np.exp((state.log_q - log_q) / 2) if log_q > -math.inf else np.ones(count)
+    gap = float(np.var(sizes)) * count / (count - 1)  # half the mean of (s_i − s_j)² over pairs, and so 1 − E s_i s_j
+    kept = max(1 - gap, LEAST_KEPT)
+    cross = None
+    if state.log_d is not None:
+        distance = float(np.exp(state.log_d - log_q).sum()) / (count * (count - 1)) if log_q > -math.inf else 0.0
+        cross = np.full((1, 1), positions.log(np.array(max(distance - 2 * gap, 0.0) / kept)) + log_q)
+
+    def sampled() -> Population:
+        particles, fields, scale, _ = population.drawn(state)
+        pooled = np.sort(particles.ravel())[count // 2 :: count]
+        return Population(pooled[: len(particles), None], None if fields is None else fields.swapaxes(1, 2), scale)
+
+    return dataclasses.replace(
+        state,
+        log_q=np.array([log_q]),
+        log_d=None if state.log_d is None else np.full((1, 1), -math.inf),
+        log_cross=cross,
+        copies=count,
+        spread=-math.log1p(kept - 1),
+        population=None if state.population is None else functools.cache(sampled),
+    )
+
+
+def _at_positions(units: Population, count: int) -> Population:
+    """Other units at every position, so many of them that they fit into memory."""
+    particles, fields, scale, _ = units
+    kept, step = 1 if fields is None else fields.shape[1], max(1, len(particles) * count // population.MOST_NUMBERS)
+    some = particles[step // 2 :: step]
+    if fields is not None:
+        most = max(population.FEWEST, 2 * population.MOST_NUMBERS // (kept * count))
+        rng = np.random.default_rng((len(fields), kept, count))
+        order = np.stack([rng.permutation(len(fields))[:most] for _ in range(count)], axis=1)
+        fields = np.moveaxis(fields[order, :, 0], 2, 1)
+    return Population(np.repeat(some, count, axis=1), fields, scale)
+
+
+def applied(layer: Any, values: np.ndarray) -> np.ndarray:
+    """The same of given values."""
+    return values.reshape(len(values), *layer.output_shape(values.shape[1:]))
+
+
+RULES: dict[type, Callable[[Any, State, Shape], State | None]] = {Unflatten: unflatten}

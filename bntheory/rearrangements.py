@@ -1,0 +1,60 @@
+"""Layers without weights that put the numbers of a row into another shape, or choose some of them; see `layers`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from bntheory import arguments
+from bntheory.layers import Shape, set_fields
+
+
+@dataclass(frozen=True)
+class Unflatten:
+    """One vector ↦ (channels, height, width), as ``torch.nn.Unflatten``; the inverse of Flatten.
+
+    Parameters
+    ----------
+    shape : (channels, height, width)
+        Of the output, with as many entries as the vector has; (n, 1, 1) makes a vector the gate of an image.
+
+    Raises
+    ------
+    ValueError
+        If shape is not three numbers of at least 1; where the input is known, if it is no vector of so many entries.
+
+    References
+    ----------
+    Hu, Shen, Sun 2018, "Squeeze-and-excitation networks", section 3 (the gate); Radford, Metz, Chintala 2016,
+    "Unsupervised representation learning with deep convolutional generative adversarial networks", figure 1.
+
+    Examples
+    --------
+    >>> Unflatten((16, 4, 4)).output_shape((256,))
+    (16, 4, 4)
+    """
+
+    shape: Shape
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.shape, (tuple, list)) or len(self.shape) != 3:
+            raise ValueError(f"Unflatten: shape must be (channels, height, width), got {self.shape!r:.60}")
+        set_fields(self, shape=tuple(arguments.integer("Unflatten: shape", side) for side in self.shape))
+
+    @property
+    def positions(self) -> int:
+        """Of the map that is made."""
+        return math.prod(self.shape[1:])
+
+    def of(self, units: int) -> Unflatten:
+        """The same for so many units of a vector."""
+        return Unflatten((units // self.positions, *self.shape[1:]))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the output; ValueError unless the input is a vector of as many entries."""
+        if shape != (math.prod(self.shape),):
+            raise ValueError(f"{self} needs an input of shape ({math.prod(self.shape)},), got {shape}")
+        return self.shape
+
+    def __str__(self) -> str:
+        return f"Unflatten({'×'.join(map(str, self.shape))})"

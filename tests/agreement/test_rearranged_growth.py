@@ -1,0 +1,74 @@
+"""Layers that rearrange rows, and weights over positions: predictions against wide networks of explicit weights."""
+
+import numpy as np
+import pytest
+
+from bntheory import activation, predict_growth
+from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool
+from bntheory.networks import Join, Residual, Sequential
+from bntheory.rearrangements import Unflatten
+from simulations import simulate_growth
+from simulations.statistics import mean_with_error, tolerance
+
+RELU, TANH, SIGMOID = activation("relu"), activation("tanh"), activation("sigmoid")
+C, SEED, RARE = 150, 4, 1e-5
+COLUMNS = {  # what width and means over inputs leave out, relative
+    "log_second_moment": 0.03,
+    "log_channel_variance": 0.04,
+    "log_gradient": 0.04,
+    "log_weight_gradient": 0.05,
+}
+GATE = (Pool(), Flatten(), Dense(C), RELU, Dense(C), SIGMOID, Unflatten((C, 1, 1)))
+IMAGE, VECTOR = (3, 5, 5), (60,)
+NETWORKS = {
+    "squeeze and excitation": (IMAGE, Conv(C), RELU, Join(((), GATE), "product"), Conv(C)),
+    "from a vector": (VECTOR, Dense(16 * C), Unflatten((C, 4, 4)), BatchNorm(), RELU, Conv(C), BatchNorm(), RELU),
+    "means of one sign": (VECTOR, Dense(16 * C), RELU, Unflatten((C, 4, 4)), Pool("average", 2), Conv(C), RELU),
+    "BatchNorm of vectors": (VECTOR, Dense(9 * C), BatchNorm(), Unflatten((C, 3, 3)), RELU, Conv(C)),
+    "maxima over units": (
+        VECTOR,
+        *(
+            Dense(4 * C),
+            Residual((RELU, Dense(4 * C))),
+            Unflatten((C, 2, 2)),
+            RELU,
+            Pool("max", 2),
+            Flatten(),
+            Dense(C),
+        ),
+    ),
+    "parts of a vector": (
+        VECTOR,
+        *(Join(((Dense(2 * C), RELU), (Dense(2 * C), TANH))), Unflatten((C, 2, 2)), BatchNorm(), RELU, Conv(C)),
+    ),
+    "given values": (VECTOR, Unflatten((15, 2, 2)), Conv(C), RELU, Conv(C)),
+    "back to an image": (IMAGE, Conv(C), RELU, Flatten(), Dense(9 * C), Unflatten((C, 3, 3)), TANH, Conv(C)),
+}
+NO_GRADIENT = {"parts of a vector"}  # units that were sampled from all parts together
+
+
+def inputs_of(shape, size=5):
+    """Of one size, so that they are alike in all but their directions."""
+    batch = np.random.default_rng(SEED).standard_normal((size, *shape)) + 0.4
+    return batch / np.sqrt(np.mean(batch**2, axis=tuple(range(1, batch.ndim)), keepdims=True))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_wide_networks_with_explicit_weights(name):
+    """30 networks, every row: sampling errors of the mean at a false-alarm rate of 1e-5 of all comparisons, and slack
+    for width. The input's own gradient is left out: of 3 channels, or of 60 units behind a BatchNorm, it is biased."""
+    shape, *layers = NETWORKS[name]
+    net, batch = Sequential(tuple(layers), shape), inputs_of(shape)
+    growth, samples = predict_growth(net, batch), simulate_growth(net, 30, batch, seed=SEED, method="weights")
+    assert growth.unsupported is None
+    for column, slack in COLUMNS.items():
+        predicted, drawn = getattr(growth, column)[1:], getattr(samples, column)[:, 1:].astype(float)
+        here = np.isfinite(drawn).all(axis=0)
+        if column.endswith("gradient") and name in NO_GRADIENT:
+            assert np.isnan(predicted[0])
+            here &= np.isfinite(predicted)
+        assert here.sum() >= (1 if column == "log_weight_gradient" else 3)
+        mean, error = mean_with_error(np.exp(drawn[:, here]))
+        allowed = tolerance(error, RARE, len(COLUMNS) * len(mean), 29) + slack * mean
+        ratio = np.exp(predicted[here]) / mean - 1
+        assert np.all(np.abs(ratio) * mean < allowed), (column, ratio.round(3))

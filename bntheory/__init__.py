@@ -30,6 +30,7 @@ _PUBLIC = {
     "Flatten": "layers",
     "ZeroPad": "layers",
     "Unflatten": "rearrangements",
+    "Unroll": "rearrangements",
     "Unknown": "layers",
     "Activation": "activations",
     "activation": "activations",

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from bntheory import arguments
-from bntheory.layers import Shape, set_fields
+from bntheory.layers import Shape, _image, set_fields
 
 
 @dataclass(frozen=True)
@@ -58,3 +58,29 @@ class Unflatten:
 
     def __str__(self) -> str:
         return f"Unflatten({'×'.join(map(str, self.shape))})"
+
+
+@dataclass(frozen=True)
+class Unroll:
+    """(channels, height, width) ↦ (channels, height · width, 1): the positions of a map in one line, row after row.
+
+    A map as a sequence of tokens, ``flatten(2)`` in torch.
+
+    Raises
+    ------
+    ValueError
+        Where the shape is known, unless it is that of an image.
+
+    Examples
+    --------
+    >>> Unroll().output_shape((16, 4, 5))
+    (16, 20, 1)
+    """
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the output."""
+        channels, height, width = _image(self, shape)
+        return channels, height * width, 1
+
+    def __str__(self) -> str:
+        return "Unroll"

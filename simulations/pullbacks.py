@@ -16,7 +16,7 @@ import numpy as np
 from bntheory.activations import Activation
 from bntheory.layers import Affine, BatchNorm, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape, ZeroPad
 from bntheory.networks import Join, Normalization, Residual
-from bntheory.rearrangements import Unflatten
+from bntheory.rearrangements import Unflatten, Unroll
 from simulations.convolution import offsets
 from simulations.signal import Axes, Signal, activated, added, at_scale, scaled, standardized, weighted
 
@@ -117,7 +117,7 @@ def dropout(layer: Dropout, h: Signal, rng: np.random.Generator) -> tuple[Signal
     return masked(h), masked
 
 
-def reshaped(layer: Flatten | Unflatten, h: Signal) -> tuple[Signal, Pullback]:
+def reshaped(layer: Flatten | Unflatten | Unroll, h: Signal) -> tuple[Signal, Pullback]:
     """The entries in another shape; back: in their places."""
     shape = h.values.shape[1:]
 
@@ -258,6 +258,7 @@ RULES: dict[type, Callable[..., tuple[Signal, Callable[[Signal], Any]]]] = {
     Affine: affine,
     Flatten: reshaped,
     Unflatten: reshaped,
+    Unroll: reshaped,
     ZeroPad: zero_pad,
     Pool: pool,
     Pad: pad,

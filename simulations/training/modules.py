@@ -20,6 +20,7 @@ from bntheory.networks import Join as JoinLayer
 from bntheory.networks import Layer, Sequential, output_shape, refuse_unknown
 from bntheory.networks import Residual as ResidualLayer
 from bntheory.rearrangements import Unflatten
+from bntheory.rearrangements import Unroll as UnrollLayer
 from simulations import streams
 from simulations.weights import draw_bias, draw_weights
 
@@ -207,6 +208,14 @@ class Affine(nn.Module):
         return f"gamma={words[0]}, beta={words[1]}"
 
 
+class Unroll(nn.Module):
+    """(batch, channels, height, width) ↦ (batch, channels, height · width, 1)."""
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Return the positions in one line."""
+        return h.flatten(2).unsqueeze(-1)
+
+
 class Erf(nn.Module):
     """h ↦ erf(h)."""
 
@@ -338,6 +347,8 @@ def _module(layer: Layer, shape: Shape, rng: np.random.Generator) -> nn.Module:
         module = nn.Flatten()
     elif isinstance(layer, Unflatten):
         module = nn.Unflatten(1, layer.shape)
+    elif isinstance(layer, UnrollLayer):
+        module = Unroll()
     elif isinstance(layer, ZeroPadLayer):
         module = ZeroPad(layer.channels, layer.stride)
     else:

@@ -6,7 +6,7 @@ import pytest
 from bntheory import activation, predict_growth
 from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool
 from bntheory.networks import Join, Residual, Sequential
-from bntheory.rearrangements import Unflatten
+from bntheory.rearrangements import Unflatten, Unroll
 from simulations import simulate_growth
 from simulations.statistics import mean_with_error, tolerance
 
@@ -41,6 +41,7 @@ NETWORKS = {
         VECTOR,
         *(Join(((Dense(2 * C), RELU), (Dense(2 * C), TANH))), Unflatten((C, 2, 2)), BatchNorm(), RELU, Conv(C)),
     ),
+    "positions in one line": (IMAGE, Conv(C), BatchNorm(), RELU, Unroll(), Conv(C, (3, 1)), TANH, Pool(), Flatten()),
     "given values": (VECTOR, Unflatten((15, 2, 2)), Conv(C), RELU, Conv(C)),
     "back to an image": (IMAGE, Conv(C), RELU, Flatten(), Dense(9 * C), Unflatten((C, 3, 3)), TANH, Conv(C)),
 }

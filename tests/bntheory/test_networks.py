@@ -24,7 +24,7 @@ from bntheory.layers import (
     ZeroPad,
 )
 from bntheory.networks import Join, Residual, Sequential, cnn, leaves, mlp, resnet, vgg
-from bntheory.rearrangements import Unflatten
+from bntheory.rearrangements import Unflatten, Unroll
 from bntheory.serialization import from_json
 
 RELU = activation("relu")
@@ -70,7 +70,7 @@ NETWORKS = {
         (LayerNorm(), LayerNorm(over="channels"), LayerNorm(0.1, "channels"), Flatten(), LayerNorm(over="channels")),
         (2, 3, 3),
     ),
-    "unflattened": Sequential((Unflatten((6, 2, 2)), Flatten(), Unflatten((24, 1, 1))), (24,)),
+    "unflattened": Sequential((Unflatten((6, 2, 2)), Unroll(), Flatten(), Unflatten((24, 1, 1))), (24,)),
     "nothing": Sequential((), (4,)),
 }
 JOINS = Sequential(
@@ -620,6 +620,7 @@ def test_a_user_s_activation_is_a_layer_but_not_json():
 def test_rearrangements_name_what_does_not_fit():
     assert [str(layer) for layer in NETWORKS["unflattened"].layers] == [
         "Unflatten(6×2×2)",
+        "Unroll",
         "Flatten",
         "Unflatten(24×1×1)",
     ]
@@ -627,6 +628,10 @@ def test_rearrangements_name_what_does_not_fit():
         (lambda: Unflatten((6, 2)), r"Unflatten: shape must be \(channels, height, width\), got \(6, 2\)"),
         (lambda: Unflatten((6, 0, 2)), "Unflatten: shape must be at least 1, got 0"),
         (lambda: Unflatten((6, 2, 2)).output_shape((6, 2, 2)), r"Unflatten\(6×2×2\) needs an input of shape \(24,\)"),
+        (
+            lambda: Unroll().output_shape((6,)),
+            r"Unroll needs an input of shape \(channels, height, width\), got \(6,\)",
+        ),
         (lambda: Unflatten((6, 2, 2)).output_shape((25,)), r"of shape \(24,\), got \(25,\)"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -10,7 +10,7 @@ from bntheory.activations import KNOWN, Activation, activation
 from bntheory.initializations import initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential, mlp, resnet
-from bntheory.rearrangements import Unflatten
+from bntheory.rearrangements import Unflatten, Unroll
 from simulations import linearized, streams
 from simulations.graded import chained
 from simulations.products import log_singular_values
@@ -40,7 +40,9 @@ NETWORKS = {
         ),
         (4, 12, 12),
     ),
-    "unflattened": Sequential((Dense(24), Unflatten((6, 2, 2)), Conv(4), Flatten(), Unflatten((16, 1, 1))), (5,)),
+    "unflattened": Sequential(
+        (Dense(24), Unflatten((6, 2, 2)), Conv(4), Unroll(), Conv(4, (3, 1)), Flatten(), Unflatten((16, 1, 1))), (5,)
+    ),
     "padding": Sequential(
         (
             Conv(4, (3, 1), (1, 2)),

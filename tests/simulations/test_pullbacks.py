@@ -22,7 +22,7 @@ from bntheory.layers import (
     ZeroPad,
 )
 from bntheory.networks import Join, Residual
-from bntheory.rearrangements import Unflatten
+from bntheory.rearrangements import Unflatten, Unroll
 from simulations import pullbacks, weights
 from simulations.pullbacks import RULES
 from simulations.signal import Signal, added
@@ -81,6 +81,7 @@ LINEAR_ON_IMAGES = [
     Pool("average", (3, 1), (1, 2)),
     Pool("average", (3, 2), 2, 1),
     Pad((1, 0, 2, 3)),
+    Unroll(),
 ]
 ON_IMAGES = [*LINEAR_ON_IMAGES, BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0), GroupNorm(2), GroupNorm(1, 0)]
 ON_IMAGES += [

@@ -11,7 +11,7 @@ from bntheory.activations import KNOWN, Activation
 from bntheory.initializations import INITIALIZATIONS
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential
-from bntheory.rearrangements import Unflatten
+from bntheory.rearrangements import Unflatten, Unroll
 from simulations import streams
 from simulations.samples import log_cosine_distance, moments
 from simulations.signal import Signal, scaled
@@ -92,7 +92,17 @@ NETWORKS = {
         Pad(1), Conv(3, padding=0), Pad((2, 0, 0, 1)), TANH, Pad((0, 1, 0, 0)), BatchNorm(), Conv(2)
     ),
     "unflattened": Sequential(
-        (Dense(12, bias=0.1), Unflatten((3, 2, 2)), TANH, Conv(4), Flatten(), Unflatten((16, 1, 1))), (5,)
+        (
+            Dense(12, bias=0.1),
+            Unflatten((3, 2, 2)),
+            TANH,
+            Conv(4),
+            Unroll(),
+            Conv(4, (3, 1)),
+            Flatten(),
+            Unflatten((16, 1, 1)),
+        ),
+        (5,),
     ),
     "whole maps": images(Residual((Pool("max"),), (Pool("average"),)), Conv(4, 1)),
     "zero-pad": images(Conv(4), ZeroPad(7, 2), TANH, ZeroPad(8), Residual((Conv(11, stride=2),), (ZeroPad(11, 2),))),

@@ -14,14 +14,14 @@ from bntheory.growth.backward.gradient_rows import Above, Gradient, of_moments, 
 from bntheory.growth.backward.joins import Pullback
 from bntheory.growth.infinite_width.state import State
 from bntheory.layers import Shape
-from bntheory.rearrangements import Unflatten
+from bntheory.rearrangements import Unflatten, Unroll
 
 
 def unflatten(layer: Unflatten, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
     """Units are channels at positions: the mean over positions, with links between images at one position.
 
-    Given vectors are points of a single copy, of which each gets its share. None of gradients of single units whose slopes
-    are still to come: which of them was at which position is not kept.
+    Given vectors are points of a single copy, of which each gets its share. None of gradients of single units whose
+    slopes are still to come: which of them was at which position is not kept.
     """
     points, copies, gaussian = before.points, before.copies, before.gaussian
     if layer.positions == 1 and points == 1:
@@ -68,4 +68,9 @@ def _above_vectors(gradient: Gradient, points: int, copies: float) -> Above | No
     return Above(of_images(above.radial), shortcut, larger=above.larger, rough=above.rough)
 
 
-RULES: dict[type, Callable[[Any, State, State, Shape, bool], Pullback | None]] = {Unflatten: unflatten}
+def unroll(layer: Unroll, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
+    """Positions stay what they are."""
+    return lambda gradient: gradient
+
+
+RULES: dict[type, Callable[[Any, State, State, Shape, bool], Pullback | None]] = {Unflatten: unflatten, Unroll: unroll}

@@ -51,7 +51,7 @@ from bntheory.growth.infinite_width.moments import log_slope
 from bntheory.growth.infinite_width.state import State
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape, ZeroPad
 from bntheory.networks import Residual
-from bntheory.rearrangements import Unflatten
+from bntheory.rearrangements import Unflatten, Unroll
 
 CURVATURE_STEP = 0.05  # of ln q
 SILENT = 1e-30  # share of the largest second moment below which points count alike, within single precision
@@ -85,6 +85,8 @@ def through(layer: Any, noise: Noise, before: State, after: State, shape: Shape)
         return _weights(layer, noise, before, after, shape)
     if isinstance(layer, Activation):
         return _activation(layer, noise, before, after, shape)
+    if isinstance(layer, Unroll):
+        return noise.without_pairs(before)
     if isinstance(layer, Affine):
         return noise.times(layer.factor) if layer.factor else None
     if isinstance(layer, (LayerNorm, GroupNorm)) and len(shape) == 3:

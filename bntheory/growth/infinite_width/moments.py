@@ -14,7 +14,7 @@ With q_p and d_pp' as in `state`, over units and in logarithms:
     Pad          points of q = 0, as far from others as these are large
     sum          q' = q_1 + α² q_2             d' = d_1 + α² d_2      independent parts, one of them of zero mean
     concatenate, product                       `joins`
-    Unflatten                                  `rearranged`
+    Unflatten, Unroll                          `rearranged`
 
 Where units are not Gaussian and no rule of this list applies, the row's units are sampled (`population`).
 Given inputs are carried as they are until the first random layer.
@@ -63,7 +63,7 @@ from bntheory.layers import (
     ZeroPad,
 )
 from bntheory.networks import Join, Residual
-from bntheory.rearrangements import Unflatten
+from bntheory.rearrangements import Unflatten, Unroll
 
 MANY = 32  # points on vectors from which pairs are taken by Hermite series, as on images
 STEP = 1e-4  # of ln q, for slopes
@@ -97,7 +97,7 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
 
 def by_channels(layer: Any) -> bool:
     """Whether a layer acts on channels one by one, or on groups of them."""
-    kinds = Activation, Affine, BatchNorm, Dropout, Flatten, GroupNorm, Pad, Pool, Unflatten
+    kinds = Activation, Affine, BatchNorm, Dropout, Flatten, GroupNorm, Pad, Pool, Unflatten, Unroll
     return isinstance(layer, kinds) or getattr(layer, "groups", 1) > 1
 
 

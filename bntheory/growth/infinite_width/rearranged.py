@@ -2,6 +2,7 @@
 
 Unflatten    q' = q at every position;   d' = 2 (q − m²) between two of them, m the mean over units; as before for
              two images at one position
+    Unroll       nothing changes but the shape
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bntheory.growth.infinite_width import population, positions
 from bntheory.growth.infinite_width.population import Population
 from bntheory.growth.infinite_width.state import MOST_POINTS, State, log_mean, worse
 from bntheory.layers import Shape
-from bntheory.rearrangements import Unflatten
+from bntheory.rearrangements import Unflatten, Unroll
 
 LEAST_KEPT = 1e-12  # of E h h' between vectors of unequal sizes
 
@@ -117,4 +118,9 @@ def applied(layer: Any, values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), *layer.output_shape(values.shape[1:]))
 
 
-RULES: dict[type, Callable[[Any, State, Shape], State | None]] = {Unflatten: unflatten}
+def unroll(layer: Unroll, state: State, shape: Shape) -> State:
+    """Positions are points in the same order."""
+    return state
+
+
+RULES: dict[type, Callable[[Any, State, Shape], State | None]] = {Unflatten: unflatten, Unroll: unroll}

@@ -12,7 +12,7 @@ from bntheory.activations import Activation, activation
 from bntheory.initializations import INITIALIZATIONS, initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Unknown
 from bntheory.networks import Join, Residual, Sequential, cnn, leaves, mlp, resnet, vgg
-from bntheory.rearrangements import Unflatten
+from bntheory.rearrangements import Unflatten, Unroll
 
 torch = pytest.importorskip("torch")
 modules = pytest.importorskip("simulations.training.modules")
@@ -65,7 +65,9 @@ NETWORKS = {
         (Affine((0.5, 1.0, 2.0), 0.1), Conv(2), Residual((Conv(2), Affine((1.0, 2.0), (0.0, 1.0)))), Flatten()),
         (3, 4, 4),
     ),
-    "unflattened": Sequential((Dense(24), Unflatten((6, 2, 2)), Conv(4), Flatten(), Unflatten((16, 1, 1))), (5,)),
+    "unflattened": Sequential(
+        (Dense(24), Unflatten((6, 2, 2)), Conv(4), Unroll(), Conv(4, (3, 1)), Flatten(), Unflatten((16, 1, 1))), (5,)
+    ),
     "vgg": vgg(13, batch_norm=True, image=(1, 8, 8), channels=2),
     "cnn": cnn(3, 4, bias=0.1, image=(2, 5, 5), classes=3),
     "mlp LayerNorm": mlp(2, 5, layer_norm=True),

@@ -10,7 +10,7 @@ from bntheory.growth.infinite_width import moments, population
 from bntheory.growth.infinite_width.state import State, start
 from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Pool
 from bntheory.networks import Join, Residual, Sequential
-from bntheory.rearrangements import Unflatten
+from bntheory.rearrangements import Unflatten, Unroll
 from simulations import simulate_growth
 from simulations.statistics import mean_with_error, tolerance
 
@@ -165,3 +165,22 @@ def test_a_state_by_itself():
     after = moments.through(Unflatten((3, 1, 2)), state, (6,), 2)
     np.testing.assert_allclose(np.exp(after.log_d), 2 * (1 - np.eye(2)))
     assert after.log_cross is None and after.gaussian
+
+
+# --- Unroll ----------------------------------------------------------------------------------------------------------
+
+
+def test_positions_in_one_line_are_the_same_points():
+    """Every number of a network of 1×1 kernels, whose positions do not care where they are, up to what is not carried
+    any further: how given images differ pair by pair, which is of order 1/channels."""
+    x = np.random.default_rng(3).standard_normal((3, 2, 4, 4))
+    layers = (Conv(800, 1), RELU, Residual((Conv(800, 1), BatchNorm(), RELU, Conv(800, 1))), RELU, Conv(8, 1))
+    one, other = (
+        predict_growth(Sequential((Conv(4), layer, *layers, Flatten(), Dense(3)), (2, 4, 4)), x)
+        for layer in (activation("linear"), Unroll())
+    )
+    for column, atol in (
+        *(("log_second_moment", 1e-9), ("log_gradient", 1e-5), ("log_weight_gradient", 1e-5)),
+        *(("log_channel_variance", 1e-3), ("log_growth_std", 0.01)),
+    ):
+        np.testing.assert_allclose(getattr(other, column), getattr(one, column), rtol=0, atol=atol)

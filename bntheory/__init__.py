@@ -31,6 +31,7 @@ _PUBLIC = {
     "ZeroPad": "layers",
     "Unflatten": "rearrangements",
     "Unroll": "rearrangements",
+    "Channels": "rearrangements",
     "Unknown": "layers",
     "Activation": "activations",
     "activation": "activations",

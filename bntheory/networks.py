@@ -33,7 +33,7 @@ from bntheory.layers import (
     ZeroPad,
     set_fields,
 )
-from bntheory.rearrangements import Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class Join:
 
 
 Normalization = BatchNorm | LayerNorm | GroupNorm
-Rearrangement = Unflatten | Unroll
+Rearrangement = Unflatten | Unroll | Channels
 Block = Residual | Join
 Layer = (
     Dense
@@ -237,7 +237,7 @@ LAYERS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         *(Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine, Dropout, Pool, Pad, Flatten, ZeroPad, Unknown),
-        *(Unflatten, Unroll),
+        *(Unflatten, Unroll, Channels),
         *(Sequential, Residual, Join),
     )
 }

@@ -84,3 +84,47 @@ class Unroll:
 
     def __str__(self) -> str:
         return "Unroll"
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Some of the channels of an image, or units of a vector, as those of ``torch.chunk``, ``split`` or a slice.
+
+    Parameters
+    ----------
+    start, stop : int
+        The channels start, …, stop − 1.
+
+    Raises
+    ------
+    ValueError
+        Unless 0 ≤ start < stop; where the shape is known, if it has fewer channels.
+
+    References
+    ----------
+    Dauphin, Fan, Auli, Grangier 2017, "Language modeling with gated convolutional networks", equation 1, the gate:
+    ``Join(((Channels(0, n),), (Channels(n, 2 * n), sigmoid)), "product")``.
+
+    Examples
+    --------
+    >>> Channels(8, 12).output_shape((16, 4, 5))
+    (4, 4, 5)
+    """
+
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        set_fields(self, start=arguments.integer("Channels: start", self.start, at_least=0))
+        set_fields(self, stop=arguments.integer("Channels: stop", self.stop))
+        if self.start >= self.stop:
+            raise ValueError(f"Channels: stop must be above start, got {self.start} and {self.stop}")
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the output; ValueError if there are fewer channels."""
+        if self.stop > shape[0]:
+            raise ValueError(f"{self} needs at least {self.stop} channels, got shape {shape}")
+        return (self.stop - self.start, *shape[1:])
+
+    def __str__(self) -> str:
+        return f"Channels({self.start}, {self.stop})"

@@ -16,7 +16,7 @@ import numpy as np
 from bntheory.activations import Activation
 from bntheory.layers import Affine, BatchNorm, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape, ZeroPad
 from bntheory.networks import Join, Normalization, Residual
-from bntheory.rearrangements import Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll
 from simulations.convolution import offsets
 from simulations.signal import Axes, Signal, activated, added, at_scale, scaled, standardized, weighted
 
@@ -125,6 +125,17 @@ def reshaped(layer: Flatten | Unflatten | Unroll, h: Signal) -> tuple[Signal, Pu
         return _reshaped(gradient, (len(gradient.values), *shape))
 
     return _reshaped(h, (len(h.values), *layer.output_shape(shape))), pullback
+
+
+def channels(layer: Channels, h: Signal) -> tuple[Signal, Pullback]:
+    """Some of the channels; back: the gradient in their places, zeros elsewhere."""
+
+    def pullback(gradient: Signal) -> Signal:
+        values = np.zeros_like(h.values)
+        values[:, layer.start : layer.stop] = gradient.values
+        return scaled(values, gradient.log_scale)
+
+    return scaled(h.values[:, layer.start : layer.stop], h.log_scale), pullback
 
 
 def zero_pad(layer: ZeroPad, h: Signal) -> tuple[Signal, Pullback]:
@@ -259,6 +270,7 @@ RULES: dict[type, Callable[..., tuple[Signal, Callable[[Signal], Any]]]] = {
     Flatten: reshaped,
     Unflatten: reshaped,
     Unroll: reshaped,
+    Channels: channels,
     ZeroPad: zero_pad,
     Pool: pool,
     Pad: pad,

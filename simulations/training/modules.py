@@ -19,6 +19,7 @@ from bntheory.layers import ZeroPad as ZeroPadLayer
 from bntheory.networks import Join as JoinLayer
 from bntheory.networks import Layer, Sequential, output_shape, refuse_unknown
 from bntheory.networks import Residual as ResidualLayer
+from bntheory.rearrangements import Channels as ChannelsLayer
 from bntheory.rearrangements import Unflatten
 from bntheory.rearrangements import Unroll as UnrollLayer
 from simulations import streams
@@ -216,6 +217,27 @@ class Unroll(nn.Module):
         return h.flatten(2).unsqueeze(-1)
 
 
+class Channels(nn.Module):
+    """The channels (units of a vector) from `start` to `stop`.
+
+    Parameters
+    ----------
+    start, stop : int
+    """
+
+    def __init__(self, start: int, stop: int) -> None:
+        super().__init__()
+        self.start, self.stop = start, stop
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Return some of the channels."""
+        return h[:, self.start : self.stop]
+
+    def extra_repr(self) -> str:
+        """Return the arguments for ``repr``."""
+        return f"{self.start}, {self.stop}"
+
+
 class Erf(nn.Module):
     """h ↦ erf(h)."""
 
@@ -349,6 +371,8 @@ def _module(layer: Layer, shape: Shape, rng: np.random.Generator) -> nn.Module:
         module = nn.Unflatten(1, layer.shape)
     elif isinstance(layer, UnrollLayer):
         module = Unroll()
+    elif isinstance(layer, ChannelsLayer):
+        module = Channels(layer.start, layer.stop)
     elif isinstance(layer, ZeroPadLayer):
         module = ZeroPad(layer.channels, layer.stride)
     else:

@@ -6,7 +6,7 @@ import pytest
 from bntheory import activation, predict_growth
 from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool
 from bntheory.networks import Join, Residual, Sequential
-from bntheory.rearrangements import Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll
 from simulations import simulate_growth
 from simulations.statistics import mean_with_error, tolerance
 
@@ -19,6 +19,7 @@ COLUMNS = {  # what width and means over inputs leave out, relative
     "log_weight_gradient": 0.05,
 }
 GATE = (Pool(), Flatten(), Dense(C), RELU, Dense(C), SIGMOID, Unflatten((C, 1, 1)))
+GLU = Join(((Channels(0, C),), (Channels(C, 2 * C), SIGMOID)), "product")
 IMAGE, VECTOR = (3, 5, 5), (60,)
 NETWORKS = {
     "squeeze and excitation": (IMAGE, Conv(C), RELU, Join(((), GATE), "product"), Conv(C)),
@@ -42,6 +43,17 @@ NETWORKS = {
         *(Join(((Dense(2 * C), RELU), (Dense(2 * C), TANH))), Unflatten((C, 2, 2)), BatchNorm(), RELU, Conv(C)),
     ),
     "positions in one line": (IMAGE, Conv(C), BatchNorm(), RELU, Unroll(), Conv(C, (3, 1)), TANH, Pool(), Flatten()),
+    "gated linear units": (VECTOR, Dense(2 * C), GLU, Dense(2 * C), GLU, Dense(C)),
+    "gated convolutions": (IMAGE, Conv(2 * C), GLU, Conv(2 * C, bias=0.1), GLU, Flatten(), Dense(C)),
+    "halves read one after another": (
+        IMAGE,
+        *(Conv(2 * C), RELU, Join(((Channels(0, C),), (Channels(C, 2 * C), Conv(C), RELU))), Conv(C)),
+    ),
+    "channels of a concatenation": (
+        IMAGE,
+        *(Conv(C), Join(((RELU,), (Conv(C), TANH))), Channels(C // 2, 2 * C - 40), Conv(C)),
+    ),
+    "a sum of halves": (VECTOR, Dense(2 * C), Residual((Channels(0, C), TANH), (Channels(C, 2 * C),)), TANH, Dense(C)),
     "given values": (VECTOR, Unflatten((15, 2, 2)), Conv(C), RELU, Conv(C)),
     "back to an image": (IMAGE, Conv(C), RELU, Flatten(), Dense(9 * C), Unflatten((C, 3, 3)), TANH, Conv(C)),
 }

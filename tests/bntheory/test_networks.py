@@ -24,7 +24,7 @@ from bntheory.layers import (
     ZeroPad,
 )
 from bntheory.networks import Join, Residual, Sequential, cnn, leaves, mlp, resnet, vgg
-from bntheory.rearrangements import Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll
 from bntheory.serialization import from_json
 
 RELU = activation("relu")
@@ -70,7 +70,9 @@ NETWORKS = {
         (LayerNorm(), LayerNorm(over="channels"), LayerNorm(0.1, "channels"), Flatten(), LayerNorm(over="channels")),
         (2, 3, 3),
     ),
-    "unflattened": Sequential((Unflatten((6, 2, 2)), Unroll(), Flatten(), Unflatten((24, 1, 1))), (24,)),
+    "unflattened": Sequential(
+        (Unflatten((6, 2, 2)), Unroll(), Flatten(), Unflatten((24, 1, 1)), Channels(3, 9)), (24,)
+    ),
     "nothing": Sequential((), (4,)),
 }
 JOINS = Sequential(
@@ -623,8 +625,15 @@ def test_rearrangements_name_what_does_not_fit():
         "Unroll",
         "Flatten",
         "Unflatten(24×1×1)",
+        "Channels(3, 9)",
     ]
     for make, message in (
+        (lambda: Channels(3, 3), "Channels: stop must be above start, got 3 and 3"),
+        (lambda: Channels(-1, 3), "Channels: start must be at least 0, got -1"),
+        (
+            lambda: Channels(3, 9).output_shape((8, 2, 2)),
+            r"Channels\(3, 9\) needs at least 9 channels, got shape \(8, 2, 2\)",
+        ),
         (lambda: Unflatten((6, 2)), r"Unflatten: shape must be \(channels, height, width\), got \(6, 2\)"),
         (lambda: Unflatten((6, 0, 2)), "Unflatten: shape must be at least 1, got 0"),
         (lambda: Unflatten((6, 2, 2)).output_shape((6, 2, 2)), r"Unflatten\(6×2×2\) needs an input of shape \(24,\)"),

@@ -10,7 +10,7 @@ from bntheory.activations import KNOWN, Activation, activation
 from bntheory.initializations import initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential, mlp, resnet
-from bntheory.rearrangements import Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll
 from simulations import linearized, streams
 from simulations.graded import chained
 from simulations.products import log_singular_values
@@ -41,7 +41,18 @@ NETWORKS = {
         (4, 12, 12),
     ),
     "unflattened": Sequential(
-        (Dense(24), Unflatten((6, 2, 2)), Conv(4), Unroll(), Conv(4, (3, 1)), Flatten(), Unflatten((16, 1, 1))), (5,)
+        (
+            Dense(24),
+            Unflatten((6, 2, 2)),
+            Conv(4),
+            Channels(1, 4),
+            Unroll(),
+            Conv(4, (3, 1)),
+            Flatten(),
+            Channels(2, 10),
+            Unflatten((8, 1, 1)),
+        ),
+        (5,),
     ),
     "padding": Sequential(
         (

@@ -22,7 +22,7 @@ from bntheory.layers import (
     ZeroPad,
 )
 from bntheory.networks import Join, Residual
-from bntheory.rearrangements import Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll
 from simulations import pullbacks, weights
 from simulations.pullbacks import RULES
 from simulations.signal import Signal, added
@@ -82,6 +82,7 @@ LINEAR_ON_IMAGES = [
     Pool("average", (3, 2), 2, 1),
     Pad((1, 0, 2, 3)),
     Unroll(),
+    Channels(1, 2),
 ]
 ON_IMAGES = [*LINEAR_ON_IMAGES, BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0), GroupNorm(2), GroupNorm(1, 0)]
 ON_IMAGES += [
@@ -100,7 +101,7 @@ ON_IMAGES += [
 ]
 ON_VECTORS = [BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0), Dropout(0.4), Dense(3), Dense(3, "orthogonal")]
 ON_VECTORS += [BatchNorm(0.5, 3.0), BatchNorm(0.5, 3.0, training=False), GroupNorm(2), GroupNorm(2, 0.5), GroupNorm(1)]
-ON_VECTORS += [Unflatten((3, 2, 1)), Unflatten((6, 1, 1))]
+ON_VECTORS += [Unflatten((3, 2, 1)), Unflatten((6, 1, 1)), Channels(2, 5)]
 ON_VECTORS += [Affine(-0.3), Affine((1.0, -2.0, 0.5, 3.0, 0.0, 1.0))]
 AT_ANY_SCALE = [(layer, VECTORS) for layer in HOMOGENEOUS + ON_VECTORS] + [(layer, IMAGES) for layer in ON_IMAGES]
 AT_ANY_SCALE += [(LayerNorm(epsilon, "channels"), (3, 5, 2, 2)) for epsilon in (1e-5, 0.2, 0.0)]

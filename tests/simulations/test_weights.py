@@ -11,7 +11,7 @@ from bntheory.activations import KNOWN, Activation
 from bntheory.initializations import INITIALIZATIONS
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential
-from bntheory.rearrangements import Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll
 from simulations import streams
 from simulations.samples import log_cosine_distance, moments
 from simulations.signal import Signal, scaled
@@ -97,10 +97,12 @@ NETWORKS = {
             Unflatten((3, 2, 2)),
             TANH,
             Conv(4),
+            Channels(1, 4),
             Unroll(),
             Conv(4, (3, 1)),
             Flatten(),
-            Unflatten((16, 1, 1)),
+            Channels(2, 10),
+            Unflatten((8, 1, 1)),
         ),
         (5,),
     ),

@@ -47,7 +47,7 @@ from bntheory.layers import (
     Shape,
     ZeroPad,
 )
-from bntheory.rearrangements import Unflatten
+from bntheory.rearrangements import Channels, Unflatten
 
 MOST_SAMPLED = 2**18  # points of units for means over sampled ones
 
@@ -65,7 +65,7 @@ def pullback(layer: Any, before: State, after: State, shape: Shape, correlated: 
     `correlated`: whether gradients of different points can be, so that their links need to be known.
     """
     rule, groups = RULES[type(layer)], layer.groups if isinstance(layer, Conv) else 1
-    if isinstance(layer, Dense) or (isinstance(layer, Conv) and groups == 1):
+    if isinstance(layer, (Dense, Channels)) or (isinstance(layer, Conv) and groups == 1):
         return rule(layer, before, after, shape, correlated)
     made = layer.output_shape(shape)[0] if isinstance(layer, (Conv, Flatten, Unflatten)) else shape[0]
     if isinstance(layer, ZeroPad) or not before.parts:

@@ -10,11 +10,11 @@ import numpy as np
 
 from bntheory.growth.backward import covariances
 from bntheory.growth.backward.covariances import Blocks
-from bntheory.growth.backward.gradient_rows import Above, Gradient, of_moments, scaled
+from bntheory.growth.backward.gradient_rows import Above, Gradient, averaged, of_moments, scaled, together
 from bntheory.growth.backward.joins import Pullback
 from bntheory.growth.infinite_width.state import State
 from bntheory.layers import Shape
-from bntheory.rearrangements import Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll
 
 
 def unflatten(layer: Unflatten, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
@@ -73,4 +73,26 @@ def unroll(layer: Unroll, before: State, after: State, shape: Shape, correlated:
     return lambda gradient: gradient
 
 
-RULES: dict[type, Callable[[Any, State, State, Shape, bool], Pullback | None]] = {Unflatten: unflatten, Unroll: unroll}
+def channels(layer: Channels, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
+    """Nothing for all other channels. None of gradients of single units whose slopes are still to come, see `some`."""
+    gaussian, numbers = before.gaussian, (layer.start, layer.stop - layer.start, shape[0] - layer.stop)
+
+    def back(gradient: Gradient) -> Gradient | None:
+        if gradient.values.ndim == 3 and not gaussian:
+            return None
+        if gradient.values.ndim == 3:
+            gradient = averaged(gradient, above=gradient.above, parts=gradient.parts)
+        zero = Gradient(np.zeros_like(gradient.points), gradient.log_scale)
+        before, inside, behind = numbers
+        own = gradient.parts or ((inside, gradient),)
+        pieces = ((before, zero), *own, (behind, zero))
+        return together((count, piece) for count, piece in pieces if count)
+
+    return back
+
+
+RULES: dict[type, Callable[[Any, State, State, Shape, bool], Pullback | None]] = {
+    Unflatten: unflatten,
+    Unroll: unroll,
+    Channels: channels,
+}

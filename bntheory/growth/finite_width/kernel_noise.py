@@ -51,7 +51,7 @@ from bntheory.growth.infinite_width.moments import log_slope
 from bntheory.growth.infinite_width.state import State
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape, ZeroPad
 from bntheory.networks import Residual
-from bntheory.rearrangements import Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll
 
 CURVATURE_STEP = 0.05  # of ln q
 SILENT = 1e-30  # share of the largest second moment below which points count alike, within single precision
@@ -87,6 +87,8 @@ def through(layer: Any, noise: Noise, before: State, after: State, shape: Shape)
         return _activation(layer, noise, before, after, shape)
     if isinstance(layer, Unroll):
         return noise.without_pairs(before)
+    if isinstance(layer, Channels):
+        return _of_channels(layer, noise, shape)
     if isinstance(layer, Affine):
         return noise.times(layer.factor) if layer.factor else None
     if isinstance(layer, (LayerNorm, GroupNorm)) and len(shape) == 3:
@@ -337,6 +339,14 @@ def _unflattened(layer: Unflatten, noise: Noise) -> Noise | None:
     share = np.eye(layer.positions, dtype=np.float32) * np.float32(layer.positions)
     own = noise.own and each(lambda block: block * share, noise.own)
     return dataclasses.replace(mixed(noise, np.ones((layer.positions, 1), np.float32)), own=own)
+
+
+def _of_channels(layer: Channels, noise: Noise, shape: Shape) -> Noise | None:
+    """Fewer channels are sampled; None where they have been, or are normalized together with others."""
+    if noise.own is None or noise.parts is not None or noise.norm == "image":
+        return None
+    fewer = np.float32(shape[0] / (layer.stop - layer.start))
+    return dataclasses.replace(noise, own=each(lambda block: block * fewer, noise.own))
 
 
 def _shares(matrix: np.ndarray, state: State) -> np.ndarray:

@@ -45,6 +45,7 @@ def affine(layer: Affine, state: State, shape: Shape) -> State:
         centred=state.centred and not beta.any(),
         sphere=math.inf,
         mixed=False,
+        unlike=state.unlike or len(set(zip(*layer.pairs, strict=True))) > 1,
         population=functools.cache(lambda: population.matched(_in_turn(layer, population.drawn(state)), log_q)),
         values=None,
     )

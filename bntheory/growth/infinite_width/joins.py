@@ -18,13 +18,14 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from bntheory.growth.infinite_width import population, positions
 from bntheory.growth.infinite_width.population import Population
-from bntheory.growth.infinite_width.state import Part, State, of_values, worse
+from bntheory.growth.infinite_width.state import Lineage, Part, State, disjoint, of_values, rows_of, within, worse
 
 
 def concatenated(channels: Sequence[int], states: Sequence[State], row: int) -> State | None:
@@ -33,7 +34,7 @@ def concatenated(channels: Sequence[int], states: Sequence[State], row: int) -> 
 
 
 def by_parts(
-    function: Callable[[State, int], State | None], state: State, lineage: frozenset[int], units: int = 1, of: int = 1
+    function: Callable[[State, int], State | None], state: State, lineage: Lineage, units: int = 1, of: int = 1
 ) -> State | None:
     """A layer that acts on channels one by one, as a function of every part and its channels; None if one has none.
 
@@ -75,6 +76,45 @@ def cuts(state: State) -> list[int]:
     return list(itertools.accumulate(part.channels for part in state.parts))
 
 
+def between(state: State, start: int, stop: int) -> State | None:
+    """Some channels of a concatenation, part by part; None if one of them is not known."""
+    made = []
+    for end, part in zip(cuts(state), state.parts, strict=True):
+        before = end - part.channels
+        first, last = max(start, before), min(stop, end)
+        if first < last:
+            made.append((last - first, some(part.state, first - before, last - before, part.channels)))
+    known = [Part(channels, state) for channels, state in made if state is not None]
+    return _side_by_side(known, _lineage(part.state for part in known)) if len(known) == len(made) else None
+
+
+def some(state: State, start: int, stop: int, channels: int) -> State | None:
+    """Some of the channels of a row, all of one law; None if they may differ in a way that is not known.
+
+    Different channels of one row of weights are different units, as if they were of different rows.
+    """
+    if stop - start == channels:
+        return state
+    if state.parts:
+        return between(state, start, stop)
+    given = 0 in rows_of(state.lineage) and (state.mixed or state.population is not None)
+    if state.unlike or state.flattened or given:
+        return None
+    share = Fraction(start, channels)
+    lineage = within(state.lineage, share, Fraction(stop, channels))
+
+    def sampled() -> Population:
+        units = population.drawn(state)
+        if units.fields is None or share == 0:
+            return units._replace(parts=None)
+        order = np.random.default_rng((*share.as_integer_ratio(),)).permutation(len(units.fields))
+        return units._replace(fields=units.fields[order], parts=None)
+
+    return dataclasses.replace(
+        state, lineage=lineage, population=None if state.population is None else functools.cache(sampled)
+    )
+
+
 def _piece(state: State, start: int, end: int, channels: int) -> State | None:
     """The units of some channels; None if they may differ from the others in a way that is not known."""
     for stop, part in zip(cuts(state), state.parts, strict=True):
@@ -85,7 +125,7 @@ def _piece(state: State, start: int, end: int, channels: int) -> State | None:
         return state
     if state.values is not None:
         return known(state.values[:, start:end], [state])
-    return None if 0 in state.lineage else state  # 0: given numbers may be left in them
+    return None if 0 in rows_of(state.lineage) or state.unlike else state  # 0: given numbers may be left in them
 
 
 def known(values: np.ndarray, states: Iterable[State]) -> State:
@@ -102,8 +142,8 @@ def _words(states: Sequence[State]) -> dict[str, Any]:
     }
 
 
-def _lineage(states: Iterable[State]) -> frozenset[int]:
-    return frozenset().union(*(state.lineage for state in states))
+def _lineage(states: Iterable[State]) -> Lineage:
+    return frozenset(source for state in states for source in state.lineage)
 
 
 def alike(first: State, second: State) -> bool:
@@ -114,7 +154,7 @@ def alike(first: State, second: State) -> bool:
 # --- concatenation ---------------------------------------------------------------------------------------------------
 
 
-def _side_by_side(pieces: list[Part], lineage: frozenset[int]) -> State | None:
+def _side_by_side(pieces: list[Part], lineage: Lineage) -> State | None:
     first, states = pieces[0].state, [piece.state for piece in pieces]
     if not all(alike(first, state) for state in states):
         return None
@@ -203,7 +243,7 @@ def _some(units: np.ndarray, count: float) -> np.ndarray:
 
 def independent(first: State, second: State) -> bool:
     """Whether no weights are common to two states."""
-    return not first.lineage & second.lineage
+    return disjoint(first.lineage, second.lineage)
 
 
 def product(first: State, second: State, row: int) -> State | None:
@@ -267,6 +307,7 @@ def _independent(first: State, second: State, row: int) -> State:
         centred=first.centred or second.centred,
         lineage=first.lineage | second.lineage,
         flattened=first.flattened or second.flattened,
+        unlike=first.unlike or second.unlike,
         population=functools.cache(sampled),
     )
 
@@ -314,4 +355,6 @@ def _same(first: State, second: State) -> State | None:
     if units.fields is not None:  # whole units are paired as they are, particles by their ranks
         units = units._replace(particles=population.quantiles_of(units.fields, len(units.particles)))
     made = population.sampled_state(first, lambda _: units)
-    return made and dataclasses.replace(made, **_words([made, second]), spread=max(first.spread, second.spread))
+    return made and dataclasses.replace(
+        made, **_words([made, second]), spread=max(first.spread, second.spread), unlike=first.unlike or second.unlike
+    )

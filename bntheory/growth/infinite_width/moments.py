@@ -14,7 +14,7 @@ With q_p and d_pp' as in `state`, over units and in logarithms:
     Pad          points of q = 0, as far from others as these are large
     sum          q' = q_1 + α² q_2             d' = d_1 + α² d_2      independent parts, one of them of zero mean
     concatenate, product                       `joins`
-    Unflatten, Unroll                          `rearranged`
+    Unflatten, Unroll, Channels                `rearranged`
 
 Where units are not Gaussian and no rule of this list applies, the row's units are sampled (`population`).
 Given inputs are carried as they are until the first random layer.
@@ -46,7 +46,7 @@ from bntheory.growth.infinite_width import (
     reshaping,
 )
 from bntheory.growth.infinite_width.population import Population
-from bntheory.growth.infinite_width.state import State, inexact, log_mean, two, worse
+from bntheory.growth.infinite_width.state import State, inexact, log_mean, rows_of, two, worse
 from bntheory.layers import (
     Affine,
     BatchNorm,
@@ -327,19 +327,19 @@ def added(block: Residual, shortcut: State, branch: State) -> State | None:
         return None
     if shortcut.parts or branch.parts:
         return joins.pairwise(functools.partial(added, block), shortcut, branch)
-    lineage = shortcut.lineage | branch.lineage
+    lineage, unlike = shortcut.lineage | branch.lineage, shortcut.unlike or branch.unlike
 
     def sampled() -> Population:
         first = population.drawn(shortcut)
         second = population.drawn(branch, like=first)
-        return population.added(first, second, block.scale, max(branch.lineage) if independent else None)
+        return population.added(first, second, block.scale, max(rows_of(branch.lineage)) if independent else None)
 
     if not (independent and (shortcut.centred or branch.centred)):
         summed = population.sampled_state(shortcut, lambda _: sampled())
         words = [
             worse(*pair) for pair in ((summed.method, branch.method), (summed.channel_method, branch.channel_method))
         ]
-        return dataclasses.replace(summed, method=words[0], channel_method=words[1], lineage=lineage)
+        return dataclasses.replace(summed, method=words[0], channel_method=words[1], lineage=lineage, unlike=unlike)
     log_scale = 2 * math.log(block.scale)
     blocks = [
         None if first is None or second is None else positions.log_sum(first, second + log_scale)
@@ -361,6 +361,7 @@ def added(block: Residual, shortcut: State, branch: State) -> State | None:
         centred=shortcut.centred and branch.centred,
         sphere=math.inf,
         lineage=lineage,
+        unlike=unlike,
         mixed=mixed,
         population=None if gaussian and not mixed else functools.cache(sampled),
         values=None,

@@ -276,7 +276,7 @@ def _gaussian_fields(state: State, scale: float, many: int, kept: int) -> np.nda
     common = kept * (half[:, None] + half) - within  # within + (kept − 1) between
     if kept > 1:
         common -= (kept - 1) * cross[0]
-    rng = np.random.default_rng((int(many), int(kept), state.points, *sorted(state.lineage)[-1:]))
+    rng = np.random.default_rng((int(many), int(kept), state.points, *_seed(state)))
     white = rng.standard_normal((kept, many // 2, state.points), dtype=np.float32)
     modes = np.empty_like(white)
     modes[0] = white[0] @ _root(common).T
@@ -284,6 +284,16 @@ def _gaussian_fields(state: State, scale: float, many: int, kept: int) -> np.nda
         modes[1:] = (white[1:].reshape(-1, state.points) @ _root(cross[0] - within).T).reshape(white[1:].shape)
     fields = np.tensordot(linalg.helmert(kept, full=True).astype(np.float32), modes, (0, 0)).swapaxes(0, 1)
     return np.concatenate([fields, -fields])
+
+
+def _seed(state: State) -> tuple[int, ...]:
+    """Of the last row of weights, and of which of its channels."""
+    sources = [
+        (source, 0, 1) if isinstance(source, int) else (source[0], *source[1].as_integer_ratio())
+        for source in state.lineage
+    ]
+    row, start, of = max(sources, default=(0, 0, 1))
+    return (row, start, of) if start else (row,)
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:

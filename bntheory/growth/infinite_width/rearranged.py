@@ -2,7 +2,9 @@
 
 Unflatten    q' = q at every position;   d' = 2 (q − m²) between two of them, m the mean over units; as before for
              two images at one position
-    Unroll       nothing changes but the shape
+Unroll       nothing changes but the shape
+Channels     nothing changes: units are alike, and those of different channels independent; the parts of a concatenation
+Channels     nothing changes: units are alike, and those of different channels independent; the parts of a concatenation
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from bntheory.growth.infinite_width import population, positions
+from bntheory.growth.infinite_width import joins, population, positions
 from bntheory.growth.infinite_width.population import Population
-from bntheory.growth.infinite_width.state import MOST_POINTS, State, log_mean, worse
+from bntheory.growth.infinite_width.state import MOST_POINTS, State, log_mean, rows_of, worse
 from bntheory.layers import Shape
-from bntheory.rearrangements import Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll
 
 LEAST_KEPT = 1e-12  # of E h h' between vectors of unequal sizes
 
@@ -33,7 +35,7 @@ def unflatten(layer: Unflatten, state: State, shape: Shape) -> State | None:
     count = layer.positions
     if count > MOST_POINTS and state.log_d is not None:
         raise ValueError(f"{layer}: distances between at most {MOST_POINTS} positions are carried, got {count}")
-    given = 0 in state.lineage and (state.mixed or state.population is not None)
+    given = 0 in rows_of(state.lineage) and (state.mixed or state.population is not None)
     if count > 1 and (state.flattened or given):
         return None
     log_apart = _log_apart(state) if count > 1 and state.log_d is not None else -math.inf
@@ -113,8 +115,15 @@ def _at_positions(units: Population, count: int) -> Population:
     return Population(np.repeat(some, count, axis=1), fields, scale)
 
 
+def channels(layer: Channels, state: State, shape: Shape) -> State | None:
+    """Some of the channels; None where they may differ in a way that is not carried."""
+    return joins.some(state, layer.start, layer.stop, shape[0])
+
+
 def applied(layer: Any, values: np.ndarray) -> np.ndarray:
     """The same of given values."""
+    if isinstance(layer, Channels):
+        return values[:, layer.start : layer.stop]
     return values.reshape(len(values), *layer.output_shape(values.shape[1:]))
 
 
@@ -123,4 +132,8 @@ def unroll(layer: Unroll, state: State, shape: Shape) -> State:
     return state
 
 
-RULES: dict[type, Callable[[Any, State, Shape], State | None]] = {Unflatten: unflatten, Unroll: unroll}
+RULES: dict[type, Callable[[Any, State, Shape], State | None]] = {
+    Unflatten: unflatten,
+    Unroll: unroll,
+    Channels: channels,
+}

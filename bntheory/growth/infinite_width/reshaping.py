@@ -124,6 +124,7 @@ def zero_pad(layer: ZeroPad, state: State, shape: Shape) -> State:
         log_cross=blocks[1],
         gaussian=state.gaussian and log_share == 0,
         population=None if state.gaussian and log_share == 0 else functools.cache(sampled),
+        unlike=state.unlike or log_share < 0,
         parts=(),
         values=None,
     )

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -38,7 +40,54 @@ MANY_POINTS = 256  # whose distances are not kept in double precision
 MOST_POINTS = 4096  # a matrix of distances of more points would not fit into memory
 
 
+ZERO, ONE = Fraction(0), Fraction(1)
+NOWHERE = -1  # in place of a row
 METHODS = ("exact", "mean-field", "population", "measured")  # from the best known to what no rule gave
+
+
+class Some(NamedTuple):
+    """The channels of a row between two shares of them: units as if of weights of their own."""
+
+    row: int
+    start: Fraction
+    stop: Fraction
+
+
+Lineage = frozenset[int | Some]
+
+
+def rows_of(lineage: Lineage) -> set[int]:
+    """The rows, whether all of their channels or some."""
+    return {source.row if isinstance(source, Some) else source for source in lineage}
+
+
+def within(lineage: Lineage, start: Fraction, stop: Fraction) -> Lineage:
+    """Of units between two shares of the channels.
+
+    Channels of one row of weights are told apart. Those of several rows, whose channels need not be in the same order,
+    count as all of them, and a `Some` of no row says which they are.
+    """
+    sources = {each if isinstance(each, Some) else Some(each, ZERO, ONE) for each in lineage}
+    if len(sources) > 1:
+        sources = {each for each in sources if each.row == NOWHERE} or {Some(NOWHERE, ZERO, ONE)}
+    inside = {Some(row, first + start * (last - first), first + stop * (last - first)) for row, first, last in sources}
+    return frozenset(inside if len(lineage) == 1 else {*(each for each in lineage if each not in sources), *inside})
+
+
+def disjoint(first: Lineage, second: Lineage) -> bool:
+    """Whether no channels of any row are common to both.
+
+    >>> half = Fraction(1, 2)
+    >>> disjoint(frozenset((Some(3, 0 * half, half),)), frozenset((Some(3, half, 2 * half), 4)))
+    True
+    >>> disjoint(frozenset((Some(3, 0 * half, half),)), frozenset((3,)))
+    False
+    """
+    wholes = [[each if isinstance(each, Some) else Some(each, ZERO, ONE) for each in side] for side in (first, second)]
+    return not any(
+        one.row == other.row >= 0 and one.start < other.stop and other.start < one.stop
+        for one, other in itertools.product(*wholes)
+    )
 
 
 class Part(NamedTuple):
@@ -61,11 +110,13 @@ class State:
     gaussian : whether units are Gaussian at infinite width, so that activations have a closed rule;
     centred : whether the mean over units is zero at infinite width;
     sphere : inputs over which a BatchNorm was just taken, if they are few: its outputs lie on a sphere, not Gaussian;
-    lineage : rows of weights that units depend on, 0 for the input; states with none in common are independent;
+    lineage : rows of weights that units depend on, or `Some` of their channels, 0 for the input; states with none in
+    common are independent;
     population : draws sampled units of a row that is not Gaussian, None if it is;
     mixed : whether they are Gaussian plus given numbers (an identity shortcut from the input): activations are sampled;
     parts : of a concatenation, in the order of the channels, if their units have different laws;
     flattened : whether units are those of several positions, so that those of one channel may be correlated;
+    unlike : whether channels have numbers of their own that are not carried: γ and β, or zeros;
     values : the given batch itself, (B, *shape), as long as no layer was random.
     """
 
@@ -80,11 +131,12 @@ class State:
     gaussian: bool = True
     centred: bool = True
     sphere: float = math.inf
-    lineage: frozenset[int] = frozenset((0,))
+    lineage: Lineage = frozenset((0,))
     population: Callable[[], Population] | None = None
     mixed: bool = False
     parts: tuple[Part, ...] = ()
     flattened: bool = False
+    unlike: bool = False
     values: np.ndarray | None = None
 
     @property

@@ -12,7 +12,7 @@ from bntheory.activations import Activation, activation
 from bntheory.initializations import INITIALIZATIONS, initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Unknown
 from bntheory.networks import Join, Residual, Sequential, cnn, leaves, mlp, resnet, vgg
-from bntheory.rearrangements import Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll
 
 torch = pytest.importorskip("torch")
 modules = pytest.importorskip("simulations.training.modules")
@@ -66,7 +66,18 @@ NETWORKS = {
         (3, 4, 4),
     ),
     "unflattened": Sequential(
-        (Dense(24), Unflatten((6, 2, 2)), Conv(4), Unroll(), Conv(4, (3, 1)), Flatten(), Unflatten((16, 1, 1))), (5,)
+        (
+            Dense(24),
+            Unflatten((6, 2, 2)),
+            Conv(4),
+            Channels(1, 4),
+            Unroll(),
+            Conv(4, (3, 1)),
+            Flatten(),
+            Channels(2, 10),
+            Unflatten((8, 1, 1)),
+        ),
+        (5,),
     ),
     "vgg": vgg(13, batch_norm=True, image=(1, 8, 8), channels=2),
     "cnn": cnn(3, 4, bias=0.1, image=(2, 5, 5), classes=3),

@@ -8,13 +8,13 @@ import pytest
 from bntheory import activation, predict_growth
 from bntheory.growth.infinite_width import moments, population
 from bntheory.growth.infinite_width.state import State, start
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Pool
+from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential
-from bntheory.rearrangements import Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll
 from simulations import simulate_growth
 from simulations.statistics import mean_with_error, tolerance
 
-RELU, TANH = activation("relu"), activation("tanh")
+RELU, TANH, SIGMOID = activation("relu"), activation("tanh"), activation("sigmoid")
 
 
 def passed(layers, inputs, shape):
@@ -184,3 +184,105 @@ def test_positions_in_one_line_are_the_same_points():
         *(("log_channel_variance", 1e-3), ("log_growth_std", 0.01)),
     ):
         np.testing.assert_allclose(getattr(other, column), getattr(one, column), rtol=0, atol=atol)
+
+
+# --- Channels --------------------------------------------------------------------------------------------------------
+
+
+def product(*branches, before=None):
+    """Whether a product of two branches has a rule."""
+    layers = (*(before or (Dense(12), TANH)), Join(branches, "product"))
+    return predict_growth(Sequential(layers, (5,))).unsupported is None
+
+
+def test_halves_are_independent_and_parts_that_overlap_are_not():
+    assert product((Channels(0, 6),), (Channels(6, 12), SIGMOID))
+    assert product((Channels(0, 6), Channels(0, 3)), (Channels(6, 12), Channels(3, 6)))
+    assert product((Channels(2, 6), RELU), (Channels(2, 6),))  # the same units
+    assert product((Channels(0, 6), Dense(4)), (Channels(0, 4),))  # through fresh weights
+    assert not product((Channels(0, 6),), (Channels(5, 11),))
+    assert product((Channels(0, 6), Channels(0, 3)), (Channels(0, 6), Channels(3, 6)))  # of a slice
+    assert not product((Channels(0, 6), Channels(0, 4)), (Channels(0, 6), Channels(2, 6)))
+    assert product((Channels(0, 6), Channels(3, 6)), (Channels(3, 9), Channels(0, 3)))  # the same
+    summed = (Dense(12), TANH, Residual((Dense(12),)))  # two rows, whose channels are not told apart
+    assert product((Channels(0, 6),), (Channels(0, 6), RELU), before=summed)
+    assert not product((Channels(0, 6),), (Channels(6, 12),), before=summed)
+    assert not product((Channels(0, 6), Channels(3, 6)), (Channels(6, 12), Channels(0, 3)), before=summed)
+
+
+def test_a_slice_and_its_row_are_not_independent():
+    padded = (Conv(4), Residual((), (Channels(0, 2), Join(((), (Conv(2),))))))
+    assert predict_growth(Sequential(padded, (3, 4, 4))).unsupported is not None
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        (Conv(8), Affine((1.0, 2.0) * 4)),
+        (Conv(4), ZeroPad(8)),
+        (Conv(2), Flatten()),
+        (Dropout(0.5),),
+        (Conv(8), Affine((1.0, 2.0) * 4), Residual((Conv(8),))),
+    ],
+    ids=["γ", "zeros", "flattened", "given", "sum"],
+)
+def test_channels_that_may_differ_have_no_rule(before):
+    x = np.random.default_rng(0).standard_normal((3, 8, 2, 2))
+    assert predict_growth(Sequential((*before, Channels(0, 4)), (8, 2, 2)), x).unsupported is not None
+    assert predict_growth(Sequential((*before, Channels(0, 8)), (8, 2, 2)), x).unsupported is None
+
+
+def test_given_values_are_those_of_the_channels():
+    x = np.random.default_rng(0).standard_normal((3, 8, 2, 2))
+    growth = predict_growth(Sequential((Channels(2, 5), RELU), (8, 2, 2)), x)
+    np.testing.assert_allclose(growth.second_moment[1], np.mean(x[:, 2:5] ** 2))
+    np.testing.assert_allclose(growth.second_moment[2], np.mean(np.maximum(x[:, 2:5], 0) ** 2))
+
+
+def test_a_part_of_a_concatenation_is_that_part():
+    net = Sequential((Join(((Dense(6), RELU), (Dense(2), TANH))), Channels(6, 8)), (5,))
+    growth = predict_growth(net)
+    assert growth.log_second_moment[-1] == growth.log_second_moment[4]
+    mixed = predict_growth(Sequential((Join(((Dense(6), RELU), (Dense(2), TANH))), Channels(3, 7)), (5,)))
+    expected = (3 * mixed.second_moment[2] + mixed.second_moment[4]) / 4
+    assert mixed.second_moment[-1] == pytest.approx(expected)
+
+
+def test_sampled_units_of_different_channels_differ():
+    """Their fields are uncorrelated, within five standard errors (false alarms 6e-7); those of one slice the same."""
+    state = passed((Dense(12), TANH), np.ones((2, 4)) * np.array([1, -1, 1, 1]), (4,))
+    one, other, again = (moments.through(Channels(*at), state, (12,), 3) for at in ((0, 6), (6, 12), (6, 12)))
+    fields = [population.drawn(each).fields[:, 0, 0] for each in (one, other, again)]
+    assert abs(np.corrcoef(fields[0], fields[1])[0, 1]) < 5 / np.sqrt(len(fields[0]))
+    np.testing.assert_array_equal(fields[1], fields[2])
+
+
+def test_a_gradient_goes_to_the_channels_that_were_read():
+    """Of a gradient of 1 a unit, the mean over the row is the share that was read; twice, the sum of shares."""
+    net = Sequential((Dense(10), Residual((Channels(0, 4), Dense(5)), (Channels(2, 8), Dense(5)))), (3,))
+    growth = predict_growth(net)
+    back = [2 * 5 / inputs * inputs for inputs in (4, 6)]  # Σ over units of n_out Var w
+    assert math.exp(growth.log_gradient[1]) == pytest.approx(sum(back) / 5)
+    assert math.exp(growth.log_gradient[2]) == pytest.approx(back[0] / 5)
+
+
+def test_channels_of_maxima_of_active_units_have_no_gradient():
+    layers = (Conv(100), RELU, Channels(50, 100), Pool("max", 2), Flatten(), Dense(3))
+    assert np.isnan(predict_growth(Sequential(layers, (3, 4, 4))).log_gradient[2])
+
+
+def test_bands_of_some_channels():
+    """Of 400 networks: a quarter of the channels varies twice as much; standard deviations within 20%."""
+    net = Sequential((Conv(96), RELU, Channels(30, 54), Conv(24), RELU, Conv(24)), (3, 4, 4))
+    x = np.random.default_rng(5).standard_normal((1, 3, 4, 4))
+    growth, samples = predict_growth(net, x), simulate_growth(net, 400, x, seed=1, method="weights", gradients=False)
+    drawn = samples.log_second_moment[:, 1:].astype(float)
+    np.testing.assert_allclose(growth.log_growth_std[1:], drawn.std(axis=0), rtol=0.2)
+    assert growth.log_growth_std[3] > 1.5 * growth.log_growth_std[2]
+    block = Sequential((Conv(8), Residual((Channels(0, 4), Conv(8)))), (3, 4, 4))
+    assert predict_growth(block, x).band_method[2] == "unsupported"
+
+
+def test_how_often_some_channels_are_dead_is_not_known():
+    dead = predict_growth(Sequential((Dense(8), Channels(0, 4), RELU, Channels(0, 2), Dense(3, bias=0.1)), (3,))).p_dead
+    np.testing.assert_allclose(dead, [0, 0, 0, 1 / 16, np.nan, 0])

@@ -40,6 +40,8 @@ _PUBLIC = {
     # growth
     "predict_growth": "growth.prediction",
     "Growth": "growth.prediction",
+    "predict_module": "torch_models.prediction",
+    "describe_module": "torch_models.reading",
     "kernel_alignment": "growth.backward.alignment",
     "critical_gain": "growth.phase",
     "phase": "growth.phase",

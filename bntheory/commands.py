@@ -50,6 +50,31 @@ def network_options(
     return described
 
 
+def module_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options by which a torch module is run: --input, --batch, --init, --seed."""
+    for option in (
+        click.option("--seed", type=int, default=0, show_default=True, help="Of the factory's weights and the noise."),
+        click.option("--init", help="A law for all weights, instead of their own second moments: he_normal, …"),
+        click.option("--batch", type=int, default=8, show_default=True, help="Inputs."),
+        click.option(
+            "--input", "sizes", required=True, metavar="N|C,L|T,C|C,H,W", callback=_sizes, help="Shape of one input."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _sizes(ctx: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
+    """Read one to three sizes."""
+    try:
+        sizes = tuple(int(side) for side in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not 1 <= len(sizes) <= 3 or min(sizes) < 1:
+        raise click.BadParameter(f"{text!r} must be one to three sizes, for example 3,32,32", ctx, option)
+    return sizes
+
+
 def _image(ctx: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
     """Read "C,H,W"."""
     if text is None:
@@ -208,6 +233,62 @@ def growth(
     bands = {"level": level, **{name: _plain(edge) for name, edge in edges.items()}}
     write_json(json_file, {"network": str(net), **predicted.to_dict(), **bands, "findings": found.to_dict()})
     save_figure(plot_file, lambda ax: plot_growth(predicted, ax=ax, level=level, quantity=quantity))
+
+
+@click.command()
+@click.argument("target", metavar="PACKAGE.MODULE:FACTORY")
+@module_options
+@click.option("--level", type=float, default=0.9, show_default=True, help="Probability inside the bands.")
+@click.option(
+    "--quantity", default="activations", show_default=True, help="What --plot draws: or channels, or gradients."
+)
+@click.option("--no-covariances", is_flag=True, help="Second moments and gradients only: faster, for large images.")
+@output_options
+def predict(
+    target: str,
+    sizes: tuple[int, ...],
+    batch: int,
+    init: str | None,
+    seed: int,
+    level: float,
+    quantity: str,
+    no_covariances: bool,
+    json_file: str | None,
+    plot_file: str | None,
+) -> None:
+    """Predict the growth of a torch module as it stands, on inputs of noise.
+
+    The factory is found from the current folder, as python -m would; it is called without arguments.
+    """
+    from bntheory import arguments, plot_growth, predict_module
+
+    arguments.choice("quantity", quantity, QUANTITIES)
+    arguments.probability("level", level)
+    module, example = made_module(target, sizes, batch, seed)
+    predicted = predict_module(module, example, init, covariances=not no_covariances)
+    lower, upper = predicted.band(level)
+    click.echo(f"{target} on {batch} inputs of noise, seed {seed}\n\n{predicted.table()}\n")
+    click.echo(f"{predicted.weights_table()}\n\n{predicted.verdict()}")
+    bands = {"level": level, "lower": _plain(lower), "upper": _plain(upper)}
+    write_json(json_file, {"network": target, **predicted.to_dict(), **bands})
+    save_figure(plot_file, lambda ax: plot_growth(predicted, ax=ax, level=level, quantity=quantity))
+
+
+def made_module(target: str, sizes: tuple[int, ...], batch: int, seed: int) -> tuple[Any, Any]:
+    """The module of a factory, drawn from the seed, and a batch of standard normal inputs."""
+    from bntheory import arguments
+
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError('torch modules need PyTorch: pip install "bntheory[train]"') from None
+    from bntheory.torch_models.factories import factory
+
+    batch = arguments.integer("batch", batch)
+    make = factory(target)
+    torch.manual_seed(arguments.integer("seed", seed, at_least=0))
+    module = make()
+    return module, torch.randn(batch, *sizes, generator=torch.Generator().manual_seed(seed))
 
 
 @click.command()

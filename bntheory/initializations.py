@@ -93,7 +93,7 @@ class Initialization:
         changed = []
         for field in dataclasses.fields(self)[1:]:
             value = getattr(self, field.name)
-            if known is None or value != getattr(known, field.name):
+            if value != (field.default if known is None else getattr(known, field.name)):
                 changed.append(f"{field.name}={value:.6g}" if isinstance(value, float) else f"{field.name}={value}")
         return self.name + (f"({', '.join(changed)})" if changed else "")
 

@@ -15,6 +15,7 @@ _PUBLIC = {
     "crosscheck": "comparison",
     "build": "training.modules",
     "measure_growth": "training.probes.channel_moments",
+    "measure_module": "training.redraws",
     "digits": "training.datasets",
     "fashion_mnist": "training.datasets",
     "cifar10": "training.datasets",

@@ -127,7 +127,8 @@ class Samples(PerRow):
     rows : tuple of Leaf
         As ``bntheory.networks.leaves`` gives them: name, operation, shape, layer.
     log_second_moment, log_channel_mean_square, log_channel_variance : array, (trials, rows)
-        Natural logarithms, see the module's first lines; −inf for zero, +inf for a row out of range, never NaN.
+        Natural logarithms, see the module's first lines; −inf for zero, +inf for a row out of range; NaN in all trials of
+        a row that was not seen.
     log_cosine_distance : array (trials, rows), optional
         ln of the mean over pairs of inputs of 1 − cos, see the function of that name; NaN without a pair.
     log_gradient : array (trials, rows), optional
@@ -148,7 +149,8 @@ class Samples(PerRow):
     Raises
     ------
     ValueError
-        If an array is not (trials, rows) with at least one of each, or one of the first three holds NaN.
+        If an array is not (trials, rows) with at least one of each, or one of the first three holds NaN in some
+        trials.
 
     Examples
     --------
@@ -175,7 +177,7 @@ class Samples(PerRow):
             values = np.asarray(getattr(self, quantity), dtype=np.float64)
             if values.ndim != 2 or values.shape[1] != len(self.rows) or values.size == 0:
                 raise ValueError(f"{quantity} must have shape (trials, {len(self.rows)} rows), got {values.shape}")
-            if quantity in QUANTITIES and np.isnan(values).any():
+            if quantity in QUANTITIES and np.any(np.isnan(values) & ~np.isnan(values).all(axis=0)):
                 raise ValueError(f"{quantity} must not be NaN, got {np.isnan(values).sum()} of {values.size}")
             object.__setattr__(self, quantity, values)
 

@@ -1,0 +1,175 @@
+"""A torch module read as a description, with the names of its calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bntheory.initializations import Initialization, initialization
+from bntheory.layers import Unknown
+from bntheory.networks import Leaf, Sequential, leaves
+from bntheory.torch_models import graph, layouts, tracing
+from bntheory.torch_models.tracing import Trace
+
+AXES = "(batch, n), (batch, tokens, channels), (batch, channels, length) or (batch, channels, height, width)"
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What one forward pass of a module has shown.
+
+    net : its description;  rows : that of the description, named after modules and functions;
+    nodes : of the trace, one a row;  inputs : the example, (batch, *shape).
+    """
+
+    model: nn.Module
+    example: torch.Tensor
+    net: Sequential
+    rows: tuple[Leaf, ...]
+    nodes: tuple[int, ...]
+    trace: Trace
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """The example, (batch, *shape)."""
+        return tracing.canonical(self.example, self.trace.nodes[0], tracing.input_layout(self.model, self.example))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks, a line each."""
+        shared = {weights.row: weights.shared_with for weights in self.trace.weights if weights.shared_with}
+        lines = list(self.trace.notes.values())
+        if shared:
+            first, of = next(iter(shared.items()))
+            lines.append(
+                f"weights shared between rows count as independent: {len(shared)} rows, first {first} with {of}"
+            )
+        aside = [self.trace.nodes[node].name for node in graph.unused(self.trace.nodes, self.trace.output)]
+        if aside:
+            lines.append(f"not on the way to the output: {', '.join(aside[:5])}{', …' if len(aside) > 5 else ''}")
+        return tuple(lines)
+
+    def measured(self) -> Measured:
+        """Numbers of its rows, on demand."""
+        return Measured(self)
+
+
+class Measured:
+    """Row index → numbers of that row, (batch, *shape), of the module as it is; None for a row without a tensor.
+
+    Rows without a rule are known beforehand and kept from one forward pass; others take one of their own.
+    """
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._values: dict[int, np.ndarray] | None = None
+
+    def __call__(self, row: int) -> np.ndarray | None:
+        node = self._reading.nodes[row]
+        if self._values is None:
+            nodes = self._reading.trace.nodes
+            self._values = self._kept({index for index in range(len(nodes)) if isinstance(nodes[index].layer, Unknown)})
+        if node not in self._values:
+            self._values |= self._kept({node})
+        return self._values.get(node)
+
+    def _kept(self, wanted: set[int]) -> dict[int, np.ndarray]:
+        reading, kept = self._reading, {}
+        nodes = reading.trace.nodes
+
+        def observe(node: int, tensor: torch.Tensor, layout: layouts.Layout) -> None:
+            if node in wanted and tensor.is_floating_point():
+                kept[node] = tracing.canonical(tensor, nodes[node], layout)
+
+        tracing.run(reading.model, reading.example, observe=observe)
+        return kept
+
+
+def read(model: Any, example_input: Any, init: str | Initialization | None = None) -> Reading:
+    """Trace a module once and describe it.
+
+    Raises
+    ------
+    ValueError
+        If it is no module whose calls can be seen, if the example is not a finite batch of real floating-point numbers,
+        if weights are not finite or all zero (the row is named).
+    Exception
+        What the module's own forward raises, with the row reached as a note.
+    """
+    module = _module(model)
+    example = _example(module, example_input)
+    law = None if init is None else initialization(init)
+    trace = tracing.run(module, example, law)
+    found = graph.description(trace.nodes, trace.output)
+    named = (trace.nodes[node].name for node in found.nodes)
+    rows = tuple(leaf._replace(name=name) for leaf, name in zip(leaves(found.net), named, strict=True))
+    return Reading(module, example, found.net, rows, found.nodes, trace)
+
+
+def describe_module(model: Any, example_input: Any, init: str | Initialization | None = None) -> Sequential:
+    """The description of a torch module, as one forward pass shows it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Unchanged, as by `predict_module`.
+    example_input : torch.Tensor or array
+        (batch, n), (batch, channels, length), (batch, tokens, channels) or (batch, channels, height, width); its sizes
+        and, where the forward pass depends on data, its values decide what is described.
+    init : str or Initialization, optional
+        Law of all weights; None: normal ones of the second moment that each layer's weights have.
+
+    Returns
+    -------
+    Sequential
+        For `predict_growth`, `jacobian_law`, `simulate_growth`, … A call without a layer is an `Unknown`.
+
+    Raises
+    ------
+    ValueError
+        As `predict_module`.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> print(describe_module(nn.Sequential(nn.Linear(3, 5), nn.ReLU()), torch.randn(2, 3), init="he_normal"))
+    input 3; Dense(5, he_normal, bias=0.1…), relu
+    """
+    return read(model, example_input, init).net
+
+
+def _module(model: Any) -> nn.Module:
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("a scripted module hides its calls: pass the module it was made from")
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(isinstance(tensor, nn.parameter.UninitializedTensorMixin) for tensor in tensors):
+        raise ValueError("the module has lazy parameters: run it once on an example, which gives them their shapes")
+    meta = next((name for name, part in [*model.named_parameters(), *model.named_buffers()] if part.is_meta), None)
+    if meta is not None:
+        raise ValueError(f"parameters must hold numbers, got {meta} on the meta device: model.to_empty(device='cpu')")
+    return model
+
+
+def _example(model: nn.Module, example: Any) -> torch.Tensor:
+    like = next((part for part in model.parameters() if part.is_floating_point()), torch.empty(0))
+    if not isinstance(example, torch.Tensor):
+        example = torch.as_tensor(np.asarray(example))
+        example = example.to(like.dtype) if example.is_floating_point() else example
+    if not example.is_floating_point():
+        what = "complex numbers" if example.is_complex() else f"{str(example.dtype).removeprefix('torch.')} numbers"
+        raise ValueError(f"example_input must hold real floating-point numbers, got {what}")
+    if not 2 <= example.dim() <= 4 or 0 in example.shape:
+        raise ValueError(f"example_input must be {AXES}, got shape {tuple(example.shape)}")
+    bad = int((~torch.isfinite(example)).sum())
+    if bad:
+        raise ValueError(
+            f"example_input must be finite, got {bad} of {example.numel()} values that are NaN or infinite"
+        )
+    return example.detach().to(like.device)

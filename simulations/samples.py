@@ -127,8 +127,8 @@ class Samples(PerRow):
     rows : tuple of Leaf
         As ``bntheory.networks.leaves`` gives them: name, operation, shape, layer.
     log_second_moment, log_channel_mean_square, log_channel_variance : array, (trials, rows)
-        Natural logarithms, see the module's first lines; −inf for zero, +inf for a row out of range; NaN in all trials of
-        a row that was not seen.
+        Natural logarithms, see the module's first lines; −inf for zero, +inf for a row out of range; NaN in all trials
+        of a row that was not seen.
     log_cosine_distance : array (trials, rows), optional
         ln of the mean over pairs of inputs of 1 − cos, see the function of that name; NaN without a pair.
     log_gradient : array (trials, rows), optional

@@ -8,7 +8,7 @@ from typing import Any
 from bntheory.growth.prediction import Growth
 from bntheory.torch_models.weights import Weights
 
-STRANGE_MEAN = 0.05  # of mean²/second moment; independent draws have 1/count
+STRANGE_MEAN = 0.05  # of mean²/second moment; independent draws have 1/entries
 STRANGE_KURTOSIS = 6.0
 
 
@@ -19,7 +19,7 @@ class ModuleGrowth(Growth):
     Attributes
     ----------
     weights : tuple of Weights
-        Of every row with weights: count, second moment, mean²/second moment, kurtosis, mean square of the biases, and
+        Of every row with weights: how many, second moment, mean²/second moment, kurtosis, mean square of biases, and
         an earlier row with the same weights.
     notes : tuple of str
         What the prediction leaves out or takes for granted.
@@ -40,7 +40,7 @@ class ModuleGrowth(Growth):
         """Return the weights as aligned text."""
         lines = [("row", "weights", "mean W²", "mean²/mean W²", "kurtosis", "mean b²", "shared with")]
         lines += [
-            (part.row, f"{part.count}", f"{part.second_moment:.4g}", f"{part.mean_share:.2g}", f"{part.kurtosis:.3g}",
+            (part.row, f"{part.entries}", f"{part.second_moment:.4g}", f"{part.mean_share:.2g}", f"{part.kurtosis:.3g}",
              f"{part.bias:.3g}", part.shared_with)
             for part in self.weights
         ]  # fmt: skip
@@ -49,8 +49,8 @@ class ModuleGrowth(Growth):
 
     def _strange(self) -> list[str]:
         """Weights that are far from what theory takes them for."""
-        means = [part for part in self.weights if part.mean_share > STRANGE_MEAN + 10 / part.count]
-        tails = [part for part in self.weights if part.kurtosis > STRANGE_KURTOSIS and part.count > 100]
+        means = [part for part in self.weights if part.mean_share > STRANGE_MEAN + 10 / part.entries]
+        tails = [part for part in self.weights if part.kurtosis > STRANGE_KURTOSIS and part.entries > 100]
         lines = []
         if means:
             worst = max(means, key=lambda part: part.mean_share)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from bntheory.initializations import Initialization, initialization
 from bntheory.layers import Unknown
@@ -113,31 +114,32 @@ def read(model: Any, example_input: Any, init: str | Initialization | None = Non
 def describe_module(model: Any, example_input: Any, init: str | Initialization | None = None) -> Sequential:
     """The description of a torch module, as one forward pass shows it.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Unchanged, as by `predict_module`.
-    example_input : torch.Tensor or array
-        (batch, n), (batch, channels, length), (batch, tokens, channels) or (batch, channels, height, width); its sizes
-        and, where the forward pass depends on data, its values decide what is described.
-    init : str or Initialization, optional
-        Law of all weights; None: normal ones of the second moment that each layer's weights have.
+        Parameters
+        ----------
+        model : torch.nn.Module
+            Unchanged, as by `predict_module`.
+        example_input : torch.Tensor or array
+            (batch, n), (batch, channels, length), (batch, tokens, channels) or (batch, channels, height, width); its sizes
+            and, where the forward pass depends on data, its values decide what is described.
+        init : str or Initialization, optional
+            Law of all weights; None: normal ones of the second moment that each layer's weights have.
 
-    Returns
-    -------
-    Sequential
-        For `predict_growth`, `jacobian_law`, `simulate_growth`, … A call without a layer is an `Unknown`.
+        Returns
+        -------
+        Sequential
+            For `predict_growth`, `jacobian_law`, `simulate_growth`, … A call without a layer is an `Unknown`.
 
-    Raises
-    ------
-    ValueError
-        As `predict_module`.
+        Raises
+        ------
+        ValueError
+            As `predict_module`.
 
-    Examples
-    --------
-    >>> from torch import nn
-    >>> print(describe_module(nn.Sequential(nn.Linear(3, 5), nn.ReLU()), torch.randn(2, 3), init="he_normal"))
-    input 3; Dense(5, he_normal, bias=0.1…), relu
+        Examples
+        --------
+        >>> from torch import nn
+    from torch.nn.parameter import is_lazy
+        >>> print(describe_module(nn.Sequential(nn.Linear(3, 5), nn.ReLU()), torch.randn(2, 3), init="he_normal"))
+        input 3; Dense(5, he_normal, bias=0.1…), relu
     """
     return read(model, example_input, init).net
 
@@ -149,7 +151,7 @@ def _module(model: Any) -> nn.Module:
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("a scripted module hides its calls: pass the module it was made from")
     tensors = [*model.parameters(), *model.buffers()]
-    if any(isinstance(tensor, nn.parameter.UninitializedTensorMixin) for tensor in tensors):
+    if any(is_lazy(tensor) for tensor in tensors):
         raise ValueError("the module has lazy parameters: run it once on an example, which gives them their shapes")
     meta = next((name for name, part in [*model.named_parameters(), *model.named_buffers()] if part.is_meta), None)
     if meta is not None:

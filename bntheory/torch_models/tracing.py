@@ -27,7 +27,7 @@ from bntheory.networks import output_shape
 from bntheory.torch_models import layouts, weights
 from bntheory.torch_models.graph import Node
 from bntheory.torch_models.layouts import Layout
-from bntheory.torch_models.translation import RULES
+from bntheory.torch_models.rules import RULES
 from bntheory.torch_models.weights import Weights
 
 Observer = Callable[[int, torch.Tensor, Layout], None]  # row, tensor, layout
@@ -129,7 +129,7 @@ class Tracer(TorchFunctionMode):
         self._values: Any = WeakIdKeyDictionary()
         self._constants: Any = WeakIdKeyDictionary()
         self._rows_of_weights: Any = WeakIdKeyDictionary()
-        self._running: list[nn.Module | None] = []
+        self._running: list[nn.Module] = []
         self._calls: dict[str, int] = {}
         self._batch = 0
         self.trace = Trace()
@@ -163,10 +163,10 @@ class Tracer(TorchFunctionMode):
             leave.remove()
 
     def name(self, function: str) -> str:
-        """Of the next row: the module if it has no parts, else the function at its place; counted from the second on."""
-        known = [module for module in self._running if module in self._names]
-        place = self._names[known[-1]] if known else ""
-        whole = bool(known) and next(known[-1].children(), None) is None and place
+        """Of the next row: the module if it has no parts, else the function at its place; numbered if it recurs."""
+        module = next((module for module in reversed(self._running) if module in self._names), None)
+        place = "" if module is None else self._names[module]
+        whole = module is not None and next(module.children(), None) is None and place
         word = place if whole else f"{place}.{function.strip('_')}".lstrip(".")
         count = self._calls[word] = self._calls.get(word, 0) + 1
         return word if count == 1 else f"{word} ({count})"

@@ -13,14 +13,14 @@ from bntheory.initializations import Initialization
 class Weights(NamedTuple):
     """What is known of the weights of a row.
 
-    row : its name;  count : of numbers;  second_moment : mean of W²;
+    row : its name;  entries : how many there are;  second_moment : mean of W²;
     mean_share : (mean of W)²/mean of W², which theory takes for 0;
     kurtosis : mean of (W − mean)⁴ over the variance squared: 3 for a Gaussian, 1.8 for a uniform law;
     bias : mean of b², 0 without one;  shared_with : an earlier row with the same weights, or "".
     """
 
     row: str
-    count: int
+    entries: int
     second_moment: float
     mean_share: float
     kurtosis: float

@@ -1,0 +1,80 @@
+"""Functions with weights: matrices and convolutions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bntheory.layers import Conv, Dense
+from bntheory.torch_models import layouts
+from bntheory.torch_models.rules.registry import number, pair, rule
+
+if TYPE_CHECKING:
+    from bntheory.torch_models.tracing import Call, Value
+
+
+@rule("linear")
+def linear(call: Call, input: Any, weight: Any, bias: Any = None) -> Value | None:
+    value = call.value(input)
+    if value is None or call.value(weight) or call.value(bias):
+        return None
+    return _weighted(call, value, weight, bias)
+
+
+@rule("matmul", "mm", "__matmul__")
+def matmul(call: Call, input: Any, other: Any) -> Value | None:
+    value = call.value(input)
+    if value is None or call.value(other) or other.dim() != 2:
+        return None
+    return _weighted(call, value, other.T, None, key=other)
+
+
+@rule("addmm")
+def addmm(call: Call, input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Value | None:
+    value = call.value(mat1)
+    if value is None or call.value(mat2) or call.value(input) or (beta, alpha) != (1, 1):
+        return None
+    return _weighted(call, value, mat2.T, input, key=mat2)
+
+
+def _weighted(call: Call, value: Value, weight: Any, bias: Any, key: Any = None) -> Value | None:
+    """Units times a matrix (out, in): Dense on a vector, a 1×1 convolution on what has positions."""
+    if not layouts.channels_last(value.layout) and value.layout[:1] != ("n",):
+        return None
+    features, fan_in = weight.shape
+    law, variance = call.law(weight, bias, fan_in, key)
+    if "n" in value.layout:
+        layer: Any = Dense(features, law, variance)
+    else:
+        layer = Conv(features, 1, init=law, bias=variance)
+    return call.leaf(value, layer, value.layout)
+
+
+@rule("conv2d", "conv1d")
+def convolution(
+    call: Call,
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Value | None:
+    value, sides = call.value(input), weight.dim() - 2
+    if value is None or call.value(weight) or call.value(bias) or call.result.dim() != input.dim():
+        return None
+    if value.layout == ("n", "1", "1") and weight.shape[2:].numel() == 1 and groups == 1:
+        law, variance = call.law(weight, bias, weight.shape[1])
+        return call.leaf(value, Dense(weight.shape[0], law, variance), value.layout)
+    if value.layout != (layouts.IMAGE if sides == 2 else layouts.SEQUENCE) or call.has_merged_positions(value):
+        return None
+    kernel, stride, dilation = (pair(size, sides, 1) for size in (weight.shape[2:], stride, dilation))
+    if padding == "same":
+        total = [reach * (side - 1) for reach, side in zip(dilation, kernel, strict=True)]
+        if any(side % 2 for side in total):
+            return None
+        padding = tuple(side // 2 for side in total)
+    padding = (0, 0) if padding == "valid" else pair(padding, sides, 0)
+    law, variance = call.law(weight, bias, weight[0].numel())
+    sizes = [number(pair) for pair in (kernel, stride, padding, dilation)]
+    return call.leaf(value, Conv(weight.shape[0], *sizes, groups, law, variance), value.layout)

@@ -114,32 +114,31 @@ def read(model: Any, example_input: Any, init: str | Initialization | None = Non
 def describe_module(model: Any, example_input: Any, init: str | Initialization | None = None) -> Sequential:
     """The description of a torch module, as one forward pass shows it.
 
-        Parameters
-        ----------
-        model : torch.nn.Module
-            Unchanged, as by `predict_module`.
-        example_input : torch.Tensor or array
-            (batch, n), (batch, channels, length), (batch, tokens, channels) or (batch, channels, height, width); its sizes
-            and, where the forward pass depends on data, its values decide what is described.
-        init : str or Initialization, optional
-            Law of all weights; None: normal ones of the second moment that each layer's weights have.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Unchanged, as by `predict_module`.
+    example_input : torch.Tensor or array
+        (batch, n), (batch, channels, length), (batch, tokens, channels) or (batch, channels, height, width); its sizes
+        and, where the forward pass depends on data, its values decide what is described.
+    init : str or Initialization, optional
+        Law of all weights; None: normal ones of the second moment that each layer's weights have.
 
-        Returns
-        -------
-        Sequential
-            For `predict_growth`, `jacobian_law`, `simulate_growth`, … A call without a layer is an `Unknown`.
+    Returns
+    -------
+    Sequential
+        For `predict_growth`, `jacobian_law`, `simulate_growth`, … A call without a layer is an `Unknown`.
 
-        Raises
-        ------
-        ValueError
-            As `predict_module`.
+    Raises
+    ------
+    ValueError
+        As `predict_module`.
 
-        Examples
-        --------
-        >>> from torch import nn
-    from torch.nn.parameter import is_lazy
-        >>> print(describe_module(nn.Sequential(nn.Linear(3, 5), nn.ReLU()), torch.randn(2, 3), init="he_normal"))
-        input 3; Dense(5, he_normal, bias=0.1…), relu
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(3, 5, bias=False), nn.ReLU(), nn.Linear(5, 2, bias=False))
+    >>> print(describe_module(model, torch.randn(4, 3), init="he_normal"))
+    input 3; Dense(5, he_normal, bias=0), relu, Dense(2, he_normal, bias=0)
     """
     return read(model, example_input, init).net
 

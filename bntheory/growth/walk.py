@@ -28,7 +28,7 @@ from bntheory.growth.infinite_width.state import MOST_POINTS, State, log_rest, o
 from bntheory.layers import BatchNorm, Conv, Dense, Shape
 from bntheory.networks import Join, Leaf, Residual, Sequential, output_shape
 
-Measured = Callable[[int], np.ndarray]
+Measured = Callable[[int], np.ndarray | None]
 
 
 class Here(NamedTuple):
@@ -80,7 +80,7 @@ def forward(
     first : State
         Of the input.
     measured : callable, optional
-        Row index ↦ array (B, *shape): values measured there. Where a row has no rule, its own numbers stay unknown, and
+        Row index ↦ array (B, *shape): values measured there, or None. Where a row has no rule, its own numbers stay unknown, and
         what follows is predicted from its values, with the method "measured" from there on.
 
     Raises
@@ -184,12 +184,13 @@ class Trail:
         self.taken.append(UNKNOWN if here.state is None else _moments(here.state, here.noise, self.of_batch, image))
         way.append(step)
         if here.state is None and self.measured is not None:
-            return Here(self._anew(step.row, self.measured), None)
+            values = self.measured(step.row)
+            return here if values is None else Here(self._anew(step.row, values), None)
         return here
 
-    def _anew(self, row: int, measured: Measured) -> State:
+    def _anew(self, row: int, values: np.ndarray) -> State:
         """Measured values, as given inputs are; they share weights with every row before, not with fresh ones after."""
-        values, leaf = np.asarray(measured(row), dtype=float), self.rows[row]
+        values, leaf = np.asarray(values, dtype=float), self.rows[row]
         if values.shape[1:] != leaf.shape or not np.isfinite(values).all():
             wanted = ", ".join(map(str, leaf.shape))
             found = values.shape if values.shape[1:] != leaf.shape else "values that are not finite"

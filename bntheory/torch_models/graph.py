@@ -37,10 +37,15 @@ class Node:
 
 
 class Description(NamedTuple):
-    """A description and, for each of its rows, the node that it is."""
+    """A description and, for each of its rows, the node that it is.
+
+    nested : concatenations that are read by further ones in the description, but not in the pass: gradients of their
+    tensors lack what flows through those.
+    """
 
     net: Sequential
     nodes: tuple[int, ...]
+    nested: frozenset[int]
 
 
 class _Part(NamedTuple):
@@ -56,9 +61,10 @@ def description(nodes: list[Node], output: int) -> Description:
     ValueError
         If unfolding crossing paths takes too many rows.
     """
-    found = _Reduction(_with_common_prefixes(nodes), output)
-    part = found.between(0, output)
-    return Description(Sequential(tuple(part.layers), nodes[0].shape), (0, *part.nodes))
+    changed = _with_common_prefixes(nodes)
+    part = _Reduction(changed, output).between(0, output)
+    anew = {new.parents[0] for old, new in zip(nodes, changed, strict=True) if old.parents != new.parents}
+    return Description(Sequential(tuple(part.layers), nodes[0].shape), (0, *part.nodes), frozenset(anew))
 
 
 def unused(nodes: list[Node], output: int) -> list[int]:

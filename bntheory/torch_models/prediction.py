@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from bntheory.growth import prediction
 from bntheory.growth.prediction import Growth
+from bntheory.initializations import Initialization
+from bntheory.torch_models.reading import read
 from bntheory.torch_models.weights import Weights
 
 STRANGE_MEAN = 0.05  # of mean²/second moment; independent draws have 1/entries
@@ -61,3 +64,73 @@ class ModuleGrowth(Growth):
             lines.append(f"weights of {len(tails)} rows have heavy tails: most in {worst.row}, "
                          f"kurtosis {worst.kurtosis:.3g} instead of 3")  # fmt: skip
         return lines
+
+
+def predict_module(
+    model: Any,
+    example_input: Any,
+    init: str | Initialization | None = None,
+    batch_size: int | None = None,
+    covariances: bool = True,
+) -> ModuleGrowth:
+    """Predict the size of every row of a torch module as it stands.
+
+    One forward pass is traced (`describe_module`); every weight counts as independent, of zero mean and variance
+    mean(W²), biases as of variance mean(b²); γ, β and the mode of normalizations as they are. The prediction is over
+    redraws of the weights at these variances, not an error of this one network.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        On any device. Nothing is changed: weights, buffers, gradients, random states, training flags, hooks.
+    example_input : torch.Tensor or array
+        (batch, n), (batch, channels, length), (batch, tokens, channels) or (batch, channels, height, width). Its values
+        give the second moments and covariances that the prediction starts from. Of three axes the last counts as the
+        channels, unless the first layer with weights is one of `Conv1d` or `BatchNorm1d`.
+    init : str or Initialization, optional
+        Law of all weights in place of their own variances; biases stay as they are.
+    batch_size : int, optional
+        None or the number of examples, which is what BatchNorm sees.
+    covariances : bool
+        As for `predict_growth`: False for large images, in which pools and BatchNorm then have no rule.
+
+    Returns
+    -------
+    ModuleGrowth
+        A row for each call, named after the module that made it, or its place and the function; a module used twice has
+        two rows. Sums have their branch before their shortcut.
+
+    Raises
+    ------
+    ValueError
+        If the module is scripted, lazy or on the meta device; if the example is not a finite batch of real
+        floating-point numbers; if weights are not finite or all zero, or a BatchNorm sees a single number (the row is
+        named); if paths cross too often.
+    Exception
+        What the module's own forward raises, with the row reached as a note.
+    ImportError
+        Without PyTorch.
+
+    Notes
+    -----
+    Seen are all functions of torch that the forward pass calls. A call without a rule is named in its row, as
+    "unsupported", and the rows after it start from the numbers that the module as it is has there ("measured"): so do
+    those after a sum or product of paths that cross, of a change through an alias, and of numbers that come from
+    outside torch. Attention, recurrent layers, transposed convolutions and interpolation are such calls. Weights that
+    several rows share count as independent; the verdict says so, and where weights have a mean or heavy tails.
+    Where a forward pass depends on data, the prediction is of the branch that the example takes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> _ = torch.manual_seed(0)
+    >>> model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU())
+    >>> growth = predict_module(model, torch.randn(8, 64), init="he_normal")
+    >>> growth.name, growth.moment_method[-1]
+    (('input', '0', '1', '2', '3'), 'exact')
+    """
+    found = read(model, example_input, init)
+    growth = prediction.predicted(found.net, found.rows, found.inputs, batch_size, covariances, found.measured())
+    fields = {field.name: getattr(growth, field.name) for field in dataclasses.fields(Growth)}
+    return ModuleGrowth(**fields, weights=tuple(found.trace.weights), notes=found.notes)

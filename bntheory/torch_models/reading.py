@@ -24,7 +24,8 @@ class Reading:
     """What one forward pass of a module has shown.
 
     net : its description;  rows : that of the description, named after modules and functions;
-    nodes : of the trace, one a row;  inputs : the example, (batch, *shape).
+    nodes : of the trace, one a row;  nested : those whose tensors are not all that is read of them;
+    inputs : the example, (batch, *shape).
     """
 
     model: nn.Module
@@ -32,6 +33,7 @@ class Reading:
     net: Sequential
     rows: tuple[Leaf, ...]
     nodes: tuple[int, ...]
+    nested: frozenset[int]
     trace: Trace
 
     @property
@@ -108,7 +110,7 @@ def read(model: Any, example_input: Any, init: str | Initialization | None = Non
     found = graph.description(trace.nodes, trace.output)
     named = (trace.nodes[node].name for node in found.nodes)
     rows = tuple(leaf._replace(name=name) for leaf, name in zip(leaves(found.net), named, strict=True))
-    return Reading(module, example, found.net, rows, found.nodes, trace)
+    return Reading(module, example, found.net, rows, found.nodes, found.nested, trace)
 
 
 def describe_module(model: Any, example_input: Any, init: str | Initialization | None = None) -> Sequential:

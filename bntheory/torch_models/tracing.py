@@ -173,6 +173,7 @@ class Tracer(TorchFunctionMode):
 
     def law(self, row: str, weight: torch.Tensor, bias: Any, fan_in: int, key: Any) -> tuple[Initialization, float]:
         """As `Call.law`."""
+        key = key if key._base is None else key._base  # a view, such as the transpose, is the parameter itself
         stored = weights.read(row, weight, bias, self._rows_of_weights.get(key, ""))
         self._rows_of_weights.setdefault(key, row)
         self.trace.weights.append(stored)

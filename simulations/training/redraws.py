@@ -159,6 +159,7 @@ def _measured(found: Reading, rng: np.random.Generator, gradients: bool) -> np.n
         for row, square in _weight_gradients(trace):
             numbers[row, 5] = square
         numbers[:, 4:] -= numbers[trace.output, 4]
+        numbers[list(found.nested), 4] = np.nan
     return numbers[list(found.nodes)]
 
 

@@ -340,12 +340,15 @@ def _flatten(layer: Flatten, before: State, after: State, shape: Shape, correlat
     if len(shape) == 1:
         return lambda gradient: gradient
 
+    together = math.log(before.copies / after.copies) if before.values is not None else 0.0  # copies that become points
+
     def back(gradient: Gradient) -> Gradient:
         mean, links = float(gradient.points.mean()), None
         if gradient.links is not None and mean > 0:
             own = covariances.diagonal(before.points)[0]
             links = own, own * np.float32(gradient.mean_part / mean - 1) if before.copies > 1 else None
-        return dataclasses.replace(gradient, values=np.full(before.points, mean), links=links, above=None)
+        log_scale, values = gradient.log_scale + together, np.full(before.points, mean)
+        return dataclasses.replace(gradient, values=values, log_scale=log_scale, links=links, above=None)
 
     return back
 

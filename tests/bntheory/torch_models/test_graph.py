@@ -69,6 +69,7 @@ def test_concatenations_of_all_before_are_nested():
     first = Join((Sequential(()), Sequential((CONV,))), "concatenate")
     assert found.net.layers == (first, first)
     assert found.nodes == (0, 1, 2, 3, 4)
+    assert found.nested == {2}
 
 
 def test_paths_that_cross_have_no_rule():

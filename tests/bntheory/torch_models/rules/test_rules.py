@@ -35,7 +35,7 @@ FUNCTIONS = {
     "hardtanh": (F.hardtanh, VECTOR),
     "relu6": (F.relu6, VECTOR),
     "hardswish": (F.hardswish, VECTOR),
-    "prelu": (lambda x: F.prelu(x, torch.tensor([0.25], dtype=x.dtype)), IMAGE),
+    "prelu": (lambda x: F.prelu(x, torch.tensor([0.25])), IMAGE),
     "clamp at 0": (lambda x: x.clamp(min=0), IMAGE),
     "square": (lambda x: x**2, VECTOR),
     "half": (lambda x: x / 2, IMAGE),
@@ -112,14 +112,14 @@ def trace(function, example):
 @pytest.mark.parametrize("word", FUNCTIONS)
 def test_layers_do_what_the_function_does(word):
     function, shape = FUNCTIONS[word]
-    example = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    example = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
     found, expected, (start, layout) = trace(function, example)
     assert not any(isinstance(node.layer, Unknown) for node in found.nodes)
     state = of_values(tracing.canonical(start, found.nodes[0], layout))
     for row, node in enumerate(found.nodes[1:], 1):
         assert node.parents == (row - 1,)
         state = moments.through(node.layer, state, found.nodes[row - 1].shape, row)
-    np.testing.assert_allclose(state.values.reshape(expected.shape), expected, rtol=2e-6, atol=1e-9)
+    np.testing.assert_allclose(state.values.reshape(expected.shape), expected, rtol=2e-5, atol=2e-5)
 
 
 WEIGHTED = {

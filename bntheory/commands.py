@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,20 +29,33 @@ SIZES = {"mlp": {"depth": 100, "width": 512}}  # where the function has no defau
 
 
 def network_options(
-    command: Callable[..., None] | None = None, *, input_width: int | None = None, optional: bool = False
+    command: Callable[..., None] | None = None,
+    *,
+    input_width: int | None = None,
+    optional: bool = False,
+    target: bool = False,
 ) -> Callable[..., Any]:
     """Add the options that describe a network, with a default input width; the command receives it as `net`.
 
-    If it is optional, `net` is None where none of them is given.
+    If it is optional, `net` is None where none of them is given. If a torch module may be the command's `target`
+    instead, `net` is None where it is, and of these options only --init goes with it, which the command receives too.
     """
     if command is None:
-        return functools.partial(network_options, input_width=input_width, optional=optional)
+        return functools.partial(network_options, input_width=input_width, optional=optional, target=target)
 
     @functools.wraps(command)
     def described(**given: Any) -> None:
         words = {name: given.pop(name) for name in NETWORK_OPTIONS}
         words = {name: word for name, word in words.items() if word is not None}
-        command(net=None if optional and not words else _described(words, input_width), **given)
+        if target:
+            given["init"] = words.get("init")
+        if target and given["target"] is not None:
+            others = [_flag(name) for name in words if name != "init"]
+            if others:
+                raise click.UsageError(f"a torch module is not described by options: leave out {', '.join(others)}")
+            words = {}
+        none = (optional and not words) or (target and given["target"] is not None)
+        command(net=None if none else _described(words, input_width), **given)
 
     for name, settings in reversed(NETWORK_OPTIONS.items()):
         if name == "input_width" and input_width is not None:
@@ -50,22 +64,16 @@ def network_options(
     return described
 
 
-def module_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options by which a torch module is run: --input, --batch, --init, --seed."""
-    for option in (
-        click.option("--seed", type=int, default=0, show_default=True, help="Of the factory's weights and the noise."),
-        click.option("--init", help="A law for all weights, instead of their own second moments: he_normal, …"),
-        click.option("--batch", type=int, default=8, show_default=True, help="Inputs."),
-        click.option(
-            "--input", "sizes", required=True, metavar="N|C,L|T,C|C,H,W", callback=_sizes, help="Shape of one input."
-        ),
-    ):
-        command = option(command)
-    return command
+def input_option(required: bool) -> Callable[..., Any]:
+    """Add --input, the shape of one input of a torch module."""
+    shapes = "N|C,L|T,C|C,H,W"
+    return click.option("--input", "sizes", required=required, metavar=shapes, callback=_sizes, help="Of one input.")
 
 
-def _sizes(ctx: click.Context, option: click.Parameter, text: str) -> tuple[int, ...]:
+def _sizes(ctx: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
     """Read one to three sizes."""
+    if text is None:
+        return None
     try:
         sizes = tuple(int(side) for side in text.split(","))
     except ValueError:
@@ -237,7 +245,10 @@ def growth(
 
 @click.command()
 @click.argument("target", metavar="PACKAGE.MODULE:FACTORY")
-@module_options
+@input_option(required=True)
+@click.option("--batch", type=int, default=8, show_default=True, help="Inputs.")
+@click.option("--init", help="A law for all weights, instead of their own second moments: he_normal, …")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the factory's weights and the noise.")
 @click.option("--level", type=float, default=0.9, show_default=True, help="Probability inside the bands.")
 @click.option(
     "--quantity", default="activations", show_default=True, help="What --plot draws: or channels, or gradients."
@@ -260,12 +271,16 @@ def predict(
 
     The factory is found from the current folder, as python -m would; it is called without arguments.
     """
+    import numpy as np
+
     from bntheory import arguments, plot_growth, predict_module
 
     arguments.choice("quantity", quantity, QUANTITIES)
     arguments.probability("level", level)
-    module, example = made_module(target, sizes, batch, seed)
-    predicted = predict_module(module, example, init, covariances=not no_covariances)
+    module, _ = made_module(target, seed)
+    example = np.random.default_rng(seed).standard_normal((arguments.integer("batch", batch), *sizes))
+    with own_errors():
+        predicted = predict_module(module, example, init, covariances=not no_covariances)
     lower, upper = predicted.band(level)
     click.echo(f"{target} on {batch} inputs of noise, seed {seed}\n\n{predicted.table()}\n")
     click.echo(f"{predicted.weights_table()}\n\n{predicted.verdict()}")
@@ -274,8 +289,20 @@ def predict(
     save_figure(plot_file, lambda ax: plot_growth(predicted, ax=ax, level=level, quantity=quantity))
 
 
-def made_module(target: str, sizes: tuple[int, ...], batch: int, seed: int) -> tuple[Any, Any]:
-    """The module of a factory, drawn from the seed, and a batch of standard normal inputs."""
+@contextlib.contextmanager
+def own_errors() -> Iterator[None]:
+    """What a module itself raises, in one line with the row that was reached."""
+    try:
+        yield
+    except Exception as error:
+        notes = getattr(error, "__notes__", [])
+        if not notes:
+            raise
+        raise ValueError(f"{type(error).__name__}: {error}; {'; '.join(notes)}") from error
+
+
+def made_module(target: str, seed: int) -> tuple[Any, Callable[[], Any]]:
+    """The module that a factory makes from that seed, and the factory."""
     from bntheory import arguments
 
     try:
@@ -284,11 +311,9 @@ def made_module(target: str, sizes: tuple[int, ...], batch: int, seed: int) -> t
         raise ModuleNotFoundError('torch modules need PyTorch: pip install "bntheory[train]"') from None
     from bntheory.torch_models.factories import factory
 
-    batch = arguments.integer("batch", batch)
     make = factory(target)
     torch.manual_seed(arguments.integer("seed", seed, at_least=0))
-    module = make()
-    return module, torch.randn(batch, *sizes, generator=torch.Generator().manual_seed(seed))
+    return make(), make
 
 
 @click.command()

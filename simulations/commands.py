@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bntheory.commands import QUANTITIES, network_options, output_options, save_figure, write_json
+from bntheory.commands import (
+    QUANTITIES,
+    input_option,
+    made_module,
+    network_options,
+    output_options,
+    own_errors,
+    save_figure,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from bntheory.growth.prediction import Growth
     from bntheory.networks import Sequential
+    from simulations.comparison import Crosscheck
     from simulations.samples import Samples
 
 
@@ -236,32 +246,77 @@ def _beside(law: Any, logs: Any) -> dict[str, float]:
 
 
 @click.command()
-@network_options(input_width=64)
+@click.argument("target", required=False, metavar="[PACKAGE.MODULE:FACTORY]")
+@network_options(input_width=64, target=True)
+@input_option(required=False)
 @click.option("--data", default="digits", show_default=True, help="digits, fashion-mnist, noise or a FOLDER.")
-@click.option("--batch", type=int, default=1, show_default=True, help="Inputs; one is compared with the exact law.")
-@click.option("--trials", type=int, default=100, show_default=True, help="Networks to build in PyTorch.")
+@click.option("--batch", type=int, help="Inputs; one is compared with the exact law. [default: 1; of a module 8]")
+@click.option("--trials", type=int, default=100, show_default=True, help="Networks to measure in PyTorch.")
+@click.option(
+    "--redraw",
+    help="factory (called again), theory (normal weights of the same variances) or reset. [default: factory]",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @output_options
 @click.pass_context
 def crosscheck(
     ctx: click.Context,
-    net: Sequential,
+    net: Sequential | None,
+    target: str | None,
+    init: str | None,
+    sizes: tuple[int, ...] | None,
     data: str,
-    batch: int,
+    batch: int | None,
     trials: int,
+    redraw: str | None,
     seed: int,
     json_file: str | None,
     plot_file: str | None,
 ) -> None:
-    """Build the network in PyTorch, feed it real images, and compare every row; exit status 1 if they disagree."""
+    """Feed real images to networks in PyTorch, and compare every row; exit status 1 if theory and networks disagree.
+
+    The network is described by options, or it is a torch module, named as for bntheory predict.
+    """
     from simulations import comparison
     from simulations.training.datasets import images_for
 
-    inputs = images_for(net.input_shape or (), data, batch, seed)
-    result = comparison.crosscheck(net, inputs.values, trials, seed)
+    if (target is None) != (sizes is None):
+        raise click.UsageError("--input belongs to a torch module, which needs it: models:network --input 3,32,32")
+    if net is not None and redraw is not None:
+        raise click.UsageError("--redraw belongs to a torch module, PACKAGE.MODULE:FACTORY")
+    batch = (1 if net is not None else 8) if batch is None else batch
+    inputs = images_for((net.input_shape if net is not None else sizes) or (), data, batch, seed)
+    if net is not None:
+        result = comparison.crosscheck(net, inputs.values, trials, seed)
+    else:
+        result = _of_module(str(target), inputs.values, trials, seed, redraw, init)
     what = f"{inputs.name} input{'s' * (batch > 1)}{inputs.treatment and f' ({inputs.treatment})'}"
-    click.echo(f"{net}\n{trials} networks in PyTorch on {batch} {what}, seed {seed}\n")
+    name = str(target if net is None else net)
+    click.echo(f"{name}\n{trials} networks in PyTorch on {batch} {what}, seed {seed}\n")
     click.echo(f"{result.table()}\n\n{result.verdict()}")
-    write_json(json_file, {"network": str(net), "data": inputs.name, "treatment": inputs.treatment, **result.to_dict()})
+    write_json(json_file, {"network": name, "data": inputs.name, "treatment": inputs.treatment, **result.to_dict()})
     save_figure(plot_file, lambda ax: result.plot(ax))
     ctx.exit(0 if result.agrees else 1)
+
+
+def _of_module(target: str, values: Any, trials: int, seed: int, redraw: str | None, init: str | None) -> Crosscheck:
+    """Cross-check what a factory makes, which is called again for every draw unless a law or another way is given."""
+    from bntheory import arguments
+    from simulations import comparison
+
+    if redraw is not None:
+        arguments.choice("redraw", redraw, ("factory", "theory", "reset"))
+    if init is not None and redraw not in (None, "theory"):
+        raise click.UsageError(f"--init names the law of the weights, which --redraw {redraw} would not draw")
+    module, make = made_module(target, seed)
+    again = make() is not module
+    if redraw == "factory" and not again:
+        raise click.UsageError(f"{target} is a single module, not what makes one: choose --redraw theory or reset")
+    way: Any = redraw
+    if redraw == "factory" or (redraw is None and init is None and again):
+
+        def way(model: Any) -> None:
+            model.load_state_dict(make().state_dict())
+
+    with own_errors():
+        return comparison.crosscheck(module, values, trials, seed, way or "theory", init)

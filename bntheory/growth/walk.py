@@ -80,8 +80,8 @@ def forward(
     first : State
         Of the input.
     measured : callable, optional
-        Row index ↦ array (B, *shape): values measured there, or None. Where a row has no rule, its own numbers stay unknown, and
-        what follows is predicted from its values, with the method "measured" from there on.
+        Row index ↦ array (B, *shape): values measured there, or None. Where a row has no rule, its own numbers stay
+        unknown, and what follows is predicted from its values, with the method "measured" from there on.
 
     Raises
     ------

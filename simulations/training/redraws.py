@@ -50,8 +50,8 @@ def measure_module(
     draws : int
     redraw : {"theory", "reset", "none"} or callable
         "theory": normal weights and biases of the variances that the prediction takes: the present mean squares of
-        each layer. "reset": the modules' own ``reset_parameters``. "none": the network as it is, once. A callable is given the copy
-        and draws its weights in place, from torch's global generator.
+        each layer. "reset": the modules' own ``reset_parameters``. "none": the network as it is, once. A callable is
+        given the copy and draws its weights in place, from torch's global generator.
     init : str or Initialization, optional
         Law of the weights for "theory", as `predict_module` takes it.
     seed : int or numpy.random.Generator

@@ -53,7 +53,7 @@ def layer_norm(
         return None
     sizes = tuple(normalized_shape)
     if value.layout[-1:] == ("c",) and len(sizes) == 1:
-        layer = LayerNorm(eps, axes="channels")
+        layer = LayerNorm(eps, over="channels")
     elif sizes == value.sizes:
         layer = LayerNorm(eps)
     else:

@@ -76,5 +76,6 @@ def convolution(
         padding = tuple(side // 2 for side in total)
     padding = (0, 0) if padding == "valid" else pair(padding, sides, 0)
     law, variance = call.law(weight, bias, weight[0].numel())
-    sizes = [number(pair) for pair in (kernel, stride, padding, dilation)]
-    return call.leaf(value, Conv(weight.shape[0], *sizes, groups, law, variance), value.layout)
+    kernel, stride, padding, dilation = map(number, (kernel, stride, padding, dilation))
+    layer = Conv(weight.shape[0], kernel, stride, padding, dilation, groups, law, variance)
+    return call.leaf(value, layer, value.layout)

@@ -76,6 +76,5 @@ def convolution(
         padding = tuple(side // 2 for side in total)
     padding = (0, 0) if padding == "valid" else pair(padding, sides, 0)
     law, variance = call.law(weight, bias, weight[0].numel())
-    kernel, stride, padding, dilation = map(number, (kernel, stride, padding, dilation))
-    layer = Conv(weight.shape[0], kernel, stride, padding, dilation, groups, law, variance)
-    return call.leaf(value, layer, value.layout)
+    sizes = number(kernel), number(stride), number(padding), number(dilation)
+    return call.leaf(value, Conv(weight.shape[0], *sizes, groups, law, variance), value.layout)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from bntheory.activations import KNOWN, Activation
+from bntheory.activations import Activation
 from bntheory.torch_models import weights
 from bntheory.torch_models.rules.registry import numbers, rule
 
@@ -52,14 +52,37 @@ def softplus(call: Call, input: Any, beta: float = 1, threshold: float = 20) -> 
 
 @rule("clamp", "clip")
 def clamp(call: Call, input: Any, min: Any = None, max: Any = None) -> Value | None:
-    if min == 0 and max is None:
+    if (min, max) == (0, None):
         return _activation(call, input, Activation("relu"))
-    return pointwise(call, input, min=min, max=max) if numbers(min, max) else None
+    ends = [end for end in (min, max) if end is not None]
+    return pointwise(call, input, kinks=ends, min=min, max=max) if numbers(*ends) else None
 
 
 @rule("clamp_min")
 def clamp_min(call: Call, input: Any, min: Any) -> Value | None:
     return clamp(call, input, min=min)
+
+
+@rule("hardtanh")
+def hardtanh(
+    call: Call, input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+) -> Value | None:
+    return pointwise(call, input, kinks=(min_val, max_val), min_val=min_val, max_val=max_val)
+
+
+@rule("softshrink")
+def softshrink(call: Call, input: Any, lambd: float = 0.5) -> Value | None:
+    return pointwise(call, input, kinks=(-lambd, lambd), lambd=lambd)
+
+
+@rule("relu6")
+def relu6(call: Call, input: Any, inplace: bool = False) -> Value | None:
+    return pointwise(call, input, kinks=(6.0,))
+
+
+@rule("hardswish", "hardsigmoid")
+def hard(call: Call, input: Any, inplace: bool = False) -> Value | None:
+    return pointwise(call, input, kinks=(-3.0, 3.0))
 
 
 @rule("pow")
@@ -68,29 +91,29 @@ def power(call: Call, input: Any, exponent: Any) -> Value | None:
 
 
 @rule(
-    *("relu6", "hardtanh", "hardswish", "hardsigmoid", "mish", "softsign", "logsigmoid", "tanhshrink", "hardshrink"),
-    *("softshrink", "threshold", "abs", "absolute", "square", "sin", "cos", "atan", "arctan", "asinh", "sqrt"),
+    *("mish", "softsign", "logsigmoid", "tanhshrink", "hardshrink", "threshold", "abs", "absolute", "square"),
+    *("sin", "cos", "atan", "arctan", "asinh", "sqrt"),
 )
-def pointwise(call: Call, input: Any, *args: Any, inplace: bool = False, **options: Any) -> Value | None:
+def pointwise(
+    call: Call, input: Any, *args: Any, kinks: Sequence[float] = (), inplace: bool = False, **options: Any
+) -> Value | None:
     """Any elementwise function, by its own values and derivative."""
-    if not numbers(*args) or not all(isinstance(value, (float, int, str, type(None))) for value in options.values()):
+    if not all(isinstance(value, (float, int, str, type(None))) for value in (*args, *options.values())):
         return None
     words = [*map(str, args), *(f"{key}={value}" for key, value in options.items() if value is not None)]
     name = f"{call.function}({', '.join(words)})" if words else call.function
+    function = getattr(torch.nn.functional, call.function, None) or getattr(torch, call.function)
     try:
-        phi = _from_torch(
-            name,
-            getattr(torch.nn.functional, call.function, None) or getattr(torch, call.function),
-            args,
-            tuple(options.items()),
-        )
-    except ValueError:  # a kink or a jump away from 0
+        phi = _from_torch(name, function, args, tuple(options.items()), tuple(map(float, kinks)))
+    except ValueError:  # a jump, an oscillation, a kink that was not named
         return None
     return _activation(call, input, phi)
 
 
 @functools.lru_cache(maxsize=64)
-def _from_torch(name: str, function: Callable[..., Any], args: tuple[Any, ...], options: tuple[Any, ...]) -> Activation:
+def _from_torch(
+    name: str, function: Callable[..., Any], args: tuple[Any, ...], options: tuple[Any, ...], kinks: tuple[float, ...]
+) -> Activation:
     def phi(x: Any) -> np.ndarray:
         with torch.no_grad():
             return np.asarray(function(torch.as_tensor(np.asarray(x, float)), *args, **dict(options)))
@@ -100,7 +123,7 @@ def _from_torch(name: str, function: Callable[..., Any], args: tuple[Any, ...], 
             point = torch.as_tensor(np.array(x, float)).requires_grad_()
             return np.asarray(torch.autograd.grad(function(point, *args, **dict(options)).sum(), point)[0])
 
-    return Activation.from_function(name, phi, dphi) if name not in KNOWN else Activation(name)
+    return Activation.from_function(name, phi, dphi, kinks)
 
 
 def _activation(call: Call, input: Any, phi: Activation) -> Value | None:

@@ -1,6 +1,7 @@
 """Small networks as people write them: what is predicted of them against redraws of their weights."""
 
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import bntheory as bn
 from simulations.training.redraws import measure_module
 
 DRAWS = 50
+DRAWN = pathlib.Path(__file__).with_name("band_draws.npz")  # by tests/benchmarks/module_bands_study.py
 TENTH_OF_A_DECADE = 0.1 * math.log(10)
 
 
@@ -407,6 +409,27 @@ def network(word):
     return make(), torch.randn(4, *shape)
 
 
+# Networks whose bands are judged; a band of a network of vectors is that of one input.
+NARROW = {
+    "plain CNN": 4,
+    "torch-default tanh CNN": 4,
+    "ResNet-20": 4,
+    "ResNet-20, zero-padded": 4,
+    "wide ResNet": 4,
+    "dilated and strided": 4,
+    "data-dependent": 4,
+    "ConvNeXt": 4,
+    "scaled residual MLP": 1,
+    "GELU with LayerNorm": 1,
+}
+
+
+def narrow(word):
+    """A network and as many inputs as its bands are of."""
+    model, batch = network(word)
+    return model, batch[: NARROW[word]]
+
+
 @pytest.mark.parametrize("word", ZOO)
 def test_predictions_hold_over_redraws(word):
     """Mean of ln(mean of h²) within 0.1 decades and 3 standard errors; after a restart, of one network's deviation."""
@@ -435,3 +458,17 @@ def test_names_are_those_of_the_modules():
     rows = bn.predict_module(*network("ResNet-20")).name
     assert rows[:6] == ("input", "conv1", "relu", "blocks.0.conv1", "blocks.0.relu", "blocks.0.conv2")
     assert rows[-4:] == ("relu (2)", "avg_pool2d", "view", "linear") or rows[-3:] == ("avg_pool2d", "view", "linear")
+
+
+@pytest.mark.parametrize("word", NARROW)
+def test_bands_hold_what_they_say(word):
+    """90% of 1000 draws ± 4%, on the mean over rows, whose draws are not independent of one another."""
+    with np.load(DRAWN) as file:
+        quantiles = file[word].astype(float)
+    predicted = bn.predict_module(*narrow(word))
+    lower, upper = predicted.band(0.9)
+    rows = np.flatnonzero((upper > lower) & np.isfinite(quantiles[0]))
+    levels = np.linspace(0, 1, len(quantiles))
+    held = [np.diff(np.interp([lower[row], upper[row]], quantiles[:, row], levels)).item() for row in rows]
+    assert len(rows) >= 4
+    assert abs(np.mean(held) - 0.9) < 0.04

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import bntheory as bn
 from simulations.comparison import compare, crosscheck
@@ -184,3 +186,40 @@ def test_heavy_tails_without_a_law_are_left_unjudged():
     net = bn.mlp(50, 12, "gelu", bn.initialization("orthogonal", gain=2**0.5))
     wild = compare(bn.predict_growth(net), simulate_growth(net, 50), single=True)
     assert wild.compared[1] and not wild.compared[-1]
+
+
+def small_module():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.GELU(), nn.MaxPool2d(2), nn.Flatten(), nn.Softmax(1), nn.Linear(256, 32)
+    )
+
+
+def test_a_torch_module_is_cross_checked_as_it_stands():
+    """Rows after the softmax start from what one network has there, and are allowed its deviation."""
+    batch = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    result = crosscheck(small_module(), batch, trials=30)
+    assert result.agrees
+    assert result.predicted.moment_method[-2:] == ("unsupported", "measured")
+    assert not result.compared[-2] and result.compared[-1]
+    assert result.allowed[-1] > result.allowed[-3]
+    assert np.all(result.row_coverage[1:3] > 0.7) and np.isnan(result.row_coverage[-1])
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_a_law_that_the_weights_do_not_have_is_found_out():
+    """He's law predicted, torch's own drawn."""
+    batch = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    result = crosscheck(small_module(), batch, trials=20, redraw="reset", init="he_normal")
+    assert not result.agrees
+    assert "DISAGREE from row 0" in result.verdict()
+    assert crosscheck(small_module(), batch, trials=20, init="he_normal").agrees
+
+
+def test_activations_out_of_range_are_refused():
+    model = nn.Sequential(*(nn.Linear(8, 8, bias=False) for _ in range(12)))
+    with torch.no_grad():
+        for part in model:
+            part.weight.mul_(1e4)
+    with pytest.raises(ValueError, match=r"activations leave float32 in PyTorch at row \d+"):
+        crosscheck(model, torch.randn(2, 8), trials=3)

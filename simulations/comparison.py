@@ -130,6 +130,7 @@ class Crosscheck:
         width = min(30, max(14, *map(len, self.predicted.name)))
         for row in range(len(self.estimate)):
             measured = f"{self.estimate[row]:9.4f} ± {self.standard_error[row]:.4f}"
+            measured = "not seen" if math.isnan(self.estimate[row]) else measured
             predicted = _range(self.lower[row], self.upper[row])
             flag = "DISAGREES" if self.disagreeing[row] else ""
             z = "" if math.isnan(self.z[row]) else f"{self.z[row]:.2f}"
@@ -297,6 +298,7 @@ def _mean_log(measured: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with np.errstate(invalid="ignore"):  # a row that overflowed has mean +inf and no error
         logs = np.where(measured.alive, measured.log_second_moment, 0.0)
         mean = np.where(count > 0, logs.sum(axis=0) / some, -np.inf)
+        mean[np.isnan(measured.log_second_moment).all(axis=0)] = np.nan  # a row that was not seen
         variance = np.where(measured.alive, (measured.log_second_moment - mean) ** 2, 0.0).sum(axis=0) / freedom
     return mean, np.sqrt(variance / some), count
 

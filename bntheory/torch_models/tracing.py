@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils.weak import WeakIdKeyDictionary
 
 from bntheory.initializations import Initialization
-from bntheory.layers import Shape, Unknown
+from bntheory.layers import Flatten, Shape, Unknown
 from bntheory.networks import output_shape
 from bntheory.torch_models import layouts, weights
 from bntheory.torch_models.graph import Node
@@ -231,8 +231,14 @@ class Tracer(TorchFunctionMode):
             del self.trace.nodes[rows:], self.trace.weights[weighted:], self.trace.tensors[weighted:]
             value = call.unknown()
         self._remember(call.result, value)
-        if self._observe is not None and value.node >= rows:
-            self._observe(value.node, call.result, value.layout)
+        if self._observe is None:
+            return
+        node = value.node
+        while node >= rows:  # made by this call
+            self._observe(node, call.result, value.layout)
+            if not isinstance(self.trace.nodes[node].layer, Flatten):
+                return
+            node -= 1  # the same numbers, before they were put in a line
 
     def _remember(self, tensor: torch.Tensor, value: Value) -> None:
         self._values[tensor] = value._replace(version=tensor._version)

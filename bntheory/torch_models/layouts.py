@@ -1,7 +1,7 @@
 """Where the axes of a torch tensor stand in a description, whose shapes are (n,) or (channels, height, width).
 
 A layout names the axes of a tensor after the batch: ``n`` units of a vector, ``c`` channels, ``h`` and ``w`` the two
-sides of a map, ``p`` all positions in one, ``1`` an axis of length one. A sequence is a map of width 1.
+sides of a map, ``p`` all positions in one. A sequence is a map of width 1.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def of_shape(sizes: Shape, like: tuple[Layout, Shape] | None = None) -> tuple[La
 def described(layout: Layout, sizes: Shape) -> Shape:
     """The description's shape of a tensor.
 
-    >>> described(TOKENS, (49, 96)), described(("n", "1", "1"), (8, 1, 1)), described((), (2, 3, 4, 5))
+    >>> described(TOKENS, (49, 96)), described(VECTOR, (8,)), described((), (2, 3, 4, 5))
     ((96, 49, 1), (8,), (120,))
     """
     if "c" not in layout:
@@ -43,19 +43,12 @@ def described(layout: Layout, sizes: Shape) -> Shape:
 
 
 def merged(layout: Layout, before: Shape, after: Shape) -> Layout | None:
-    """The layout after a reshape that only merges positions, or adds and drops axes of length one; None for others.
+    """The layout after a reshape that puts both sides of a map into one axis; None for others.
 
-    >>> merged(IMAGE, (96, 7, 7), (96, 49)), merged(VECTOR, (8,), (8, 1, 1)), merged(IMAGE, (96, 7, 7), (4704,))
-    (('c', 'p'), ('n', '1', '1'), None)
+    >>> merged(IMAGE, (96, 7, 7), (96, 49)), merged(("h", "w", "c"), (7, 7, 96), (49, 96))
+    (('c', 'p'), ('p', 'c'))
+    >>> merged(IMAGE, (96, 7, 7), (4704,))
     """
-    if before == after:
-        return layout
-    if "n" in layout:
-        many = [size for size in after if size != 1]
-        if math.prod(after) != math.prod(before) or len(many) > 1:
-            return None
-        place = after.index(many[0]) if many else 0
-        return tuple("n" if axis == place else "1" for axis in range(len(after)))
     if layout == IMAGE and after == (before[0], before[1] * before[2]):
         return SEQUENCE
     if layout == ("h", "w", "c") and after == (before[0] * before[1], before[2]):

@@ -59,11 +59,14 @@ class Trace:
 
 
 class Call:
-    """One call of a torch function, as its rule sees it."""
+    """One call of a torch function, as its rule sees it; of several results, the one at `place`."""
 
-    def __init__(self, tracer: Tracer, function: str, qualified: str, known: dict[int, Value], result: Any) -> None:
+    def __init__(
+        self, tracer: Tracer, function: str, qualified: str, known: dict[int, Value], results: list[Any], place: int = 0
+    ) -> None:
         self._tracer, self._known = tracer, known
-        self.function, self.qualified, self.result = function, qualified, result
+        self.function, self.qualified, self.results, self.place = function, qualified, results, place
+        self.result = results[place]
         self._name = tracer.name(function)
         self._rows = 0
 
@@ -92,10 +95,6 @@ class Call:
         layout, shape = layouts.of_shape(_sizes(self.result), next(iter(self._known.values()))[1:3])
         self._rows = 0  # those of a rule that has given up are gone
         return self._row(parents, Unknown(self.function.strip("_"), shape), shape, layout)
-
-    def has_merged_positions(self, value: Value) -> bool:
-        """Whether the tensor's positions are in one axis, the row's in two."""
-        return "p" in value.layout and self._shape(value)[2] > 1
 
     def law(self, weight: torch.Tensor, bias: Any, fan_in: int, key: Any = None) -> tuple[Initialization, float]:
         """The law of the row's weights, and the mean square of its biases."""
@@ -206,14 +205,13 @@ class Tracer(TorchFunctionMode):
             for tensor in _tensors(result):
                 self._constants[tensor] = True
         elif word == "__setitem__":
-            self._take(Call(self, word, word, known, args[0]), args, options, None)
-        elif isinstance(result, torch.Tensor):
+            self._take(Call(self, word, word, known, [args[0]]), args, options, None)
+        else:
             word = word if word.startswith("__") else word.rstrip("_")
-            call = Call(self, word, resolve_name(function) or word, known, result)
-            self._take(call, args, options, RULES.get(word))
-        elif isinstance(result, (tuple, list)):
-            for part in _tensors(result):
-                self._take(Call(self, word, word, known, part), args, options, None)
+            results = list(_tensors(result)) if isinstance(result, (torch.Tensor, tuple, list)) else []
+            for place in range(len(results)):
+                call = Call(self, word, resolve_name(function) or word, known, results, place)
+                self._take(call, args, options, RULES.get(word))
         return result
 
     def _take(self, call: Call, args: Any, options: Any, rule: Any) -> None:

@@ -17,9 +17,17 @@ if TYPE_CHECKING:
     from bntheory.torch_models.tracing import Call, Value
 
 
-@rule("relu", "tanh", "sigmoid", "erf", "silu", "selu")
+@rule(
+    *("relu", "tanh", "sigmoid", "erf", "silu", "selu", "mish", "softsign", "tanhshrink", "relu6"),
+    *("hardsigmoid", "hardswish"),
+)
 def named(call: Call, input: Any, inplace: bool = False) -> Value | None:
     return _activation(call, input, Activation(call.function))
+
+
+@rule("log_sigmoid")
+def log_sigmoid(call: Call, input: Any) -> Value | None:
+    return _activation(call, input, Activation("logsigmoid"))
 
 
 @rule("leaky_relu")
@@ -35,14 +43,14 @@ def prelu(call: Call, input: Any, weight: Any) -> Value | None:
 
 @rule("gelu")
 def gelu(call: Call, input: Any, approximate: str = "none") -> Value | None:
-    return named(call, input) if approximate == "none" else pointwise(call, input, approximate=approximate)
+    return _activation(call, input, Activation({"none": "gelu", "tanh": "gelu_tanh"}[approximate]))
 
 
 @rule("elu", "celu")
 def elu(call: Call, input: Any, alpha: float = 1.0, scale: float = 1, input_scale: float = 1, **_: Any) -> Value | None:
     if (scale, input_scale) != (1, 1):
         return None
-    return _activation(call, input, Activation("elu")) if alpha == 1 else pointwise(call, input, alpha=alpha)
+    return _activation(call, input, Activation("elu", alpha)) if call.function == "elu" or alpha == 1 else None
 
 
 @rule("softplus")
@@ -67,22 +75,10 @@ def clamp_min(call: Call, input: Any, min: Any) -> Value | None:
 def hardtanh(
     call: Call, input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
 ) -> Value | None:
+    word = {(-1.0, 1.0): "hardtanh", (0.0, 6.0): "relu6"}.get((min_val, max_val))
+    if word is not None:
+        return _activation(call, input, Activation(word))
     return pointwise(call, input, kinks=(min_val, max_val), min_val=min_val, max_val=max_val)
-
-
-@rule("softshrink")
-def softshrink(call: Call, input: Any, lambd: float = 0.5) -> Value | None:
-    return pointwise(call, input, kinks=(-lambd, lambd), lambd=lambd)
-
-
-@rule("relu6")
-def relu6(call: Call, input: Any, inplace: bool = False) -> Value | None:
-    return pointwise(call, input, kinks=(6.0,))
-
-
-@rule("hardswish", "hardsigmoid")
-def hard(call: Call, input: Any, inplace: bool = False) -> Value | None:
-    return pointwise(call, input, kinks=(-3.0, 3.0))
 
 
 @rule("pow")
@@ -91,8 +87,7 @@ def power(call: Call, input: Any, exponent: Any) -> Value | None:
 
 
 @rule(
-    *("mish", "softsign", "logsigmoid", "tanhshrink", "hardshrink", "threshold", "abs", "absolute", "square"),
-    *("sin", "cos", "atan", "arctan", "asinh", "sqrt"),
+    *("hardshrink", "threshold", "abs", "absolute", "square", "sin", "cos", "atan", "arctan", "asinh", "sqrt"),
 )
 def pointwise(
     call: Call, input: Any, *args: Any, kinks: Sequence[float] = (), inplace: bool = False, **options: Any

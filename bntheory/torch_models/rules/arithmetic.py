@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bntheory.activations import Activation
+from bntheory.rearrangements import Channels
 from bntheory.torch_models import weights
 from bntheory.torch_models.graph import Sum
 from bntheory.torch_models.layouts import Layout
@@ -121,3 +123,14 @@ def concatenate(call: Call, tensors: Any, dim: int = 0, *_: Any) -> Value | None
     if any(value is None or value.layout != first.layout for value in values):
         return None
     return first if len(values) == 1 else call.join([value for value in values if value], "concatenate", first.layout)
+
+
+@rule("glu")
+def glu(call: Call, input: Any, dim: int = -1) -> Value | None:
+    """Half of the channels times the sigmoid of the other half."""
+    value = call.value(input)
+    if value is None or not value.layout or value.layout[dim % input.dim() - 1] not in "nc":
+        return None
+    half = call.result.shape[dim]
+    kept, gate = (call.leaf(value, Channels(start, start + half), value.layout) for start in (0, half))
+    return call.join([kept, call.leaf(gate, Activation("sigmoid"), value.layout)], "product", value.layout)

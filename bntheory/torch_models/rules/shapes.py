@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bntheory.layers import Flatten, Pad, Pool, ZeroPad
+from bntheory.rearrangements import Channels, Unflatten, Unroll
 from bntheory.torch_models import layouts
 from bntheory.torch_models.rules.registry import number, pair, rule
 
@@ -49,8 +50,6 @@ def _pool(call: Call, input: Any, kind: str, kernel: Any, stride: Any, padding: 
     value, sides = call.value(input), input.dim() - 2
     if value is None or value.layout != (layouts.IMAGE if sides == 2 else layouts.SEQUENCE):
         return None
-    if call.has_merged_positions(value):
-        return None
     window = pair(kernel, sides, 1)
     step = window if stride is None or stride == [] else pair(stride, sides, 1)
     pad = pair(padding, sides, 0)
@@ -74,7 +73,7 @@ def _adaptive(call: Call, input: Any, size: Any, kind: str) -> Value | None:
     if all(side == 1 for side in call.result.shape[2:]):
         return call.leaf(value, Pool(kind), value.layout)
     windows = [side / new for side, new in zip(input.shape[2:], call.result.shape[2:], strict=True)]
-    if any(side != int(side) for side in windows) or call.has_merged_positions(value):
+    if any(side != int(side) for side in windows):
         return None
     return call.leaf(value, Pool(kind, number(pair(tuple(map(int, windows)), sides, 1))), value.layout)
 
@@ -97,14 +96,15 @@ def reshape(call: Call, input: Any, *_: Any, **__: Any) -> Value | None:
     value, sizes = call.value(input), tuple(call.result.shape[1:])
     if value is None or call.result.shape[:1] != input.shape[:1]:
         return None
+    if sizes == value.sizes:
+        return call.alias(value, value.layout)
     layout = layouts.merged(value.layout, value.sizes, sizes)
     if layout is not None:
-        return call.alias(value, layout)
-    if len(sizes) == 1 and value.layout and "c" in value.layout and layouts.in_order(value.layout):
+        return call.leaf(value, Unroll(), layout)
+    if len(sizes) == 1 and "c" in value.layout and layouts.in_order(value.layout):
         return call.leaf(value, Flatten(), layouts.VECTOR)
-    positions = [size for size, word in zip(value.sizes, value.layout, strict=False) if word != "c"]
-    if len(value.layout) > 1 and "c" in value.layout and set(positions) == {1} and len(sizes) < len(value.sizes):
-        return call.leaf(value, Flatten(), layouts.VECTOR) if len(sizes) == 1 else None
+    if len(sizes) == 3 and value.layout == layouts.VECTOR:
+        return call.leaf(value, Unflatten(sizes), layouts.IMAGE)
     return None
 
 
@@ -159,20 +159,46 @@ def pad(call: Call, input: Any, pad: Any, mode: str = "constant", value: Any = N
 
 @rule("__getitem__")
 def getitem(call: Call, input: Any, index: Any) -> Value | None:
-    """Every stride-th position of a map, from the first."""
-    value = call.value(input)
-    if value is None or value.layout != layouts.IMAGE:
+    """Some of the channels, or every stride-th position of a map from the first."""
+    value, axes = call.value(input), input.dim()
+    if value is None or not value.layout:
         return None
     parts = list(index) if isinstance(index, tuple) else [index]
+    if None in parts and all(part in (None, Ellipsis, slice(None)) for part in parts):
+        return reshape(call, input)  # axes of length one
     if any(part is Ellipsis for part in parts):
         place = next(axis for axis, part in enumerate(parts) if part is Ellipsis)
-        parts[place : place + 1] = [slice(None)] * (5 - len(parts))
-    parts += [slice(None)] * (4 - len(parts))
-    if len(parts) != 4 or not all(isinstance(part, slice) for part in parts):
+        parts[place : place + 1] = [slice(None)] * (axes + 1 - len(parts))
+    parts += [slice(None)] * (axes - len(parts))
+    if len(parts) != axes or not all(isinstance(part, slice) for part in parts) or parts[0] != slice(None):
         return None
-    steps = [1 if part.step is None else part.step for part in parts]
-    if steps[:2] != [1, 1] or any(part.start or part.stop is not None for part in parts):
+    ends = [part.indices(size) for part, size in zip(parts, input.shape, strict=True)][1:]
+    steps, after = {}, value
+    for word, size, (start, stop, step) in zip(value.layout, value.sizes, ends, strict=True):
+        if word in "nc" and step == 1 and stop > start:
+            after = after if (start, stop) == (0, size) else call.leaf(after, Channels(start, stop), value.layout)
+        elif (start, stop) == (0, size) and step >= 1 and word in "hw":
+            steps[word] = step
+        elif (start, stop, step) != (0, size, 1):
+            return None
+    if set(steps.values()) <= {1}:
+        return after if after is not value else call.alias(value, value.layout)
+    return call.leaf(after, Pool("average", 1, number((steps["h"], steps["w"]))), value.layout)
+
+
+@rule("chunk", "split", "split_with_sizes", "tensor_split")
+def split(call: Call, input: Any, *args: Any, dim: int = 0, **_: Any) -> Value | None:
+    """One of several pieces, which are channels one after another."""
+    value = call.value(input)
+    dim = (args[1] if len(args) > 1 else dim) % input.dim()
+    if value is None or dim == 0 or not value.layout or value.layout[dim - 1] not in "nc":
         return None
-    if steps == [1] * 4:
-        return call.alias(value, value.layout)
-    return call.leaf(value, Pool("average", 1, number((steps[2], steps[3]))), value.layout)
+    start = sum(part.shape[dim] for part in call.results[: call.place])
+    return call.leaf(value, Channels(start, start + call.result.shape[dim]), value.layout)
+
+
+@rule("narrow")
+def narrow(call: Call, input: Any, dim: int, start: int, length: int) -> Value | None:
+    index = [slice(None)] * input.dim()
+    index[dim] = slice(start, start + length)
+    return getitem(call, input, tuple(index))

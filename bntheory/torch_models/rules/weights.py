@@ -38,7 +38,7 @@ def addmm(call: Call, input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alph
 
 def _weighted(call: Call, value: Value, weight: Any, bias: Any, key: Any = None) -> Value | None:
     """Units times a matrix (out, in): Dense on a vector, a 1×1 convolution on what has positions."""
-    if not layouts.channels_last(value.layout) and value.layout[:1] != ("n",):
+    if not layouts.channels_last(value.layout):
         return None
     features, fan_in = weight.shape
     law, variance = call.law(weight, bias, fan_in, key)
@@ -63,10 +63,7 @@ def convolution(
     value, sides = call.value(input), weight.dim() - 2
     if value is None or call.value(weight) or call.value(bias) or call.result.dim() != input.dim():
         return None
-    if value.layout == ("n", "1", "1") and weight.shape[2:].numel() == 1 and groups == 1:
-        law, variance = call.law(weight, bias, weight.shape[1])
-        return call.leaf(value, Dense(weight.shape[0], law, variance), value.layout)
-    if value.layout != (layouts.IMAGE if sides == 2 else layouts.SEQUENCE) or call.has_merged_positions(value):
+    if value.layout != (layouts.IMAGE if sides == 2 else layouts.SEQUENCE):
         return None
     kernel, stride, dilation = (pair(size, sides, 1) for size in (weight.shape[2:], stride, dilation))
     if padding == "same":

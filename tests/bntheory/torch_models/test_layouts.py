@@ -45,5 +45,3 @@ def test_only_positions_are_merged():
     assert layouts.merged(("h", "w", "c"), (4, 5, 3), (20, 3)) == layouts.TOKENS
     assert layouts.merged(layouts.IMAGE, (3, 4, 5), (12, 5)) is None
     assert layouts.merged(layouts.VECTOR, (12,), (3, 4)) is None
-    assert layouts.merged(layouts.VECTOR, (12,), (12, 1, 1)) == ("n", "1", "1")
-    assert layouts.merged(("n", "1", "1"), (12, 1, 1), (12,)) == layouts.VECTOR

@@ -109,9 +109,9 @@ def test_constants_that_a_module_holds_are_constants():
     "function",
     [
         lambda self, x: torch.sort(x).values,
-        lambda self, x: x.chunk(2, dim=1)[0],
         lambda self, x: torch.softmax(x, 1),
-        lambda self, x: x[:, 1:],
+        lambda self, x: x[:, [0, 2]],
+        lambda self, x: x[1:],
         lambda self, x: x @ x.T,
         lambda self, x: x.cumsum(1),
         lambda self, x: torch.stack([x, x]),

@@ -1,5 +1,6 @@
 """Each torch function against the layer it is taken for."""
 
+import itertools
 import math
 
 import numpy as np
@@ -31,6 +32,11 @@ FUNCTIONS = {
     "selu": (F.selu, VECTOR),
     "softplus": (F.softplus, VECTOR),
     "mish": (F.mish, VECTOR),
+    "logsigmoid": (F.logsigmoid, VECTOR),
+    "tanhshrink": (F.tanhshrink, VECTOR),
+    "hardsigmoid": (F.hardsigmoid, VECTOR),
+    "clamp to an interval": (lambda x: x.clamp(-0.5, 2.0), VECTOR),
+    "clamp from above": (lambda x: torch.clamp(x, max=1.5), VECTOR),
     "softsign": (F.softsign, VECTOR),
     "hardtanh": (F.hardtanh, VECTOR),
     "relu6": (F.relu6, VECTOR),
@@ -64,6 +70,13 @@ FUNCTIONS = {
     "map to tokens": (lambda x: torch.tanh(x.flatten(2).transpose(1, 2)), IMAGE),
     "channels last": (lambda x: torch.tanh(x.permute(0, 2, 3, 1)), IMAGE),
     "every other position": (lambda x: x[:, :, ::2, ::2], IMAGE),
+    "half of the units": (lambda x: x.chunk(2, dim=1)[1], VECTOR),
+    "some of the channels": (lambda x: x.split([1, 3], dim=1)[1], IMAGE),
+    "a slice of the channels": (lambda x: x[:, 1:3, ::2, ::2], IMAGE),
+    "narrow": (lambda x: x.narrow(1, 2, 2), IMAGE),
+    "some channels of tokens": (lambda x: x[..., 1:4], TOKENS),
+    "vector to image": (lambda x: torch.tanh(x.view(-1, 3, 2, 2)), VECTOR),
+    "vector to gate": (lambda x: torch.tanh(x[:, :, None, None]), VECTOR),
     "every third column": (lambda x: x[..., ::3], IMAGE),
     "zeros around": (lambda x: F.pad(x, (1, 2, 0, 1)), IMAGE),
     "zero channels": (lambda x: F.pad(x, (0, 0, 0, 0, 2, 2)), IMAGE),
@@ -115,11 +128,20 @@ def test_layers_do_what_the_function_does(word):
     example = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
     found, expected, (start, layout) = trace(function, example)
     assert not any(isinstance(node.layer, Unknown) for node in found.nodes)
+    path = [found.output]
+    while path[0]:
+        path.insert(0, *found.nodes[path[0]].parents)
     state = of_values(tracing.canonical(start, found.nodes[0], layout))
-    for row, node in enumerate(found.nodes[1:], 1):
-        assert node.parents == (row - 1,)
-        state = moments.through(node.layer, state, found.nodes[row - 1].shape, row)
+    for before, row in itertools.pairwise(path):
+        state = moments.through(found.nodes[row].layer, state, found.nodes[before].shape, row)
     np.testing.assert_allclose(state.values.reshape(expected.shape), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_a_gated_linear_unit_is_a_product_of_channels():
+    example = torch.randn(3, *VECTOR, generator=torch.Generator().manual_seed(1))
+    found, expected, _ = trace(lambda x: F.glu(x, dim=1), example)
+    assert [str(node.layer) for node in found.nodes[1:]] == ["Channels(0, 6)", "Channels(6, 12)", "sigmoid", "product"]
+    assert expected.shape == (3, 6)
 
 
 WEIGHTED = {
@@ -175,6 +197,7 @@ def test_weights_are_read(word):
         nn.Softmax(1),
         nn.RReLU(),
         nn.Hardshrink(),
+        nn.Softshrink(),
         nn.ReflectionPad2d(1),
     ],
     ids=lambda module: str(module)[:40],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bntheory import arguments, predict_growth
+from bntheory.growth.finite_width import bands
 from bntheory.growth.prediction import Growth
 from bntheory.layers import Dense
 from bntheory.networks import Sequential
@@ -338,7 +339,7 @@ def _coverage(predicted: Growth, measured: Samples, law: np.ndarray) -> tuple[fl
 def _row_coverage(predicted: Growth, measured: Samples, single: bool) -> np.ndarray:
     """Share of the living draws inside the 90% band of every row; bands of vectors are of one input."""
     held = np.full(len(predicted.rows), np.nan)
-    if not single and len(predicted.rows[0].shape) == 1:
+    if not single and bands.of_one_input(predicted.question.net, predicted.rows):
         return held
     lower, upper = predicted.band(0.9)
     for row in np.flatnonzero((upper > lower) & measured.alive.any(axis=0)):

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 
 from bntheory.growth.finite_width import first_order, first_order_gradients, log_growth, survival
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Unknown
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Unknown
 from bntheory.networks import Join, Leaf, Residual, Sequential
 
 FAR = 0.2  # of the law's mean from ln of the second moment, with BatchNorm: more is no effect of width
@@ -46,7 +46,7 @@ def of_activations(net: Sequential, rows: Sequence[Leaf], batch: float, moments:
     (`first_order`). Images: a normal law of the logarithm, with variance and expectation from `kernel_noise`.
     """
     dead = survival.p_dead(net, rows[0].shape)
-    if len(rows[0].shape) == 3:
+    if not of_one_input(net, rows):
         log_mean = moments["log_second_moment"] + moments["log_shift"]
         variance = np.where(np.isneginf(log_mean), 0.0, moments["log_variance"])  # zeros do not vary
         return _normal(log_mean - variance / 2, np.sqrt(variance), dead)
@@ -56,8 +56,8 @@ def of_activations(net: Sequential, rows: Sequence[Leaf], batch: float, moments:
 def _of_vectors(
     net: Sequential, rows: Sequence[Leaf], batch: float, moments: Columns, dead: np.ndarray, given: bool
 ) -> Bands:
-    """Given inputs pass the layers before the first weights as they are; the law starts after those."""
-    first = _without_weights(net) if given else 0
+    """Given inputs pass the layers before the first weights as they are, images as far as they are flattened."""
+    first = _without_weights(net) if given or len(rows[0].shape) == 3 else 0
     of_batch = any(isinstance(layer, BatchNorm) and layer.training for layer in net.layers[:first])
     net, inner = Sequential(net.layers[first:], rows[first].shape), rows[first:]
     log_start = float(moments["log_second_moment"][first])
@@ -93,6 +93,11 @@ def _of_vectors(
     return Bands(mean, std, dead, tuple(methods), edges)
 
 
+def of_one_input(net: Sequential, rows: Sequence[Leaf]) -> bool:
+    """Whether bands are those of one input: of vectors, and of images that are flattened before the first weights."""
+    return len(rows[0].shape) == 1 or len(rows[_without_weights(net)].shape) == 1
+
+
 def _without_weights(net: Sequential) -> int:
     """How many layers there are before the first that has weights, or parts."""
     plain = [not isinstance(layer, (Dense, Conv, Sequential, Residual, Join, Unknown, Dropout)) for layer in net.layers]
@@ -114,13 +119,22 @@ def _known(rows: Sequence[Leaf], law: first_order.Fluctuations, moments: Columns
 
 
 def of_gradients(net: Sequential, rows: Sequence[Leaf], log_start: float, batch: float) -> Bands:
-    """Bands of ln ‖∂ℓ/∂h‖² less that of the last row; vector networks only."""
-    if len(rows[0].shape) == 3:
+    """Bands of ln ‖∂ℓ/∂h‖² less that of the last row; vector networks only, perhaps behind a Flatten."""
+    flat = len(rows[0].shape) == 3 and isinstance(next(iter(net.layers), None), Flatten)
+    if len(rows[0].shape) == 3 and not flat:
         unknown = np.full(len(rows), np.nan)
         unknown[-1] = 0.0
         return _normal(unknown, np.where(np.isnan(unknown), np.nan, 0.0), np.full(len(rows), np.nan))
-    law = first_order_gradients.gradient_fluctuations(net, log_start, batch)
-    return Bands(law.mean, law.std, np.full(len(rows), np.nan), law.method, law.band)
+    inner = Sequential(net.layers[1:], rows[1].shape) if flat else net
+    law = first_order_gradients.gradient_fluctuations(inner, log_start, batch)
+    own = [0, *range(len(law.mean))] if flat else range(len(law.mean))  # the image's is that of the vector
+    method = tuple(law.method[row] for row in own)
+
+    def edges(level: float) -> tuple[np.ndarray, np.ndarray]:
+        lower, upper = law.band(level)
+        return lower[list(own)], upper[list(own)]
+
+    return Bands(law.mean[list(own)], law.std[list(own)], np.full(len(rows), np.nan), method, edges)
 
 
 def _normal(mean: np.ndarray, std: np.ndarray, dead: np.ndarray) -> Bands:

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from bntheory import activation, cnn, mlp, predict_growth
-from bntheory.layers import BatchNorm, Conv, Dense
+from bntheory.layers import BatchNorm, Conv, Dense, Flatten
 from bntheory.networks import Residual, Sequential
 
 RELU = activation("relu")
@@ -45,3 +45,19 @@ def test_given_vectors_normalized_over_the_batch_share_weights():
     assert np.isnan(growth.log_growth_mean[2:]).all() and np.isnan(growth.band()).sum() == 6
     still = predict_growth(Sequential((BatchNorm(training=False), *net.layers[1:]), (16,)), inputs)
     assert set(still.band_method) == {"exact"}
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_network_that_flattens_its_images_has_the_bands_of_one_of_vectors(given):
+    """The same numbers, one input at a time."""
+    vectors = mlp(6, 32, "tanh", input_width=48)
+    images = Sequential((Flatten(), *vectors.layers), (3, 4, 4))
+    batch = np.random.default_rng(0).standard_normal((5, 3, 4, 4)) if given else None
+    first = predict_growth(vectors, None if batch is None else batch.reshape(5, 48))
+    second = predict_growth(images, batch)
+    for name in ("log_growth_mean", "log_growth_std", "p_dead", "log_gradient_mean", "log_gradient_std"):
+        np.testing.assert_allclose(getattr(second, name)[1:], getattr(first, name), rtol=1e-12, err_msg=name)
+    assert second.band_method[1:] == first.band_method
+    np.testing.assert_allclose(second.band(0.8)[0][1:], first.band(0.8)[0])
+    np.testing.assert_allclose(second.gradient_band(0.8)[1][1:], first.gradient_band(0.8)[1])
+    assert second.log_gradient_mean[0] == second.log_gradient_mean[1]

@@ -13,7 +13,10 @@ LEAST = 1e-12  # mass
 
 
 def atoms_above_zero(
-    powers: Iterable[tuple[Fraction, int]], log_scale: float, parts: Iterable[tuple[Factor, Fraction]]
+    powers: Iterable[tuple[Fraction, int]],
+    log_scale: float,
+    parts: Iterable[tuple[Factor, Fraction]],
+    least: float = LEAST,
 ) -> list[tuple[float, float]]:
     """Atoms (x, mass) at x > 0 of the law of x(y) = κ Π (c + y)^k · Π u, in increasing order of x.
 
@@ -31,5 +34,5 @@ def atoms_above_zero(
     most = np.cumsum([0.0, *(max((mass for _, mass in values), default=0.0) for values in reversed(choices))])[::-1]
     for values, later in zip(choices, most[1:], strict=True):
         pairs = ((x * value, mass + more) for x, mass in found for value, more in values)
-        found = [(x, mass) for x, mass in pairs if mass + later > LEAST]  # the others cannot become positive
-    return sorted((x, mass) for x, mass in found if mass > LEAST)
+        found = [(x, mass) for x, mass in pairs if mass + later > least]  # the others cannot become positive
+    return sorted((x, mass) for x, mass in found if mass > least)

@@ -36,10 +36,13 @@ ROUNDING = 1e-13  # of Im p beside |p|
 EARLY = 6  # turns, from where most points go straight to the curve
 CLOSE = 0.2  # from there, in ln p and ln y
 FLAT = 1e-6  # Im p beside |p|, in gaps
+VISITED, RAREST, FAINT = 40, 1e-12, 1e-4  # of a tail's end: depths, share below, Im p beside |p|
 TURNS = -np.pi * 0.5 ** np.arange(36)  # arguments of x on the way to the curve, from below: Im p > 0
 STEPS = 60  # of Newton's method at most
 FARTHEST = 60.0  # ln p/(1 − p) on the negative axis
 UNRESOLVED = 1e-13  # of the terms of ln x
+NO_ATOM = 1e-12  # mass
+DISTANCE = 1e-4  # from an atom in ln x beside its mass: y there is its inverse
 NEARLY = 1e-6  # ln x of a point next to a pole
 ROUGHLY, FINELY = 1e-3, 1e-9  # last step of Newton's method, whose error is its square
 FAR = np.logspace(-9, 9, 720)  # of y, where edges are looked for; not 1, where factors may be singular
@@ -88,9 +91,33 @@ class Curve:
     """The continuous part of the law of Σ h_i: where it lies, and Im p along it.
 
     Logarithms of x, probabilities as shares of all nonzero eigenvalues.
+
+    Parameters
+    ----------
+    factors
+    atoms : tuple of (ln x, mass)
+        Above zero. They are poles of y and lie in gaps of the support: next to one the curve counts as at a small
+        distance, where y is large but finite.
     """
 
     factors: tuple[Factor, ...]
+    atoms: tuple[tuple[float, float], ...] = ()
+
+    def _clear(self, log_x: Array) -> Array:
+        """ln x at a small distance from atoms; an atom's own place counts as above it."""
+        for place, mass in self.atoms:
+            beside = log_x - place
+            log_x = np.where(
+                np.abs(beside) < DISTANCE * mass, place + np.where(beside < 0, -1, 1) * DISTANCE * mass, log_x
+            )
+        return log_x
+
+    def atoms_below(self, depth: Array) -> Array:
+        """Share in atoms at or below x."""
+        total = np.zeros(depth.size)
+        for place, mass in self.atoms:
+            total += (self.upper.log_x - depth >= place) * mass
+        return total
 
     # -- ln x and its derivatives --------------------------------------------------------------------------------
 
@@ -105,6 +132,12 @@ class Curve:
 
     def _start(self, pair: Complex) -> Point:
         return Point(pair, tuple(factor.start(pair) for factor in self.factors))
+
+    def _below_highest(self, pair: Complex) -> Point:
+        return Point(pair, tuple(factor.start_inside(pair, True) for factor in self.factors))
+
+    def _above_lowest(self, pair: Complex) -> Point:
+        return Point(pair, tuple(factor.start_inside(pair, False) for factor in self.factors))
 
     def _follow(self, pair: Complex, point: Point) -> Point:
         return Point(pair, tuple(factor.follow(pair, v) for factor, v in zip(self.factors, point.own, strict=True)))
@@ -139,7 +172,7 @@ class Curve:
     @property
     def smooth(self) -> bool:
         """Whether a Gaussian matrix smooths factors that stand for densities."""
-        return self._degree > 0 or all(factor.coarse is None for factor in self.factors)
+        return self._degree > 0 or not any(factor.has_density for factor in self.factors)
 
     @property
     def _degree(self) -> float:
@@ -148,41 +181,47 @@ class Curve:
     @cached_property
     def upper(self) -> Edge | InfiniteEdge:
         """The upper edge."""
-        if not self.smooth:
-            raise ValueError("not available because no Gaussian matrix smooths the factors, of which one has a density")
-        if self.residue == 0:
+        if abs(self.residue) < NO_ATOM:
             return self._expanded_at_infinity(1)
         bound = max(factor.lowest for factor in self.factors)
         if self.residue < 0:
             return self._edge(_of_y, FAR)
-        return self._edge(_of_p, bound - FAR[::-1])
+        places = -FAR[::-1] if math.isinf(bound) else bound - FAR[::-1]
+        return self._edge(_of_p, places, self._below_highest)
 
     @cached_property
     def lower(self) -> Edge | InfiniteEdge | None:
         """The lower edge; None if the support reaches to zero."""
         if self.order != 1 or any(factor.reaches_zero for factor in self.factors):
             return None
-        if self._degree == 0 and sum(factor.lower_residue for factor in self.factors) == 0:
-            return self._expanded_at_infinity(-1)
+        residue = float(sum(factor.lower_residue for factor in self.factors)) if self._degree == 0 else -math.inf
         bound = max(factor.lowest for factor in self.factors)
+        if abs(residue) < NO_ATOM:
+            return self._expanded_at_infinity(-1)
         if math.isinf(bound):
-            return self._edge(_of_p, -FAR)
+            return self._edge(_of_y, FAR[::-1], self._above_lowest) if residue > 0 else self._edge(_of_p, -FAR)
         # beyond the bound if factors are singular there that are not their product: u and 1/(1 + y_D)
         inside = np.concatenate([np.logspace(-12, -1, 200), expit(np.linspace(-2, 16, 400))])
         return self._edge(_of_p, bound * np.concatenate([inside, 1 + FAR[FAR > 1e-7]]))
 
-    def _edge(self, pair_of: Callable[[Array], Complex], places: Array) -> Edge:
+    def _edge(
+        self,
+        pair_of: Callable[[Array], Complex],
+        places: Array,
+        start: Callable[[Complex], Point] | None = None,
+    ) -> Edge:
         """Where the slope of ln x first becomes positive along a line of p or of y."""
-        change = np.flatnonzero(self._slope(self._start(pair_of(places))).real >= 0)
+        start = start or self._start
+        change = np.flatnonzero(self._slope(start(pair_of(places))).real >= 0)
         if not len(change) or change[0] == 0:
             raise ValueError("no law has this x(y): no edge of the support was found")
 
         def slope(place: float) -> float:
-            return float(self._slope(self._start(pair_of(np.array([place])))).real[0])
+            return float(self._slope(start(pair_of(np.array([place])))).real[0])
 
         low, high = places[change[0] - 1], places[change[0]]
         place = float(optimize.brentq(slope, low, high, xtol=4e-16 * abs(low), rtol=1e-15))
-        return self._expanded(self._start(pair_of(np.array([place]))))
+        return self._expanded(start(pair_of(np.array([place]))))
 
     def _expanded(self, start: Point) -> Edge:
         p, y = start.pair[:, 0].real
@@ -211,7 +250,7 @@ class Curve:
 
     def failure(self, what: str) -> ValueError:
         """What to raise where no solution is found: among nodes of a density that nothing smooths there may be none."""
-        if any(factor.coarse is not None for factor in self.factors):
+        if any(factor.has_density for factor in self.factors):
             what = (
                 "too little smooths the density of a factor, whose nodes show where the law's is small: give "
                 "density_law or slope_law more points"
@@ -251,6 +290,14 @@ class Curve:
 
     def _turned(self, log_x: Array) -> Point:
         """Points of the curve from the negative axis."""
+        point, lost = self._attempted(log_x)
+        if lost.any():
+            raise self.failure(f"no point of the law's curve was found at ln x = {log_x[lost][0]:.17g}")
+        return point
+
+    def _attempted(self, log_x: Array) -> tuple[Point, Mask]:
+        """The same, and which were not found."""
+        log_x = self._clear(log_x)
 
         def on_negative_axis(logit: Array) -> tuple[Array, Array]:
             point = self._start(np.array([expit(logit), -expit(-logit)], complex))
@@ -265,8 +312,10 @@ class Curve:
         p = ahead.pair[0]
         lost |= _far(ahead, point, CLOSE) | (p.imag < FLAT * np.abs(p))
         if lost.any():
-            ahead.put(lost, self._turned_on(log_x[lost], point.part(lost)))
-        return ahead
+            found, still = self._turned_on(log_x[lost], point.part(lost))
+            ahead.put(lost, found)
+            lost[lost] = still
+        return ahead, lost
 
     def _carried(self, log_x: Array, start: float, end: float, point: Point, halvings: int = 6) -> None:
         """Take points from one argument of x to another, by half of the way first where Newton's method goes astray."""
@@ -278,7 +327,7 @@ class Curve:
             self._carried(log_x[astray], middle, end, some, halvings - 1)
             point.put(astray, some)
 
-    def _turned_on(self, log_x: Array, point: Point) -> Point:
+    def _turned_on(self, log_x: Array, point: Point) -> tuple[Point, Mask]:
         """Points that are not reached in one go: where the curve bends sharply, and in gaps."""
         for start, end in pairwise(TURNS[EARLY:]):
             self._carried(log_x, start, end, point)
@@ -288,9 +337,7 @@ class Curve:
         point.put(astray, nearly.part(astray))
         error = self._log_x(nearly) - log_x - 1j * TURNS[-1]
         lost &= ~(np.abs(np.sin(error.imag / 2)) + np.abs(error.real) < NEARLY)
-        if lost.any():
-            raise self.failure(f"no point of the law's curve was found at ln x = {log_x[lost][0]:.17g}")
-        return point
+        return point, lost
 
     @cached_property
     def ends(self) -> tuple[float, float]:
@@ -300,7 +347,20 @@ class Curve:
             return first, self.total - self.lower.reach / 4
         least = max(factor.resolution for factor in self.factors)
         smallest = self._log_x(self._start(_of_p(np.array([least])))).real[0]
-        return first, self.upper.log_x - float(smallest)
+        last = self.upper.log_x - float(smallest)
+        return first, last if self.smooth else self._visible(first, last)
+
+    def _visible(self, first: float, last: float) -> float:
+        """The depth to which a tail that no Gaussian matrix makes is traced: below, Im p is lost in rounding."""
+        depths, end = np.geomspace(max(first, 1), last, VISITED), first
+        for depth in np.split(depths, VISITED // 2):  # far too deep ones take long
+            point, lost = self._attempted(self.upper.log_x - depth)
+            p = point.pair[0]
+            seen = ~lost & (p.imag > FAINT * np.abs(p)) & (self.below(point) > RAREST)
+            end = max([end, *depth[seen]])
+            if not seen.all():
+                break
+        return float(end)
 
     @cached_property
     def total(self) -> float:
@@ -325,25 +385,28 @@ class Curve:
         """Places in the stretched variable, and there ln p, ln y and the logarithms of the factors' variables.
 
         Linear interpolation is right to a thousandth or so: intervals where it is not, at inner edges and poles of the
-        density, are halved.
+        density, are halved. Points that are not found are left out.
         """
         first, last = self.stretched(np.array(self.ends))
-        place = np.linspace(first, last, NODES)
-        found = self._logarithms(place)
+        place, found = self._logarithms(np.linspace(first, last, NODES))
         for _ in range(HALVINGS):
             middle = (place[:-1] + place[1:]) / 2
             off = np.abs(np.exp(found[:, 1:] - found[:, :-1]) - 1).max(axis=0) > COARSE
             off &= np.diff(place) > 1e-9 * np.maximum(1, np.abs(middle))
+            flat = np.sin(found[0].imag) < FLAT
+            off &= ~(flat[1:] & flat[:-1])  # in a gap p and y may pass through zero and infinity
             if not off.any() or len(place) > MOST:
                 break
-            new = np.searchsorted(place, middle[off])
-            found = np.insert(found, new, self._logarithms(middle[off]), axis=1)
-            place = np.insert(place, new, middle[off])
+            middle, points = self._logarithms(middle[off])
+            new = np.searchsorted(place, middle)
+            found, place = np.insert(found, new, points, axis=1), np.insert(place, new, middle)
         return place, found.real + 1j * np.unwrap(found.imag, axis=1)
 
-    def _logarithms(self, place: Array) -> Complex:
-        point = self._turned(self.upper.log_x - self.unstretched(place)[0])
-        return np.log(np.concatenate([point.pair, *point.own]))
+    def _logarithms(self, place: Array) -> tuple[Array, Complex]:
+        point, lost = self._attempted(self.upper.log_x - self.unstretched(place)[0])
+        if lost.all():
+            raise self.failure(f"no point of the law's curve was found around {place[0]:.6g}")
+        return place[~lost], np.log(np.concatenate([point.pair, *point.own])[:, ~lost])
 
     def at(self, depth: Array) -> Point:
         """Points of the curve between the reaches of the edges' series, at depths below the upper edge."""
@@ -352,7 +415,7 @@ class Curve:
         values = np.exp([np.interp(place, nodes, row.real) + 1j * np.interp(place, nodes, row.imag) for row in found])
         ends = np.cumsum([factor.rows for factor in self.factors])[:-1]
         guess = Point(_moved(values[:2], np.zeros(1, complex)), tuple(np.split(values[2:], ends)))
-        log_x, point = self.upper.log_x - depth, guess.copy()
+        log_x, point = self._clear(self.upper.log_x - depth), guess.copy()
         lost = self._solved(log_x, 0.0, point) | _far(point, guess, 1.0)
         if lost.any():
             point.put(lost, self._turned(log_x[lost]))

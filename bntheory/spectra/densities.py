@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,6 +17,7 @@ from bntheory.spectra.diagonal import Diagonal
 from bntheory.spectra.discrete import DiscreteLaw
 from bntheory.spectra.factors import SMALLEST
 from bntheory.spectra.law import Array
+from bntheory.spectra.poles import Poles
 from bntheory.spectra.s_transform import Part, STransformLaw
 
 GRID = np.linspace(-12, 12, 4801)  # of g, on which zeros of φ′ are looked for
@@ -27,7 +29,17 @@ RAREST = 1e-25  # of the highest and lowest values: u could not be told from rar
 ZERO = 1e-9  # of the largest value: a smallest below stands for 0
 WIDEST = 60  # |ln of the variance| up to which the nodes resolve a slope
 TINY = 1e-120  # values below count as zero
+REPEATED, LEAST = 5, 1e-6  # nodes of one value, and their probability, that are an atom
+FALLING = 1e-9  # share by which φ′² falls towards the farthest g
 NORMALISED = 1e-6  # how far the integral of a pdf may be from 1
+
+
+class Stretch(NamedTuple):
+    """Nodes of a rule at even places: values, their probabilities with what lies beyond the last, and without."""
+
+    values: Array
+    weights: Array
+    density: Array
 
 
 def density_law(
@@ -48,9 +60,8 @@ def density_law(
     Returns
     -------
     STransformLaw
-        Its moments are known, and its products with Gaussian matrices; `STransformLaw.accuracy` says how well. Where
-        the density of such a product is small and that of the factor is not, as far out in an unbounded one, the
-        nodes show.
+        The law itself, right to a relative 1e-8 and to 1e-11/(1 − x/x_max) next to its upper edge, and its products;
+        `STransformLaw.accuracy` says how well. An unbounded one ends where 1e-25 is above.
 
     Raises
     ------
@@ -87,7 +98,7 @@ def slope_law(phi: str | Activation, log_variance: float = 0.0, points: float = 
     Returns
     -------
     STransformLaw
-        Its moments are known, and its products with Gaussian matrices; `STransformLaw.accuracy` says how well.
+        The law itself, with atoms where φ′ is constant, and its products; `STransformLaw.accuracy` says how well.
 
     Raises
     ------
@@ -97,9 +108,9 @@ def slope_law(phi: str | Activation, log_variance: float = 0.0, points: float = 
     Notes
     -----
     Homogeneous φ have two values, ½ each. For others E λ/(u − λ) is an integral over g that is analytic between jumps
-    and kinks of φ′: the rule is exponentially accurate away from the range of λ. One Gaussian matrix keeps u away
-    enough for 1e-8 in most cases, two for 1e-12. One is not enough if most units are saturated (q ≫ 1), and a single
-    one of fewer rows than columns leaves a lower tail in which the nodes show: see `STransformLaw.accuracy`.
+    and kinks of φ′: the rule is exponentially accurate away from the range of λ, and corrected by its residues next to
+    it (see `bntheory.spectra.poles`). Tails of a product that are rarer than 1e-12, where no Gaussian matrix makes
+    them, are continued as powers.
 
     Examples
     --------
@@ -127,43 +138,56 @@ def slope_law(phi: str | Activation, log_variance: float = 0.0, points: float = 
     tails = np.log(np.square(slope(np.array([[-3.5, 2.5], [-2.5, 3.5]]))) + TINY)
     scale = min(1.0, 1 / root, 3 / np.abs(np.diff(tails, axis=0)).max(initial=3.0))
 
-    def rule(density: float) -> tuple[Array, Array]:
-        g, weights = _normal_rule(zeros, kinks, scale, density)
-        return slope(g) ** 2, weights
+    def rule(density: float) -> list[Stretch]:
+        nodes = _normal_rule(zeros, kinks, scale, density)
+        return [Stretch(slope(g) ** 2, weights, density) for g, weights, density in nodes]
 
-    return _law(rule, points, RESOLUTION if zeros else SMALLEST)
+    outer, inner = (np.square(slope(side * FARTHEST * np.array([-1.0, 1.0]))) for side in (1.0, 0.9))
+    tail = not zeros and bool(np.any((outer < inner * (1 - FALLING)) & (outer <= outer.min())))
+    return _law(rule, points, RESOLUTION if zeros else SMALLEST, tail)
 
 
-def _law(rule: Callable[[float], tuple[Array, Array]], points: float, resolution: float) -> STransformLaw:
+def _law(rule: Callable[[float], list[Stretch]], points: float, resolution: float, tail: bool = False) -> STransformLaw:
     """The law of a rule's values and probabilities, and the same by a rule of half as many for comparison."""
 
     def factor(count: float, coarse: Diagonal | None) -> Diagonal:
-        values, weights = rule(count)
+        stretches = rule(count)
+        values, weights = (np.concatenate(column) for column in list(zip(*stretches, strict=True))[:2])
         shares = weights / weights.sum()
         common = values[shares > RAREST]
-        alive = (values > TINY) & (values >= common.min()) & (values <= common.max())
-        found, place = np.unique(values[alive], return_inverse=True)
+        low, high = max(common.min(), TINY), common.max()
+        alive = (values >= low) & (values <= high)
+        found, place, times = np.unique(values[alive], return_inverse=True, return_counts=True)
         merged = np.bincount(place, shares[alive]).astype(float)
+        at_points = (times >= REPEATED) & (merged > LEAST)
         reaches_zero = bool(found[0] < ZERO * found[-1])
         order = _zero_order(found, merged) if reaches_zero else 1.0
-        return Diagonal(found, merged, 1, order, 1.0, resolution, reaches_zero, coarse)
+        poles = Poles([_kept(stretch, low, high, weights.sum()) for stretch in stretches])
+        masses = tuple(zip(found[at_points].tolist(), merged[at_points].tolist(), strict=True))
+        return Diagonal(found, merged, 1, order, 1.0, resolution, reaches_zero, coarse, poles, masses, tail)
 
     return STransformLaw((), 0.0, (Part(factor(points, factor(points / 2, None))),))
 
 
-def _density_rule(pdf: Callable[[Array], ArrayLike], ends: Sequence[float], points: float) -> tuple[Array, Array]:
+def _kept(stretch: Stretch, low: float, high: float, total: float) -> tuple[Array, Array]:
+    """λ and probabilities where λ is in the range kept, which is one run of nodes."""
+    kept = (stretch.values >= low) & (stretch.values <= high)
+    return stretch.values[kept], stretch.density[kept] / total
+
+
+def _density_rule(pdf: Callable[[Array], ArrayLike], ends: Sequence[float], points: float) -> list[Stretch]:
     """Nodes and probabilities, evenly spaced in ln of the distance from both ends of a stretch."""
     t = np.arange(-REACH, REACH, 1 / points)
-    nodes, shares = [], []
+    stretches = []
     for low, high in pairwise(ends):
         below, above = expit(t), expit(-t)
         x, slope = (low + np.exp(t), np.exp(t)) if math.isinf(high) else (low + (high - low) * below, below * above)
-        nodes.append(x)
-        shares.append(np.asarray(pdf(x), dtype=float) * slope * (1 if math.isinf(high) else high - low) / points)
-    weights = np.concatenate(shares)
+        shares = np.asarray(pdf(x), dtype=float) * slope * (1 if math.isinf(high) else high - low) / points
+        stretches.append(Stretch(x, shares, shares))
+    weights = np.concatenate([stretch.weights for stretch in stretches])
     if not np.all(weights >= 0) or abs(weights.sum() - 1) > NORMALISED:
         raise ValueError(f"the density must be positive and integrate to 1, got {weights.sum():.9g}")
-    return np.concatenate(nodes), weights
+    return stretches
 
 
 def _cuts(slope: Callable[[Array], Array]) -> tuple[list[float], list[float]]:
@@ -186,13 +210,13 @@ def _zero(slope: Callable[[Array], Array], low: float, high: float) -> float:
     return high
 
 
-def _normal_rule(zeros: list[float], kinks: list[float], scale: float, density: float) -> tuple[Array, Array]:
+def _normal_rule(zeros: list[float], kinks: list[float], scale: float, density: float) -> list[Stretch]:
     """Nodes g and probabilities of N(0, 1) on the stretches between −∞, zeros and kinks of φ′, and ∞.
 
     Evenly spaced on the whole line; towards the ends of a stretch evenly in ln of the distance, so that small λ are
     resolved on every scale, and what is left beyond the last node is its own.
     """
-    nodes, weights = [], []
+    stretches = []
     for low, high in pairwise([-math.inf, *sorted({*zeros, *kinks}), math.inf]):
         ends = [end for end in (low, high) if math.isfinite(end)]
         first = -NEAREST if ends else -FARTHEST / scale
@@ -206,10 +230,11 @@ def _normal_rule(zeros: list[float], kinks: list[float], scale: float, density: 
             g = high - distance if math.isinf(low) else low + distance
         else:
             g, slope = low + (high - low) * expit(t), (high - low) * expit(t) * expit(-t)
-        slope[[0, -1][: len(ends)]] /= -math.expm1(-1 / density)  # a geometric series beyond
-        nodes.append(g)
-        weights.append(np.exp(-(g**2) / 2) * slope / density / math.sqrt(2 * math.pi))
-    return np.concatenate(nodes), np.concatenate(weights)
+        shares: Array = np.exp(-(g**2) / 2) * slope / density / math.sqrt(2 * math.pi)
+        weights = shares.copy()
+        weights[[0, -1][: len(ends)]] /= -math.expm1(-1 / density)  # a geometric series beyond
+        stretches.append(Stretch(np.asarray(g, float), weights, shares))
+    return stretches
 
 
 def _zero_order(values: Array, weights: Array) -> float:

@@ -14,6 +14,7 @@ from scipy.special import expit
 
 from bntheory.spectra.factors import SMALLEST, Array, Complex, Factor, Local
 from bntheory.spectra.law import solve_monotone
+from bntheory.spectra.poles import Poles
 
 CLOSEST = -35.0  # ln of the relative distance of u from λ at which digits remain
 LEAST_SPARE = 1e-12  # share
@@ -38,6 +39,12 @@ class Diagonal(Factor):
     share : float
     coarse : Diagonal, optional
         Of a density, which values and weights stand for: the same by half as many of them.
+    poles : Poles, optional
+        Of a density: what the sums lack close to it.
+    points : tuple of (λ, mass)
+        Of a density: atoms of the law.
+    tail : bool
+        Of a density: whether it falls off towards zero beyond the lowest value.
     """
 
     values: Array
@@ -48,6 +55,9 @@ class Diagonal(Factor):
     resolution: float = SMALLEST
     reaches_zero: bool = False
     coarse: Diagonal | None = None
+    poles: Poles | None = None
+    points: tuple[tuple[float, float], ...] = ()
+    tail: bool = False
     rows = 1
 
     def __eq__(self, other: object) -> bool:
@@ -75,6 +85,16 @@ class Diagonal(Factor):
         return spare if spare > LEAST_SPARE else 0.0
 
     @property
+    def has_density(self) -> bool:
+        return self.poles is not None or self.coarse is not None
+
+    def smoothed(self) -> Factor:
+        return replace(self, poles=None)
+
+    def bare(self) -> Factor:
+        return replace(self, reaches_zero=self.reaches_zero or self.tail)
+
+    @property
     def order(self) -> float:
         return 0.0 if self._spare else self.count * self.zero_order
 
@@ -91,7 +111,8 @@ class Diagonal(Factor):
         return self._share_at(self.values.min())
 
     def _share_at(self, value: float) -> float:
-        return self.count * float(self.weights[self.values == value].sum()) / self.share
+        masses = [mass for x, mass in self.atoms if x == value]
+        return self.count * sum(masses) / self.share
 
     @property
     def lowest(self) -> float:
@@ -99,8 +120,8 @@ class Diagonal(Factor):
 
     @property
     def atoms(self) -> list[tuple[float, float]]:
-        """Its values and their probabilities; none if they stand for a density."""
-        return [] if self.coarse else list(zip(self.values.tolist(), self.weights.tolist(), strict=True))
+        """Its values and their probabilities; if they stand for a density, those of single points."""
+        return list(self.points if self.poles else zip(self.values.tolist(), self.weights.tolist(), strict=True))
 
     @cached_property
     def _moments(self) -> Array:
@@ -111,9 +132,19 @@ class Diagonal(Factor):
         """y_D, y_D + r and d y_D/d u."""
         inverse = 1 / (u[:, None] - self.values)
         first, zeroth = (inverse @ self._moments).T
-        return first, u * zeroth, -(np.square(inverse) @ self._moments[:, 0])
+        slope = -(np.square(inverse) @ self._moments[:, 0])
+        if self.poles is None or not np.iscomplexobj(u):
+            return first, u * zeroth, slope
+        lacking, rate = self.poles.sums(u)
+        return first + lacking, u * zeroth + lacking, slope + rate / u
 
     def start(self, pair: Complex) -> Complex:
+        u = self._from_sums(pair)
+        with np.errstate(all="ignore"):
+            return u if self.poles is None else self.follow(pair, u)
+
+    def _from_sums(self, pair: Complex) -> Complex:
+        """u at real (p, y), of the sums alone."""
         p, y = pair.real
         u, q = np.empty(len(p)), self._spare + self.share * p
         above, beneath = y > 0, q <= 0
@@ -158,6 +189,22 @@ class Diagonal(Factor):
 
         return least * expit(_solved(log_q, np.log(minus_q), np.log(minus_q), -FARTHEST, -CLOSEST))
 
+    def start_inside(self, pair: Complex, top: bool) -> Complex:
+        """u between the two lowest λ or the two highest, where y falls from ∞ to −∞."""
+        low, high = self.values[-2:] if top else self.values[:2]
+        wanted = self.share * pair[1].real
+
+        def y(s: Array) -> tuple[Array, Array]:
+            below, above = (high - low) * expit(s), (high - low) * expit(-s)
+            ends = (low - self.values) + below[:, None], (high - self.values) - above[:, None]
+            inverse = 1 / np.where(self.values <= low, *ends)
+            sums, squares = inverse @ self._moments[:, 0], np.square(inverse) @ self._moments[:, 0]
+            size = np.hypot(1, sums)  # of a slope that does not overflow: arcsinh
+            return np.arcsinh(sums), -squares * below * expit(-s) / size
+
+        s = solve_monotone(y, np.arcsinh(wanted), np.zeros_like(wanted), -CLOSEST, CLOSEST)
+        return (low + (high - low) * expit(s)).astype(complex)[None]
+
     def local(self, pair: Complex, v: Complex) -> Local:
         u = v[0]
         y, q, slope = self._sums(u)
@@ -177,6 +224,8 @@ class Diagonal(Factor):
         """[E arg(1 − u/λ) − spare (arg u + π)]/share, the mean over nonzero λ."""
         u = v[0]
         angles = np.angle(1 - u[:, None] / self.values) @ self.weights
+        if self.poles is not None:
+            angles += self.poles.angles(u)
         return self.count * (angles - self._spare * (np.angle(u) + np.pi)) / self.share
 
 

@@ -42,6 +42,8 @@ class DiscreteLaw(SpectralLaw):
     >>> from bntheory import FussCatalan
     >>> (law @ FussCatalan(1)).mean
     0.505
+    >>> (DiscreteLaw([1.0, 2.0], [0.75, 0.25]) ** 2).atoms  # where the masses of two values exceed 1
+    ((1.0, 0.5),)
     """
 
     values: Sequence[float]

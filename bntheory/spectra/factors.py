@@ -63,6 +63,11 @@ class Factor(ABC):
     coarse: Factor | None = None
 
     @property
+    def has_density(self) -> bool:
+        """Whether it stands for a density by quadrature."""
+        return False
+
+    @property
     @abstractmethod
     def order(self) -> float:
         """d h/d ln p as p → 0."""
@@ -101,6 +106,10 @@ class Factor(ABC):
         """v at real (p, y): p in (0, 1) as for x < 0, above 1 as for x beyond the support, or just below 0."""
         return np.empty((0, pair.shape[1]), complex)
 
+    def start_inside(self, pair: Complex, top: bool) -> Complex:
+        """v at real (p, y) next to an atom, above the lowest or below the highest: the same where h takes no values."""
+        return self.start(pair)
+
     @abstractmethod
     def local(self, pair: Complex, v: Complex) -> Local:
         """The factor about (p, y) and v, which need not belong together to the last digit."""
@@ -129,6 +138,14 @@ class Factor(ABC):
     def counted(self, count: int) -> Factor:
         """So many of this factor."""
         return replace(self, count=count)  # type: ignore[type-var]
+
+    def smoothed(self) -> Factor:
+        """The same factor in a product with Gaussian matrices, which keep u away from its values."""
+        return self
+
+    def bare(self) -> Factor:
+        """The same factor in a product without Gaussian matrices."""
+        return self
 
     def shared(self, share: float) -> Factor:
         """The same factor where the rank of the product is that share of its size."""
@@ -170,6 +187,9 @@ class Shared(Factor):
 
     def start(self, pair: Complex) -> Complex:
         return self.factor.start(self._pair(pair))
+
+    def start_inside(self, pair: Complex, top: bool) -> Complex:
+        return self.factor.start_inside(self._pair(pair), top)
 
     def local(self, pair: Complex, v: Complex) -> Local:
         log, slope, miss, rate = self.factor.local(self._pair(pair), v)

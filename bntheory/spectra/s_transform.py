@@ -20,10 +20,12 @@ from bntheory.spectra.curve import Curve
 from bntheory.spectra.diagonal import Diagonal
 from bntheory.spectra.edges import InfiniteEdge
 from bntheory.spectra.factors import Factor, Powers, merged
+from bntheory.spectra.known import KnownLaw
 from bntheory.spectra.law import Array, SpectralLaw, solve_monotone
 from bntheory.spectra.series import Circle, circle, log_moment, moment
 
 LARGEST_ODDS = 330.0  # logarithm: the depth of rarer values would underflow where the density diverges
+BORDER = 1e-9  # mass
 FLAT = 1e-9  # Im p beside |p| in a gap
 EXACT, ON_CIRCLE = 100, 8  # orders up to which moments are taken from the series of powers, and of other factors
 
@@ -99,19 +101,23 @@ class STransformLaw(SpectralLaw):
 
     def _check(self) -> None:
         orders = dict(self.powers)
-        diagonal = [part for part in self.parts if isinstance(part.factor, Diagonal)]
-        at_zero = orders.get(Fraction(0), 0) - sum(part.factor.count for part in diagonal)
+        at_zero = orders.get(Fraction(0), 0) - sum(
+            part.factor.count for part in self.parts if isinstance(part.factor, Diagonal)
+        )
         if at_zero != -1:
             raise ValueError(f"x(y) must have a simple pole at y = 0, got the power {at_zero}: it is (1 + y)/y · 1/S")
         first = next((c for c, _ in self.powers if c > 0), Fraction(0))
         if orders.get(first, 0) < 0 < first < min([part.size for part in self.parts], default=first + 1):
             raise ValueError(f"no law has this x(y): its pole at y = −{float(first):g} lies nearer to 0 than any zero")
-        if diagonal and self._above and self._mass:
-            x, mass = self._above[-1]
-            raise ValueError(
-                f"not available because an atom, of mass {mass:.6g} at x = {x:.6g}, is left of the factors' own: "
-                "products of discrete laws and projections alone are supported where they have no atom above zero"
-            )
+
+        factors = [(part.factor, part.size) for part in self.parts]
+        if not self._alone and any(factor.has_density for factor, _ in factors):
+            for x, mass in atoms_above_zero(self.powers, self.log_scale, factors, -BORDER):
+                if mass < BORDER:
+                    raise ValueError(
+                        f"not available because atoms of the factors leave none at x = {x:.6g} by a hair: the density "
+                        "has a singularity there; another number of factors or a Gaussian matrix among them has a law"
+                    )
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{float(c):g}: {k}" for c, k in self.powers)
@@ -175,8 +181,11 @@ class STransformLaw(SpectralLaw):
         """The continuous part, in units of the rank."""
         terms = tuple((c / self.rank - 1, k) for c, k in self.powers)
         log_scale = self.log_scale + sum(k for _, k in self.powers) * math.log(self.rank)
-        others = (part.factor.shared(float(self.rank / part.size)) for part in self.parts)
-        return Curve((Powers(terms, log_scale), *others))
+        gaussian = sum(k for _, k in self.powers) + sum(part.factor.degree for part in self.parts) > 0
+        factors = ((part.factor.smoothed() if gaussian else part.factor.bare(), part.size) for part in self.parts)
+        others = (factor.shared(float(self.rank / size)) for factor, size in factors)
+        atoms = tuple((math.log(x), mass / float(self.rank)) for x, mass in self._above)
+        return Curve((Powers(terms, log_scale), *others), atoms)
 
     @cached_property
     def atoms(self) -> tuple[tuple[float, float], ...]:
@@ -198,13 +207,24 @@ class STransformLaw(SpectralLaw):
     def _mass(self) -> float:
         return float(self.rank) * self._share
 
+    @cached_property
+    def _alone(self) -> KnownLaw | None:
+        """The law of the one factor that has a density, if that is all."""
+        factor = self.parts[0].factor if len(self.parts) == 1 and not self.powers else None
+        return KnownLaw(factor) if isinstance(factor, Diagonal) and factor.poles and factor.count == 1 else None
+
     @property
     def _zero_exponent(self) -> float:
+        if self._alone:
+            return self._alone._zero_exponent
         return 1 / self.curve.order if self._mass and self.curve.lower is None else math.inf
 
     def _log_support(self) -> tuple[Decimal, Decimal]:
         if not self._mass:
             return Decimal(self._above[0][0]).ln(), Decimal(self._above[-1][0]).ln()
+        if self._alone:
+            low, high = self._alone._log_support()
+            return low + Decimal(self.log_scale), high + Decimal(self.log_scale)
         lower = self.curve.lower
         low = Decimal("-Infinity") if lower is None else Decimal(lower.log_x)
         return low, Decimal(self.curve.upper.log_x)
@@ -212,6 +232,8 @@ class STransformLaw(SpectralLaw):
     def _continuous(self, depth: Array) -> tuple[Array, Array, Array]:
         if not self._mass:
             return np.full_like(depth, -np.inf), np.full_like(depth, -np.inf), np.zeros_like(depth)
+        if self._alone:
+            return self._alone._continuous(depth)
         return self._logs(depth, self.curve.total - depth)
 
     def _logs(self, depth: Array, rest: Array) -> tuple[Array, Array, Array]:
@@ -225,7 +247,7 @@ class STransformLaw(SpectralLaw):
             out[:, near] = imaginary / np.pi, self._share - above, above
         if between.any():
             point = curve.at(depth[between])
-            below = curve.below(point)
+            below = curve.below(point) - curve.atoms_below(depth[between])
             out[:, between] = point.pair[0].imag / np.pi, below, self._share - below
         if curve.lower is not None and low.any():
             imaginary, below = curve.lower.within(rest[low])
@@ -245,6 +267,8 @@ class STransformLaw(SpectralLaw):
 
     def _depth(self, below: Array, above: Array) -> Array:
         """Solve cdf/sf = odds, in the variable in which the curve is smooth."""
+        if self._alone:
+            return self._alone._depth(below, above)
         curve = self.curve
 
         def odds(place: Array) -> tuple[Array, Array]:
@@ -282,6 +306,8 @@ class STransformLaw(SpectralLaw):
     @cached_property
     def _nodes(self) -> tuple[Array, Array]:
         """The double exponential rule on the stretches between gaps, where the quantile function jumps."""
+        if self._alone:
+            return self._alone._nodes
         found = self.curve.traced[1]
         flat = np.sin(found[0].imag) < FLAT
         levels = np.sort(np.exp(self._odds_traced[3][flat]))
@@ -312,7 +338,7 @@ class STransformLaw(SpectralLaw):
         """ln E x^k, atoms included, where it is known from x(y) about y = 0."""
         if not self.parts:
             return log_moment(self.powers, order) + order * self.log_scale if order <= EXACT else None
-        if not self.powers and isinstance(factor := self.parts[0].factor, Diagonal):  # alone
+        if not self.powers and isinstance(factor := self.parts[0].factor, Diagonal) and factor.count == 1:  # alone
             return float(np.log(factor.weights @ factor.values**order)) + order * self.log_scale
         inner = self._circle.log_moment(order) if order <= ON_CIRCLE and self._circle else None
         return None if inner is None else inner + math.log(self.rank)

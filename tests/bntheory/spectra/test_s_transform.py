@@ -322,8 +322,6 @@ def test_accuracy_is_reported():
         (lambda: STransformLaw({0: -1, 1: 2}, math.inf), "log_scale must be finite, got inf"),
         (lambda: FussCatalan(2) * -1.0, "factor must be finite and above 0, got -1.0"),
         (lambda: FussCatalan(2) ** 0, "count must be at least 1, got 0"),
-        (lambda: DiscreteLaw([1, 2], [0.6, 0.4]) ** 2, "not available because an atom, of mass 0.2 at x = 1, is left"),
-        (lambda: density_law(lambda x: np.exp(-x)).pdf(1.0), "not available because no Gaussian matrix smooths"),
     ],
 )
 def test_refusals(make, message):

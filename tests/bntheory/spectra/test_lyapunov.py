@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 from bntheory import lyapunov_exponents
 from bntheory.networks import mlp
-from bntheory.spectra.lyapunov import corner_moments, volume_moments
+from bntheory.spectra.lyapunov import corner_moments, trigamma, volume_moments
 from simulations.products import log_singular_values
 from simulations.statistics import mean_with_error, tolerance
 
@@ -16,6 +16,18 @@ FALSE_ALARM = 1e-6
 def variance_with_error(samples):
     """Sample variances of columns, and their standard errors from the fourth moments."""
     return mean_with_error((samples - samples.mean(axis=0)) ** 2)
+
+
+def test_trigamma_is_scipys():
+    x = np.arange(1, 2000) / 2
+    np.testing.assert_allclose(trigamma(x), special.polygamma(1, x), rtol=2e-15)
+    np.testing.assert_array_equal(trigamma(x[:3]), special.polygamma(1, x[:3]))
+    found = lyapunov_exponents(500)
+    mean, variance = volume_moments([500], [1], np.arange(1, 501))
+    offset, deficit = corner_moments(500, np.arange(1, 501))
+    expected = mean - np.log(500) / 2, variance, offset, deficit
+    for got, want in zip(found, expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-13, atol=1e-15)
 
 
 @pytest.mark.parametrize("width", [1, 2, 7])

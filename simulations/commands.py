@@ -175,7 +175,8 @@ def _warnings_in_one_line() -> Iterator[None]:
 
 @simulate.command("spectrum")
 @click.option("--factors", type=int, help="Number of square Gaussian matrices. [default: 5, without a network]")
-@click.option("--size", type=int, help="Their size. [default: 300]")
+@click.option("--size", type=int, help="Their size, of columns with --ratio. [default: 300]")
+@click.option("--ratio", type=float, help="One rectangular matrix instead: rows / columns (Marchenko–Pastur).")
 @network_options(optional=True)
 @click.option("--trials", type=int, default=10, show_default=True, help="Products or networks to draw.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -184,6 +185,7 @@ def simulate_spectrum(
     net: Sequential | None,
     factors: int | None,
     size: int | None,
+    ratio: float | None,
     trials: int,
     seed: int,
     json_file: str | None,
@@ -195,7 +197,7 @@ def simulate_spectrum(
     from bntheory import plot_spectrum
     from simulations.products import log_singular_values
 
-    name, net, law, reason = _spectrum(net, factors, size)
+    name, net, law, reason = _spectrum(net, factors, size, ratio)
     logs = log_singular_values(net, trials, seed)
     alive = np.isfinite(logs)
     if not alive.any():
@@ -220,17 +222,25 @@ def simulate_spectrum(
     save_figure(plot_file, lambda ax: plot_spectrum(law, logs, ax=ax, view=view))
 
 
-def _spectrum(net: Sequential | None, factors: int | None, size: int | None) -> tuple[str, Sequential, Any, str]:
+def _spectrum(
+    net: Sequential | None, factors: int | None, size: int | None, ratio: float | None
+) -> tuple[str, Sequential, Any, str]:
     """What is drawn and its law; None and the reason if there is none."""
-    from bntheory import FussCatalan, arguments, jacobian_law, mlp
+    from bntheory import FussCatalan, MarchenkoPastur, arguments, jacobian_law, mlp
 
     if net is None:
-        factors = arguments.integer("factors", 5 if factors is None else factors)
         size = arguments.integer("size", 300 if size is None else size)
+        if ratio is not None:
+            if factors is not None:
+                raise click.UsageError("--ratio is one rectangular matrix: leave out --factors")
+            rows = arguments.integer("rows", round(arguments.number("ratio", ratio, above=0) * size))
+            net = mlp(1, rows, "linear", "lecun_normal", input_width=size)
+            return f"matrix {rows}×{size}, entries of variance 1/{size}", net, MarchenkoPastur(rows / size), ""
+        factors = arguments.integer("factors", 5 if factors is None else factors)
         net = mlp(factors, size, "linear", "lecun_normal")
         return f"{factors} matrices {size}×{size}, entries of variance 1/{size}", net, FussCatalan(factors), ""
-    if factors is not None or size is not None:
-        raise click.UsageError("--factors and --size are for matrices: leave them out with a network")
+    if any(option is not None for option in (factors, size, ratio)):
+        raise click.UsageError("--factors, --size and --ratio are for matrices: leave them out with a network")
     try:
         return f"Jacobian of {net}", net, jacobian_law(net), ""
     except ValueError as error:

@@ -106,6 +106,15 @@ def test_simulate_spectrum(run, tmp_path):
     assert data["edge"] == pytest.approx((27 / 4) ** 0.5) and data["zeros"] == 0
 
 
+def test_simulate_spectrum_of_one_rectangular_matrix(run, tmp_path):
+    """Marchenko–Pastur of 90 rows and 60 columns: a third of the values zero, and the edge (1 + √1.5)."""
+    status, out, _ = run("simulate", "spectrum", "--ratio", "1.5", "--size", "60", "--trials", "4", "--json", "s.json")
+    assert status == 0 and out.startswith("matrix 90×60, entries of variance 1/60, 4 draws, seed 0\n")
+    data = json.loads((tmp_path / "s.json").read_text())
+    assert data["kolmogorov_distance"] < 0.03 and data["edge"] == pytest.approx(1 + 1.5**0.5)
+    assert data["zeros"] == 0 and len(data["log_singular_values"][0]) == 60
+
+
 def test_simulate_spectrum_of_networks(run, tmp_path):
     """The Kolmogorov distance of 10 draws of a ReLU network is 0.02; 0.05 would be another law."""
     words = ("--depth", "2", "--width", "100", "--json", "s.json", "--plot", "s.png")
@@ -201,8 +210,11 @@ REFUSED = {
     "seed must be at least 0, got -1": ("simulate", "growth", "--seed", "-1", "--depth", "2"),
     "factors must be at least 1, got 0": ("simulate", "spectrum", "--factors", "0"),
     "size must be at least 1, got 0": ("simulate", "spectrum", "--size", "0"),
+    "ratio must be finite and above 0, got -1": ("simulate", "spectrum", "--ratio", "-1"),
+    "rows must be at least 1, got 0": ("simulate", "spectrum", "--ratio", "0.001", "--size", "100"),
+    "--ratio is one rectangular matrix": ("simulate", "spectrum", "--ratio", "2", "--factors", "2"),
     "layer 1 (BatchNorm) is not supported": ("simulate", "spectrum", "--depth", "2", "--batch-norm"),
-    "--factors and --size are for matrices": ("simulate", "spectrum", "--depth", "2", "--size", "9"),
+    "--factors, --size and --ratio are for matrices": ("simulate", "spectrum", "--depth", "2", "--size", "9"),
     "No such command 'grwth'": ("simulate", "grwth"),
     "data must be one of digits, fashion-mnist, noise or an existing folder, got 'cifar'": (
         *("crosscheck", "--data", "cifar"),

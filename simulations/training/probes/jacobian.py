@@ -35,7 +35,7 @@ def jacobian(model: nn.Module, x: ArrayLike | torch.Tensor) -> Floats:
     Raises
     ------
     ValueError
-        If x is empty, not finite, not of numbers or of another shape than `build`'s network; if a BatchNorm is in
+        If x is empty, not finite, not of numbers or of a shape that the model does not take; if a BatchNorm is in
         training mode (it is named), where inputs of a batch depend on one another; if a derivative is not finite.
     TypeError
         If the model is not a module, or returns something else than such a tensor.
@@ -71,7 +71,13 @@ def jacobian(model: nn.Module, x: ArrayLike | torch.Tensor) -> Floats:
         # copies of buffers and parameters: a pass may write to the ones and would reach the gradients of the others
         copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
         copies |= {name: parameter.detach() for name, parameter in model.named_parameters()}
-        matrix = _rows(torch.func.functional_call(model, copies, (inputs[None],)), inputs)
+        try:
+            outputs = torch.func.functional_call(model, copies, (inputs[None],))
+        except RuntimeError as error:  # torch's own: of shapes, mostly
+            what = str(error).splitlines()[0]
+            shape = tuple(inputs.shape)
+            raise ValueError(f"model fails on an x of shape {shape}, taken without a batch axis: {what}") from error
+        matrix = _rows(outputs, inputs)
     if not np.isfinite(matrix).all():
         raise ValueError(f"the Jacobian must be finite, got {matrix[~np.isfinite(matrix)][0]}: is x out of range?")
     return matrix

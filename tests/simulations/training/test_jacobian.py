@@ -109,6 +109,12 @@ class Tuple(nn.Module):
         (nn.Linear(2, 2), ["a", "b"], ValueError, "x must be an array of real numbers, got <U1"),
         (nn.Linear(2, 2), [], ValueError, r"x must be an array of real numbers, got float64 of shape \(0,\)"),
         (build(mlp(1, 2)), np.ones((1, 2)), ValueError, r"x must be one input of shape \(2,\), without a batch axis"),
+        (
+            nn.Linear(2, 2),
+            [1.0, 2.0, 3.0],
+            ValueError,
+            r"model fails on an x of shape \(3,\), .*: mat1 and mat2 shapes",
+        ),
         (nn.LayerNorm(2, eps=0), [1.0, 1.0], ValueError, "the Jacobian must be finite, got nan"),
     ],
 )

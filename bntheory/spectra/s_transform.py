@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -363,6 +364,6 @@ def _term(c: float | Fraction, k: int) -> tuple[Fraction, int]:
         c = Fraction(arguments.number("c", c, at_least=0))
     if c < 0:
         raise ValueError(f"c must be at least 0, got {c}")
-    if int(k) != k:
+    if not isinstance(k, Real) or not math.isfinite(k) or int(k) != k:
         raise ValueError(f"k must be an integer, got {k!r}")
     return c, int(k)

@@ -60,7 +60,7 @@ def density_law(
     Returns
     -------
     STransformLaw
-        The law itself, right to a relative 1e-8 and to 1e-11/(1 − x/x_max) next to its upper edge, and its products;
+        The law itself, right to a relative 1e-8 and to 1e-11/(1 − x/x_max) next to its edge, and its products;
         `STransformLaw.accuracy` says how well. An unbounded one ends where 1e-25 is above.
 
     Raises

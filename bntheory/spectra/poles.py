@@ -32,7 +32,8 @@ RECENTRED, SETTLED = 12, 1e-9  # steps of Newton's method, and the last of them,
 SMALLEST = 1e-100  # divisor
 BESIDE = 0.1  # κ from a node
 CLOSE = 1e-9  # of two poles that are one, and of ln λ to ln u
-SERIES = np.arange(1, 61)  # of Li_3 and higher
+TERMS = 8  # of the logarithm's correction
+SERIES = np.arange(1, 501)  # of Li_3 and higher
 
 
 def _matrices() -> Array:
@@ -167,8 +168,11 @@ class Poles:
         missed |= (np.abs(tau.imag) > FARTHEST) | (place.real < piece.first - 1) | (place.real > piece.last + 1)
         return node, np.where(missed, np.nan, tau)
 
-    def near(self, u: Complex, log_x: Array | None = None) -> list[Pole]:
-        """All poles that matter; real u inside the density, whose logarithms may be given, count as from below."""
+    def near(self, u: Complex, log_x: Array | None = None, terms: int = 2) -> list[Pole]:
+        """All poles that matter, with W and terms − 1 derivatives.
+
+        Real u inside the density, whose logarithms may be given, count as from below.
+        """
         out: list[Pole] = []
         log_u, before = np.log(u) if log_x is None else log_x.astype(complex), None
         for piece in self.pieces:
@@ -186,7 +190,7 @@ class Poles:
             node, tau, where = node[keep], tau[keep], candidates[keep]
             rising = piece.log_values[piece.last] > piece.log_values[piece.first]
             sign = np.where(tau.imag == 0, -1.0 if rising else 1.0, np.sign(tau.imag))
-            value, weight = _at(piece.value[node], tau, 2), _at(piece.weight[node], tau, 4)
+            value, weight = _at(piece.value[node], tau, 2), _at(piece.weight[node], tau, terms - 1)
             out.append(
                 Pole(where, piece.values[node], piece.weight[node, 0], piece.value[node], tau, sign, value, weight)
             )
@@ -210,11 +214,11 @@ class Poles:
     def angles(self, u: Complex, log_x: Array | None = None) -> Array:
         """What Σ W arg(1 − u/λ) lacks to its integral."""
         total = np.zeros(len(u))
-        for pole in self.near(u, log_x):
+        for pole in self.near(u, log_x, TERMS):
             c = 2j * np.pi * pole.sign
-            e, rest = np.exp(c * pole.tau), -np.expm1(c * pole.tau)
-            powers = e[:, None] ** SERIES
-            logs = (-np.log(rest), spence(rest), *(powers @ SERIES**-order for order in (3.0, 4.0, 5.0)))
+            rest = -np.expm1(c * pole.tau)
+            powers = np.exp((c * pole.tau)[:, None] * SERIES)
+            logs = (-np.log(rest), spence(rest), *(powers @ SERIES ** -float(order) for order in range(3, TERMS + 1)))
             terms = [(-1) ** n * w * part / c**n for n, (w, part) in enumerate(zip(pole.weight, logs, strict=True))]
             total[pole.where] += np.sum(terms, axis=0).imag
         return total

@@ -166,8 +166,9 @@ def _example(model: nn.Module, example: Any) -> torch.Tensor:
         example = torch.as_tensor(np.asarray(example))
         example = example.to(like.dtype) if example.is_floating_point() else example
     if not example.is_floating_point():
-        what = "complex numbers" if example.is_complex() else f"{str(example.dtype).removeprefix('torch.')} numbers"
-        raise ValueError(f"example_input must hold real floating-point numbers, got {what}")
+        what = "complex" if example.is_complex() else str(example.dtype).removeprefix("torch.")
+        hint = "" if example.is_complex() else ": of tokens give what the embedding makes, to the module behind it"
+        raise ValueError(f"example_input must hold real floating-point numbers, got {what} numbers{hint}")
     if not 2 <= example.dim() <= 4 or 0 in example.shape:
         raise ValueError(f"example_input must be {AXES}, got shape {tuple(example.shape)}")
     bad = int((~torch.isfinite(example)).sum())

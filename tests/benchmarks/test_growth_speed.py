@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bntheory import initialization, mlp, predict_growth, resnet
+from bntheory import initialization, mlp, predict_growth, predict_module, resnet
 
 TEN = initialization("lecun_normal", gain=10)
 
@@ -25,6 +25,18 @@ def test_resnet_110(benchmark, shortcut, covariances, seconds):
     assert np.isfinite(growth.log_second_moment[:-3]).all()
     if benchmark.stats:
         assert benchmark.stats.stats.min < seconds
+
+
+def test_resnet_110_as_a_torch_module(benchmark):
+    """Second moments of a module, its trace included."""
+    torch = pytest.importorskip("torch")
+    from simulations.training.modules import build
+
+    model, batch = build(resnet(110, init="he_normal")), torch.randn(8, 3, 32, 32)
+    growth = benchmark.pedantic(predict_module, (model, batch), {"covariances": False}, rounds=3)
+    assert np.isfinite(growth.log_second_moment[:-3]).all()
+    if benchmark.stats:
+        assert benchmark.stats.stats.min < 1
 
 
 def _with_band(net, covariances):

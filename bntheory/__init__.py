@@ -32,6 +32,7 @@ _PUBLIC = {
     "Unflatten": "rearrangements",
     "Unroll": "rearrangements",
     "Channels": "rearrangements",
+    "Offset": "positional",
     "Unknown": "layers",
     "Activation": "activations",
     "activation": "activations",

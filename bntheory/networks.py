@@ -33,6 +33,7 @@ from bntheory.layers import (
     ZeroPad,
     set_fields,
 )
+from bntheory.positional import Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll
 
 
@@ -228,6 +229,7 @@ Layer = (
     | Flatten
     | ZeroPad
     | Rearrangement
+    | Offset
     | Unknown
     | Activation
     | Sequential
@@ -237,7 +239,7 @@ LAYERS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         *(Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine, Dropout, Pool, Pad, Flatten, ZeroPad, Unknown),
-        *(Unflatten, Unroll, Channels),
+        *(Unflatten, Unroll, Channels, Offset),
         *(Sequential, Residual, Join),
     )
 }

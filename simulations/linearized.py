@@ -16,6 +16,7 @@ import numpy as np
 from bntheory.activations import Activation
 from bntheory.layers import Affine, Conv, Dense, Dropout, Pool
 from bntheory.networks import Join, Layer, Normalization, Residual, Sequential, leaves
+from bntheory.positional import Offset
 from simulations import pullbacks, weights
 from simulations.convolution import convolved
 from simulations.graded import Factor
@@ -151,6 +152,8 @@ def linearized(layer: Layer, h: Signal, rng: np.random.Generator) -> tuple[Signa
         return weights.biased(layer, product(h), shape, rng), product
     if isinstance(layer, Dropout):
         return pullbacks.dropout(layer, h, rng)
+    if isinstance(layer, Offset):
+        return pullbacks.offset(layer, h, rng)
     if isinstance(layer, Pool) and layer.kind == "max":
         return pullbacks.pool(layer, h)[0], _chosen(layer, h)
     rule = pullbacks.RULES[type(layer)]

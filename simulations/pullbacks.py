@@ -16,6 +16,7 @@ import numpy as np
 from bntheory.activations import Activation
 from bntheory.layers import Affine, BatchNorm, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape, ZeroPad
 from bntheory.networks import Join, Normalization, Residual
+from bntheory.positional import Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll
 from simulations.convolution import offsets
 from simulations.signal import Axes, Signal, activated, added, at_scale, scaled, standardized, weighted
@@ -115,6 +116,13 @@ def dropout(layer: Dropout, h: Signal, rng: np.random.Generator) -> tuple[Signal
         return scaled(np.where(kept, signal.values, 0), signal.log_scale + log_factor)
 
     return masked(h), masked
+
+
+def offset(layer: Offset, h: Signal, rng: np.random.Generator) -> tuple[Signal, Pullback]:
+    """h + c, entries of c being independent N(0, variance), the same for all inputs; back: g."""
+    constants = rng.standard_normal(h.values.shape[1:]) * math.sqrt(layer.variance)
+    shift = scaled(np.broadcast_to(constants, h.values.shape).astype(h.values.dtype))
+    return added(h, shift), lambda gradient: gradient
 
 
 def reshaped(layer: Flatten | Unflatten | Unroll, h: Signal) -> tuple[Signal, Pullback]:
@@ -260,7 +268,7 @@ def _summed(values: np.ndarray, shape: Shape) -> np.ndarray:
     return values if values.shape == shape else values.sum(axis=(2, 3), keepdims=True)
 
 
-#: Rules by type of layer, called as rule(layer, *what the layer reads); `dropout` needs a generator too.
+#: Rules by type of layer, called as rule(layer, *what the layer reads); `dropout` and `offset` need a generator too.
 RULES: dict[type, Callable[..., tuple[Signal, Callable[[Signal], Any]]]] = {
     Activation: activation,
     BatchNorm: normalization,

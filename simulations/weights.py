@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 from bntheory.initializations import Initialization
 from bntheory.layers import Conv, Dense, Dropout, Shape
 from bntheory.networks import parts
+from bntheory.positional import Offset
 from simulations import pullbacks
 from simulations.convolution import convolved
 from simulations.samples import log_cosine_distance
@@ -240,6 +241,8 @@ def _through(step: Step, sources: list[Signal], rng: np.random.Generator) -> tup
         return linear(step.layer, *sources, rng)
     if isinstance(step.layer, Dropout):
         return pullbacks.dropout(step.layer, *sources, rng)
+    if isinstance(step.layer, Offset):
+        return pullbacks.offset(step.layer, *sources, rng)
     return pullbacks.RULES[type(step.layer)](step.layer, *sources)
 
 

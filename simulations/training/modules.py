@@ -19,6 +19,7 @@ from bntheory.layers import ZeroPad as ZeroPadLayer
 from bntheory.networks import Join as JoinLayer
 from bntheory.networks import Layer, Sequential, output_shape, refuse_unknown
 from bntheory.networks import Residual as ResidualLayer
+from bntheory.positional import Offset as OffsetLayer
 from bntheory.rearrangements import Channels as ChannelsLayer
 from bntheory.rearrangements import Unflatten
 from bntheory.rearrangements import Unroll as UnrollLayer
@@ -238,6 +239,23 @@ class Channels(nn.Module):
         return f"{self.start}, {self.stop}"
 
 
+class Offset(nn.Module):
+    """h ↦ h + c, the constants c a parameter `weight`.
+
+    Parameters
+    ----------
+    constants : array, of the shape of one input
+    """
+
+    def __init__(self, constants: np.ndarray) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.from_numpy(constants))
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Return h + c."""
+        return h + self.weight
+
+
 class Erf(nn.Module):
     """h ↦ erf(h)."""
 
@@ -371,6 +389,8 @@ def _module(layer: Layer, shape: Shape, rng: np.random.Generator) -> nn.Module:
         module = nn.Unflatten(1, layer.shape)
     elif isinstance(layer, UnrollLayer):
         module = Unroll()
+    elif isinstance(layer, OffsetLayer):
+        module = Offset(rng.standard_normal(shape) * math.sqrt(layer.variance))
     elif isinstance(layer, ChannelsLayer):
         module = Channels(layer.start, layer.stop)
     elif isinstance(layer, ZeroPadLayer):

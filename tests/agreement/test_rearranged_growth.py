@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from bntheory import activation, predict_growth
-from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool
+from bntheory.layers import BatchNorm, Conv, Dense, Flatten, LayerNorm, Pool
 from bntheory.networks import Join, Residual, Sequential
+from bntheory.positional import Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll
 from simulations import simulate_growth
 from simulations.statistics import mean_with_error, tolerance
@@ -54,6 +55,20 @@ NETWORKS = {
         *(Conv(C), Join(((RELU,), (Conv(C), TANH))), Channels(C // 2, 2 * C - 40), Conv(C)),
     ),
     "a sum of halves": (VECTOR, Dense(2 * C), Residual((Channels(0, C), TANH), (Channels(C, 2 * C),)), TANH, Dense(C)),
+    "position embeddings": (
+        IMAGE,
+        Conv(C),
+        Offset(0.5),
+        LayerNorm(),
+        Conv(C),
+        RELU,
+        Conv(C, bias=0.1),
+        Offset(2.0),
+        TANH,
+    ),
+    "position embeddings of active units": (IMAGE, Conv(C), RELU, Offset(0.5), RELU, Pool("average", 2), Conv(C)),
+    "position embeddings of given values": (IMAGE, Offset(0.5), Conv(C), BatchNorm(), RELU, Conv(C)),
+    "constants of a vector": (VECTOR, Dense(C), Offset(1.0), RELU, Dense(C), Offset(0.3), TANH, Dense(C)),
     "given values": (VECTOR, Unflatten((15, 2, 2)), Conv(C), RELU, Conv(C)),
     "back to an image": (IMAGE, Conv(C), RELU, Flatten(), Dense(9 * C), Unflatten((C, 3, 3)), TANH, Conv(C)),
 }

@@ -10,6 +10,7 @@ from bntheory.activations import KNOWN, Activation, activation
 from bntheory.initializations import initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential, mlp, resnet
+from bntheory.positional import Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll
 from simulations import linearized, streams
 from simulations.graded import chained
@@ -45,6 +46,7 @@ NETWORKS = {
             Dense(24),
             Unflatten((6, 2, 2)),
             Conv(4),
+            Offset(0.3),
             Channels(1, 4),
             Unroll(),
             Conv(4, (3, 1)),

@@ -22,6 +22,7 @@ from bntheory.layers import (
     ZeroPad,
 )
 from bntheory.networks import Join, Residual
+from bntheory.positional import Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll
 from simulations import pullbacks, weights
 from simulations.pullbacks import RULES
@@ -229,6 +230,15 @@ def test_residual_sums():
         np.testing.assert_allclose(found, wanted, rtol=1e-14)
 
 
+def test_constants_are_the_same_for_all_inputs():
+    h = signal(IMAGES, 0, -1.0)
+    output, pullback = pullbacks.offset(Offset(4.0), h, np.random.default_rng(1))
+    constants = output.values * math.exp(output.log_scale) - h.values * math.exp(-1)
+    np.testing.assert_allclose(constants, np.broadcast_to(constants[:1], IMAGES), atol=1e-14)
+    np.testing.assert_allclose(constants[0], 2 * np.random.default_rng(1).standard_normal(IMAGES[1:]), atol=1e-14)
+    assert pullback(h) is h
+
+
 def test_ties_go_to_the_first_of_the_window():
     """A constant map, overlapping windows: every window gives its gradient to its upper left corner."""
     _, pullback = pullbacks.pool(Pool("max", 2, 1), Signal(np.ones((1, 1, 3, 3)), 0.0))
@@ -390,5 +400,5 @@ def test_dropout_keeps_the_mean_there_and_back(rate):
 def test_rules_are_there_for_every_layer():
     from bntheory.networks import LAYERS, Sequential
 
-    others = {Dense, Conv, Dropout, Sequential, Unknown}  # drawn, walked, or refused
+    others = {Conv, Dense, Dropout, Offset, Sequential, Unknown}  # drawn, walked, or refused
     assert set(LAYERS.values()) - others <= set(RULES)

@@ -11,6 +11,7 @@ from bntheory.activations import KNOWN, Activation
 from bntheory.initializations import INITIALIZATIONS
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential
+from bntheory.positional import Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll
 from simulations import streams
 from simulations.samples import log_cosine_distance, moments
@@ -97,6 +98,7 @@ NETWORKS = {
             Unflatten((3, 2, 2)),
             TANH,
             Conv(4),
+            Offset(0.3),
             Channels(1, 4),
             Unroll(),
             Conv(4, (3, 1)),

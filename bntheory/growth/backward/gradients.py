@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.growth.backward import covariances, joins, rearranged
+from bntheory.growth.backward import covariances, gradient_rows, joins, rearranged
 from bntheory.growth.backward.covariances import SAMPLED, Blocks
 from bntheory.growth.backward.gradient_rows import Above, Gradient, averaged, of_moments, scaled
 from bntheory.growth.backward.joins import Pullback
@@ -47,6 +47,7 @@ from bntheory.layers import (
     Shape,
     ZeroPad,
 )
+from bntheory.positional import Offset
 from bntheory.rearrangements import Channels, Unflatten
 
 MOST_SAMPLED = 2**18  # points of units for means over sampled ones
@@ -406,6 +407,10 @@ def _zero_pad(layer: ZeroPad, before: State, after: State, shape: Shape, correla
     return back
 
 
+def _offset(layer: Offset, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
+    return gradient_rows.to_shortcut
+
+
 RULES: dict[type, Callable[[Any, State, State, Shape, bool], Pullback | None]] = {
     Dense: _dense,
     Conv: _conv,
@@ -419,5 +424,6 @@ RULES: dict[type, Callable[[Any, State, State, Shape, bool], Pullback | None]] =
     Pool: _pool,
     Pad: _pad,
     ZeroPad: _zero_pad,
+    Offset: _offset,
     **rearranged.RULES,
 }

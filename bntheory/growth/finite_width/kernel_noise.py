@@ -51,6 +51,7 @@ from bntheory.growth.infinite_width.moments import log_slope
 from bntheory.growth.infinite_width.state import State
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape, ZeroPad
 from bntheory.networks import Residual
+from bntheory.positional import Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll
 
 CURVATURE_STEP = 0.05  # of ln q
@@ -87,6 +88,8 @@ def through(layer: Any, noise: Noise, before: State, after: State, shape: Shape)
         return _activation(layer, noise, before, after, shape)
     if isinstance(layer, Unroll):
         return noise.without_pairs(before)
+    if isinstance(layer, Offset):
+        return _offset(layer, noise, before, after, shape)
     if isinstance(layer, Channels):
         return _of_channels(layer, noise, shape)
     if isinstance(layer, Affine):
@@ -330,6 +333,17 @@ def _after_sum(phi: Activation, noise: Noise, before: State, channels: int) -> N
     return Noise(
         *blocks, shift, own=own, uneven=faded, unknown=known_roughly, batch_norm=known_roughly, blur=noise.blur
     )
+
+
+def _offset(layer: Offset, noise: Noise, before: State, after: State, shape: Shape) -> Noise | None:
+    """As of a sum with a branch whose weights do not vary; None unless both parts are Gaussian."""
+    if layer.variance == 0:
+        return noise
+    if not after.gaussian or after.mixed:
+        return None
+    own = _raised(innovations.of_weights(after), np.zeros(2), shape[0])
+    less = scaled(noise.without_pairs(before), np.exp(before.log_q - after.log_q))
+    return dataclasses.replace(less, own=own, norm="", fixed=None, parts=None, unknown=noise.batch_norm)
 
 
 def _unflattened(layer: Unflatten, noise: Noise) -> Noise | None:

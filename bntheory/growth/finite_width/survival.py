@@ -11,6 +11,7 @@ import numpy as np
 from bntheory.activations import Activation
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, GroupNorm, LayerNorm, Shape, Unknown
 from bntheory.networks import Join, Sequential, output_shape, parts
+from bntheory.positional import Offset
 from bntheory.rearrangements import Channels
 
 
@@ -77,6 +78,8 @@ def _after(layer: Any, shape: Shape, dead: float, centred: bool | None) -> tuple
     if isinstance(layer, Affine):
         gammas, betas = layer.pairs
         return (0.0, None) if any(betas) else (dead if any(gammas) else 1.0, centred)
+    if isinstance(layer, Offset):
+        return (0.0 if layer.variance else dead), False
     if isinstance(layer, Channels):  # after a ReLU some channels are dead more often than all
         return (dead if dead in (0, 1) or layer.output_shape(shape) == shape else math.nan), centred
     if isinstance(layer, Dropout):

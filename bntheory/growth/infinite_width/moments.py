@@ -15,6 +15,7 @@ With q_p and d_pp' as in `state`, over units and in logarithms:
     sum          q' = q_1 + α² q_2             d' = d_1 + α² d_2      independent parts, one of them of zero mean
     concatenate, product                       `joins`
     Unflatten, Unroll, Channels                `rearranged`
+    Offset       q' = q + v               d' = d + 2 v between positions, d at one position of two inputs
 
 Where units are not Gaussian and no rule of this list applies, the row's units are sampled (`population`).
 Given inputs are carried as they are until the first random layer.
@@ -62,7 +63,8 @@ from bntheory.layers import (
     Unknown,
     ZeroPad,
 )
-from bntheory.networks import Join, Residual
+from bntheory.networks import Join, Residual, Sequential
+from bntheory.positional import Offset
 from bntheory.rearrangements import Unflatten, Unroll
 
 MANY = 32  # points on vectors from which pairs are taken by Hermite series, as on images
@@ -84,6 +86,8 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
     """
     if isinstance(layer, Unknown):
         return None
+    if isinstance(layer, Offset):
+        return _offset(layer, state, shape, row)
     if state.parts and by_channels(layer):
         return _by_parts(layer, state, shape, row)
     if isinstance(layer, (Dense, Conv)):
@@ -314,6 +318,19 @@ def _dropout(layer: Dropout, state: State, row: int) -> State:
         population=functools.cache(sampled),
         values=None,
     )
+
+
+def _offset(layer: Offset, state: State, shape: Shape, row: int) -> State | None:
+    """A sum with Gaussian numbers that differ between positions and agree between inputs."""
+    if layer.variance == 0:
+        return state
+    log_variance = math.log(layer.variance)
+    apart = np.full((state.points,) * 2, log_variance + math.log(2) if len(shape) == 3 else -math.inf)
+    np.fill_diagonal(apart, -math.inf)
+    log_d, log_cross = (None if block is None else apart.copy() for block in (state.log_d, state.log_cross))
+    log_q, own = np.full(state.points, log_variance), frozenset((row,))
+    constants = State(log_q, log_d, log_cross, state.copies, symmetric=True, lineage=own)
+    return added(Residual(Sequential(())), state, constants)
 
 
 def added(block: Residual, shortcut: State, branch: State) -> State | None:

@@ -12,6 +12,7 @@ from bntheory.activations import Activation, activation
 from bntheory.initializations import INITIALIZATIONS, initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Unknown
 from bntheory.networks import Join, Residual, Sequential, cnn, leaves, mlp, resnet, vgg
+from bntheory.positional import Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll
 
 torch = pytest.importorskip("torch")
@@ -70,6 +71,7 @@ NETWORKS = {
             Dense(24),
             Unflatten((6, 2, 2)),
             Conv(4),
+            Offset(0.3),
             Channels(1, 4),
             Unroll(),
             Conv(4, (3, 1)),
@@ -92,7 +94,7 @@ NETWORKS = {
         (3, 4, 4),
     ),
 }
-WITH_WEIGHTS = (Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine)
+WITH_WEIGHTS = (Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine, Offset)
 P_VALUE = 1e-6  # false-alarm rate of each test of a distribution; the seeds are fixed
 SIGMAS = 5  # 6e-7
 

@@ -10,6 +10,7 @@ from bntheory.growth.infinite_width import moments, population
 from bntheory.growth.infinite_width.state import State, start
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential
+from bntheory.positional import Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll
 from simulations import simulate_growth
 from simulations.statistics import mean_with_error, tolerance
@@ -286,3 +287,40 @@ def test_bands_of_some_channels():
 def test_how_often_some_channels_are_dead_is_not_known():
     dead = predict_growth(Sequential((Dense(8), Channels(0, 4), RELU, Channels(0, 2), Dense(3, bias=0.1)), (3,))).p_dead
     np.testing.assert_allclose(dead, [0, 0, 0, 1 / 16, np.nan, 0])
+
+
+# --- Offset ----------------------------------------------------------------------------------------------------------
+
+
+def test_constants_part_positions_and_not_inputs():
+    x = np.random.default_rng(0).standard_normal((3, 2, 2, 3))
+    before = passed((Conv(8),), x, (2, 2, 3))
+    after = moments.through(Offset(0.7), before, (8, 2, 3), 2)
+    np.testing.assert_allclose(np.exp(after.log_q), np.exp(before.log_q) + 0.7)
+    for log_d, given in ((after.log_d, before.log_d), (after.log_cross, before.log_cross)):
+        np.testing.assert_allclose(np.exp(log_d), np.exp(given) + 1.4 * (1 - np.eye(6)), rtol=1e-12)
+    vectors = passed((Dense(8), Offset(0.7)), x.reshape(3, -1), (12,))
+    np.testing.assert_array_equal(vectors.log_d, passed((Dense(8),), x.reshape(3, -1), (12,)).log_d)
+    assert moments.through(Offset(0.0), before, (8, 2, 3), 2) is before
+
+
+def test_constants_are_those_of_their_own_row():
+    """A product of one row with constants added twice is not one of independent rows."""
+    assert not product((Offset(1.0),), (Offset(1.0),))
+    assert product((Dense(4), Offset(1.0)), (Dense(4), Offset(1.0)))
+
+
+def test_constants_of_given_vectors_have_no_exact_band():
+    growth = predict_growth(Sequential((Offset(1.0), Dense(8)), (4,)), np.eye(4)[:2])
+    assert growth.band_method == ("exact", "unsupported", "unsupported")
+
+
+def test_bands_of_constants():
+    """Of 400 networks of 24 channels: standard deviations within 20%."""
+    net = Sequential((Conv(24), Offset(1.0), RELU, Conv(24), RELU, Conv(24), Offset(0.5)), (3, 4, 4))
+    x = np.random.default_rng(5).standard_normal((1, 3, 4, 4))
+    growth, samples = predict_growth(net, x), simulate_growth(net, 400, x, seed=1, method="weights", gradients=False)
+    drawn = samples.log_second_moment[:, 1:].astype(float)
+    np.testing.assert_allclose(growth.log_growth_std[1:], drawn.std(axis=0), rtol=0.2)
+    active = predict_growth(Sequential((Conv(8), RELU, Offset(1.0)), (3, 4, 4)), x)
+    assert active.band_method[-1] == "unsupported" and active.p_dead.tolist() == [0, 0, 1 / 256, 0]

@@ -33,6 +33,7 @@ _PUBLIC = {
     "Unroll": "rearrangements",
     "Channels": "rearrangements",
     "Offset": "positional",
+    "Mix": "positional",
     "Unknown": "layers",
     "Activation": "activations",
     "activation": "activations",

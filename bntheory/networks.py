@@ -33,7 +33,7 @@ from bntheory.layers import (
     ZeroPad,
     set_fields,
 )
-from bntheory.positional import Offset
+from bntheory.positional import Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll
 
 
@@ -230,6 +230,7 @@ Layer = (
     | ZeroPad
     | Rearrangement
     | Offset
+    | Mix
     | Unknown
     | Activation
     | Sequential
@@ -239,7 +240,7 @@ LAYERS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         *(Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine, Dropout, Pool, Pad, Flatten, ZeroPad, Unknown),
-        *(Unflatten, Unroll, Channels, Offset),
+        *(Unflatten, Unroll, Channels, Offset, Mix),
         *(Sequential, Residual, Join),
     )
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bntheory import arguments
-from bntheory.layers import Shape, set_fields
+from bntheory.initializations import INITIALIZATIONS, Initialization
+from bntheory.layers import Dense, Shape, set_fields
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,65 @@ class Offset:
 
     def __str__(self) -> str:
         return f"Offset({self.variance:g})"
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Weights over positions, the same for all channels: (channels, positions, 1) ↦ (channels, features, 1).
+
+    A Dense layer along the positions, with biases of their own for every output position; put `Unroll` before it for a
+    map. Predictions behind an activation hold where many positions are read that are not alike.
+
+    Parameters
+    ----------
+    features : int
+        Number of output positions, at least 1.
+    init, bias
+        As in `Dense`, fan_in being the number of positions that are read.
+
+    Raises
+    ------
+    ValueError
+        Where the shape is known, unless it is (channels, positions, 1).
+
+    References
+    ----------
+    Tolstikhin et al. 2021, "MLP-Mixer: an all-MLP architecture for vision", equation 1, token mixing.
+
+    Examples
+    --------
+    >>> Mix(10).output_shape((32, 49, 1))
+    (32, 10, 1)
+    """
+
+    features: int
+    init: Initialization = INITIALIZATIONS["he_normal"]
+    bias: float | None = None
+
+    def __post_init__(self) -> None:
+        dense = Dense(self.features, self.init, self.bias)
+        set_fields(self, features=dense.features, init=dense.init, bias=dense.bias)
+
+    @property
+    def dense(self) -> Dense:
+        """The same along one axis."""
+        return Dense(self.features, self.init, self.bias)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the output."""
+        if len(shape) != 3 or shape[2] != 1:
+            raise ValueError(
+                f"{self} needs an input of shape (channels, positions, 1), got {shape}: put Unroll() before it"
+            )
+        return shape[0], self.features, 1
+
+    def weight_variance(self, shape: Shape) -> float:
+        """Variance of one weight for that input shape."""
+        return self.dense.weight_variance(shape[1:2])
+
+    def bias_variance(self, shape: Shape) -> float:
+        """Variance of one bias for that input shape."""
+        return self.dense.bias_variance(shape[1:2])
+
+    def __str__(self) -> str:
+        return str(self.dense).replace("Dense", "Mix", 1)

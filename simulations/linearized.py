@@ -16,7 +16,7 @@ import numpy as np
 from bntheory.activations import Activation
 from bntheory.layers import Affine, Conv, Dense, Dropout, Pool
 from bntheory.networks import Join, Layer, Normalization, Residual, Sequential, leaves
-from bntheory.positional import Offset
+from bntheory.positional import Mix, Offset
 from simulations import pullbacks, weights
 from simulations.convolution import convolved
 from simulations.graded import Factor
@@ -105,7 +105,7 @@ def grouped(walk: list[Step]) -> list[list[Step]]:
     groups: list[list[Step]] = []
     for start, stop in pairwise(passages(walk)):
         passed = walk[start:stop]
-        if groups and stop == start + 1 and not isinstance(passed[0].layer, (Dense, Conv, Residual, Join)):
+        if groups and stop == start + 1 and not isinstance(passed[0].layer, (*weights.WEIGHTED, Residual, Join)):
             groups[-1] += passed
         else:
             groups.append(passed)
@@ -150,6 +150,8 @@ def linearized(layer: Layer, h: Signal, rng: np.random.Generator) -> tuple[Signa
         shape = h.values.shape[1:]
         product = _product(layer, weights.drawn(layer, shape, rng))
         return weights.biased(layer, product(h), shape, rng), product
+    if isinstance(layer, Mix):
+        return _mixed(layer, h, rng)
     if isinstance(layer, Dropout):
         return pullbacks.dropout(layer, h, rng)
     if isinstance(layer, Offset):
@@ -167,6 +169,18 @@ def _product(layer: Dense | Conv, drawn: np.ndarray) -> Tangent:
     if isinstance(layer, Dense):
         return lambda tangents: scaled(tangents.values @ drawn, tangents.log_scale)
     return lambda tangents: convolved(layer, tangents, drawn)[0]
+
+
+def _mixed(layer: Mix, h: Signal, rng: np.random.Generator) -> tuple[Signal, Tangent]:
+    shape = h.values.shape[1:2], h.values.shape[2:3]
+    drawn = weights.drawn(layer.dense, shape[1], rng)
+
+    def product(tangents: Signal) -> Signal:
+        return scaled(np.einsum("bcto,tf->bcfo", tangents.values, drawn), tangents.log_scale)
+
+    z = product(h)
+    bias = weights.biased(layer.dense, z._replace(values=z.values[..., 0].reshape(-1, layer.features)), shape[1], rng)
+    return bias._replace(values=bias.values.reshape(z.values.shape)), product
 
 
 def _chosen(layer: Pool, h: Signal) -> Tangent:

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 from bntheory.initializations import Initialization
 from bntheory.layers import Conv, Dense, Dropout, Shape
 from bntheory.networks import parts
-from bntheory.positional import Offset
+from bntheory.positional import Mix, Offset
 from simulations import pullbacks
 from simulations.convolution import convolved
 from simulations.samples import log_cosine_distance
@@ -21,6 +21,7 @@ from simulations.signal import Signal, added, log_square_norm, scaled
 from simulations.steps import Step
 
 Pullback = Callable[[Signal], Any]
+WEIGHTED = Dense, Conv, Mix
 
 
 def prepare(
@@ -132,7 +133,7 @@ def backward(steps: list[Step], ways_back: list[Pullback], gradient: Signal) -> 
         given = gradients.pop(step.row)
         norms[step.row, 0] = given.log_square_norm()
         back = ways_back.pop()(given)
-        if isinstance(step.layer, (Dense, Conv)):
+        if isinstance(step.layer, WEIGHTED):
             back, norms[step.row, 1] = back
         shares = back if parts(step.layer) else (back,)
         for source, part in zip(step.sources, shares, strict=True):
@@ -158,6 +159,8 @@ def _weight_count(step: Step) -> int:
     layer, inputs = step.layer, step.input_shape[0]
     if isinstance(layer, Dense):
         return inputs * layer.features
+    if isinstance(layer, Mix):
+        return step.input_shape[1] * layer.features
     return inputs // layer.groups * layer.area * layer.channels if isinstance(layer, Conv) else 0
 
 
@@ -172,6 +175,19 @@ def linear(layer: Dense | Conv, h: Signal, rng: np.random.Generator) -> tuple[Si
         return back._replace(log_scale=back.log_scale + log_size), log_weight_gradient
 
     return z, sized
+
+
+def mixed(layer: Mix, h: Signal, rng: np.random.Generator) -> tuple[Signal, Pullback]:
+    """The same of weights over positions: every channel of every input is a vector of its positions."""
+    inputs, channels, count, _ = h.values.shape
+    z, pullback = linear(layer.dense, h._replace(values=h.values.reshape(-1, count)), rng)
+
+    def back(gradient: Signal) -> tuple[Signal, float]:
+        vectors = gradient._replace(values=gradient.values.reshape(-1, layer.features))
+        read, log_weight_gradient = pullback(vectors)
+        return read._replace(values=read.values.reshape(h.values.shape)), log_weight_gradient
+
+    return z._replace(values=z.values.reshape(inputs, channels, layer.features, 1)), back
 
 
 def drawn(layer: Dense | Conv, shape: Shape, rng: np.random.Generator) -> np.ndarray:
@@ -239,6 +255,8 @@ def _product(layer: Dense, h: Signal, weights: np.ndarray) -> tuple[Signal, Pull
 def _through(step: Step, sources: list[Signal], rng: np.random.Generator) -> tuple[Signal, Pullback]:
     if isinstance(step.layer, (Dense, Conv)):
         return linear(step.layer, *sources, rng)
+    if isinstance(step.layer, Mix):
+        return mixed(step.layer, *sources, rng)
     if isinstance(step.layer, Dropout):
         return pullbacks.dropout(step.layer, *sources, rng)
     if isinstance(step.layer, Offset):

@@ -27,6 +27,7 @@ from bntheory.growth.infinite_width import moments, positions
 from bntheory.growth.infinite_width.state import MOST_POINTS, State, log_rest, of_values
 from bntheory.layers import BatchNorm, Conv, Dense, Shape
 from bntheory.networks import Join, Leaf, Residual, Sequential, output_shape
+from bntheory.positional import Mix
 
 Measured = Callable[[int], np.ndarray | None]
 
@@ -139,8 +140,10 @@ class Trail:
         if before is None or after is None:
             return self._take(Here(None, None), Way(row), way)
         noise = here.noise and kernel_noise.through(layer, here.noise, before, after, shape)
-        weights = None
-        if isinstance(layer, Dense) or (isinstance(layer, Conv) and not (before.parts and layer.groups > 1)):
+        weights: WeightGradient | None = None
+        if isinstance(layer, Mix):
+            weights = weight_gradient_over_positions(layer, before, shape, row, self.correlated)
+        elif isinstance(layer, Dense) or (isinstance(layer, Conv) and not (before.parts and layer.groups > 1)):
             weights = weight_gradient(layer, before, after, shape, self.correlated)
         back = gradients.pullback(layer, before, after, shape, self.correlated)
         return self._take(Here(after, noise), Way(row, back, weights), way)
@@ -271,6 +274,23 @@ def weight_gradient(layer: Dense | Conv, before: State, after: State, shape: Sha
     kept = after.light if correlated and after.log_d is not None else None  # in distances the bias cancels
     log_variance = math.log(layer.weight_variance(shape)) + log_inputs
     return WeightGradient(log_inputs + math.log(outputs[0]), scale, q, log_variance, kept)
+
+
+def weight_gradient_over_positions(
+    layer: Mix, before: State, shape: Shape, row: int, correlated: bool
+) -> WeightGradient | None:
+    """The same of weights between positions: of each channel by itself, and of two inputs at one position.
+
+    None of channels whose mean is not zero: it counts with the mean over channels of the gradient, which normalizations
+    further on take away; and of channels of several laws.
+    """
+    if before.parts or not before.centred:
+        return None
+    q, scale = positions.linear(before.log_q)
+    read, kept = np.full(layer.features, q.sum()), None
+    if correlated and before.log_d is not None:
+        kept = moments.through(dataclasses.replace(layer, bias=0.0), before, shape, row)
+    return WeightGradient(math.log(shape[0]), scale, read, math.log(layer.weight_variance(shape)), kept and kept.light)
 
 
 def backward(way: list[Way], rows: tuple[Leaf, ...], last: State | None) -> np.ndarray:

@@ -19,6 +19,7 @@ from bntheory.layers import ZeroPad as ZeroPadLayer
 from bntheory.networks import Join as JoinLayer
 from bntheory.networks import Layer, Sequential, output_shape, refuse_unknown
 from bntheory.networks import Residual as ResidualLayer
+from bntheory.positional import Mix as MixLayer
 from bntheory.positional import Offset as OffsetLayer
 from bntheory.rearrangements import Channels as ChannelsLayer
 from bntheory.rearrangements import Unflatten
@@ -256,6 +257,14 @@ class Offset(nn.Module):
         return h + self.weight
 
 
+class Mix(nn.Linear):
+    """A Linear along the positions of (batch, channels, positions, 1)."""
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Return (batch, channels, features, 1)."""
+        return super().forward(h.squeeze(-1)).unsqueeze(-1)
+
+
 class Erf(nn.Module):
     """h ↦ erf(h)."""
 
@@ -389,6 +398,8 @@ def _module(layer: Layer, shape: Shape, rng: np.random.Generator) -> nn.Module:
         module = nn.Unflatten(1, layer.shape)
     elif isinstance(layer, UnrollLayer):
         module = Unroll()
+    elif isinstance(layer, MixLayer):
+        module = _linear(layer.dense, shape[1:2], rng, Mix)
     elif isinstance(layer, OffsetLayer):
         module = Offset(rng.standard_normal(shape) * math.sqrt(layer.variance))
     elif isinstance(layer, ChannelsLayer):
@@ -415,12 +426,14 @@ def _pool(layer: Pool) -> nn.Module:
     return (nn.AvgPool2d if average else nn.MaxPool2d)(layer.kernel, layer.stride, layer.padding)
 
 
-def _linear(layer: Dense | Conv, shape: Shape, rng: np.random.Generator) -> nn.Module:
+def _linear(
+    layer: Dense | Conv, shape: Shape, rng: np.random.Generator, kind: type[nn.Linear] = nn.Linear
+) -> nn.Module:
     # skip_init: torch's own initialization would draw from the global generator
     bias_variance = layer.bias_variance(shape)
     common: dict[str, Any] = {"bias": bias_variance > 0, "dtype": torch.float64}
     if isinstance(layer, Dense):
-        module = nn.utils.skip_init(nn.Linear, shape[0], layer.features, **common)
+        module = nn.utils.skip_init(kind, shape[0], layer.features, **common)
     else:
         names = ("stride", "padding", "dilation", "groups")
         sizes = {name: getattr(layer, name) for name in names}

@@ -24,7 +24,7 @@ from bntheory.layers import (
     ZeroPad,
 )
 from bntheory.networks import Join, Residual, Sequential, cnn, leaves, mlp, resnet, vgg
-from bntheory.positional import Offset
+from bntheory.positional import Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll
 from bntheory.serialization import from_json
 
@@ -72,7 +72,16 @@ NETWORKS = {
         (2, 3, 3),
     ),
     "unflattened": Sequential(
-        (Unflatten((6, 2, 2)), Unroll(), Offset(0.25), Flatten(), Unflatten((24, 1, 1)), Channels(3, 9)), (24,)
+        (
+            Unflatten((6, 2, 2)),
+            Unroll(),
+            Offset(0.25),
+            Mix(4, bias=0.5),
+            Flatten(),
+            Unflatten((24, 1, 1)),
+            Channels(3, 9),
+        ),
+        (24,),
     ),
     "nothing": Sequential((), (4,)),
 }
@@ -625,6 +634,7 @@ def test_rearrangements_name_what_does_not_fit():
         "Unflatten(6×2×2)",
         "Unroll",
         "Offset(0.25)",
+        "Mix(4, he_normal, bias=0.5)",
         "Flatten",
         "Unflatten(24×1×1)",
         "Channels(3, 9)",
@@ -637,6 +647,10 @@ def test_rearrangements_name_what_does_not_fit():
             r"Channels\(3, 9\) needs at least 9 channels, got shape \(8, 2, 2\)",
         ),
         (lambda: Offset(-1), "Offset: variance must be finite and at least 0, got -1"),
+        (
+            lambda: Mix(4).output_shape((6, 2, 2)),
+            r"Mix\(4, he_normal\) needs an input of shape \(channels, positions, 1\)",
+        ),
         (lambda: Unflatten((6, 2)), r"Unflatten: shape must be \(channels, height, width\), got \(6, 2\)"),
         (lambda: Unflatten((6, 0, 2)), "Unflatten: shape must be at least 1, got 0"),
         (lambda: Unflatten((6, 2, 2)).output_shape((6, 2, 2)), r"Unflatten\(6×2×2\) needs an input of shape \(24,\)"),

@@ -10,7 +10,7 @@ from bntheory.activations import KNOWN, Activation, activation
 from bntheory.initializations import initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential, mlp, resnet
-from bntheory.positional import Offset
+from bntheory.positional import Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll
 from simulations import linearized, streams
 from simulations.graded import chained
@@ -50,6 +50,8 @@ NETWORKS = {
             Channels(1, 4),
             Unroll(),
             Conv(4, (3, 1)),
+            Mix(5, bias=0.1),
+            Mix(4, "torch_default"),
             Flatten(),
             Channels(2, 10),
             Unflatten((8, 1, 1)),

@@ -11,7 +11,7 @@ from bntheory.activations import KNOWN, Activation
 from bntheory.initializations import INITIALIZATIONS
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential
-from bntheory.positional import Offset
+from bntheory.positional import Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll
 from simulations import streams
 from simulations.samples import log_cosine_distance, moments
@@ -102,6 +102,8 @@ NETWORKS = {
             Channels(1, 4),
             Unroll(),
             Conv(4, (3, 1)),
+            Mix(5, bias=0.1),
+            Mix(4, "torch_default"),
             Flatten(),
             Channels(2, 10),
             Unflatten((8, 1, 1)),
@@ -172,7 +174,7 @@ def through_torch(net, batch, gradient, seed, draw):
         h = row.detach().numpy()
         table[k, :3], table[k, 3] = moments(h), log_cosine_distance(h)
         table[k, 4] = torch.log((row.grad**2).sum()) - log_output
-        if isinstance(leaf.layer, (Dense, Conv)):
+        if isinstance(leaf.layer, (Dense, Conv, Mix)):
             table[k, 5] = torch.log((named[leaf.name].weight.grad ** 2).sum()) - log_output
     return table
 

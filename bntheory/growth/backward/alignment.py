@@ -83,7 +83,7 @@ def kernel_alignment(
     ratios = np.full(len(rows), math.nan)
 
     def visit(step: walk.Way, gradient: Gradient) -> None:
-        if step.weight_gradient is not None:
+        if step.weight_gradient is not None and step.row in trail.read:
             ratios[step.row] = _ratio(step.weight_gradient, trail.read[step.row], gradient)
 
     if last is not None:

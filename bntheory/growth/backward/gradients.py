@@ -47,7 +47,7 @@ from bntheory.layers import (
     Shape,
     ZeroPad,
 )
-from bntheory.positional import Offset
+from bntheory.positional import Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten
 
 MOST_SAMPLED = 2**18  # points of units for means over sampled ones
@@ -407,6 +407,22 @@ def _zero_pad(layer: ZeroPad, before: State, after: State, shape: Shape, correla
     return back
 
 
+def _mix(layer: Mix, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
+    """Uncorrelated between positions, as their weights are; n v times the mean over the n that read them."""
+    log_gain, points = math.log(layer.features) + math.log(layer.weight_variance(shape)), before.points
+
+    def back(gradient: Gradient) -> Gradient:
+        links = None
+        if gradient.links is not None:
+            own, cross = (None if b is None else np.mean(np.diagonal(b)) for b in gradient.moments())
+            unit = covariances.diagonal(points)[0]
+            links = unit, None if cross is None else unit * np.float32(covariances.inverse(np.array([own]))[0] * cross)
+        values = np.full(points, gradient.points.mean())
+        return scaled(dataclasses.replace(gradient, values=values), 1.0, log_gain, links=links)
+
+    return back
+
+
 def _offset(layer: Offset, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
     return gradient_rows.to_shortcut
 
@@ -424,6 +440,7 @@ RULES: dict[type, Callable[[Any, State, State, Shape, bool], Pullback | None]] =
     Pool: _pool,
     Pad: _pad,
     ZeroPad: _zero_pad,
+    Mix: _mix,
     Offset: _offset,
     **rearranged.RULES,
 }

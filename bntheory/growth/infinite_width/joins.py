@@ -252,7 +252,10 @@ def product(first: State, second: State, row: int) -> State | None:
         return None
     if first.values is not None and second.values is not None:
         return known(first.values * second.values, [first, second])
-    if not independent(first, second) and (first.lineage != second.lineage or not alike(first, second)):
+    if not independent(first, second) and not alike(first, second):
+        return None
+    apart = disjoint(first.lineage | first.beside, second.lineage | second.beside)
+    if not apart and first.lineage != second.lineage:
         return None
     points = max(first.points, second.points)
     first, second = everywhere(first, points), everywhere(second, points)
@@ -308,6 +311,7 @@ def _independent(first: State, second: State, row: int) -> State:
         lineage=first.lineage | second.lineage,
         flattened=first.flattened or second.flattened,
         unlike=first.unlike or second.unlike,
+        beside=first.beside | second.beside,
         population=functools.cache(sampled),
     )
 

@@ -15,6 +15,7 @@ With q_p and d_pp' as in `state`, over units and in logarithms:
     sum          q' = q_1 + α² q_2             d' = d_1 + α² d_2      independent parts, one of them of zero mean
     concatenate, product                       `joins`
     Unflatten, Unroll, Channels                `rearranged`
+    Mix                                        `mixing`
     Offset       q' = q + v               d' = d + 2 v between positions, d at one position of two inputs
 
 Where units are not Gaussian and no rule of this list applies, the row's units are sampled (`population`).
@@ -40,6 +41,7 @@ from bntheory.growth.infinite_width import (
     batch_norm,
     hermite,
     joins,
+    mixing,
     normalizations,
     population,
     positions,
@@ -64,7 +66,7 @@ from bntheory.layers import (
     ZeroPad,
 )
 from bntheory.networks import Join, Residual, Sequential
-from bntheory.positional import Offset
+from bntheory.positional import Mix, Offset
 from bntheory.rearrangements import Unflatten, Unroll
 
 MANY = 32  # points on vectors from which pairs are taken by Hermite series, as on images
@@ -86,6 +88,8 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
     """
     if isinstance(layer, Unknown):
         return None
+    if isinstance(layer, Mix):
+        return mixing.mix(layer, state, shape, row)
     if isinstance(layer, Offset):
         return _offset(layer, state, shape, row)
     if state.parts and by_channels(layer):
@@ -345,6 +349,7 @@ def added(block: Residual, shortcut: State, branch: State) -> State | None:
     if shortcut.parts or branch.parts:
         return joins.pairwise(functools.partial(added, block), shortcut, branch)
     lineage, unlike = shortcut.lineage | branch.lineage, shortcut.unlike or branch.unlike
+    beside = shortcut.beside | branch.beside
 
     def sampled() -> Population:
         first = population.drawn(shortcut)
@@ -356,7 +361,9 @@ def added(block: Residual, shortcut: State, branch: State) -> State | None:
         words = [
             worse(*pair) for pair in ((summed.method, branch.method), (summed.channel_method, branch.channel_method))
         ]
-        return dataclasses.replace(summed, method=words[0], channel_method=words[1], lineage=lineage, unlike=unlike)
+        return dataclasses.replace(
+            summed, method=words[0], channel_method=words[1], lineage=lineage, beside=beside, unlike=unlike
+        )
     log_scale = 2 * math.log(block.scale)
     blocks = [
         None if first is None or second is None else positions.log_sum(first, second + log_scale)
@@ -378,6 +385,7 @@ def added(block: Residual, shortcut: State, branch: State) -> State | None:
         centred=shortcut.centred and branch.centred,
         sphere=math.inf,
         lineage=lineage,
+        beside=beside,
         unlike=unlike,
         mixed=mixed,
         population=None if gaussian and not mixed else functools.cache(sampled),

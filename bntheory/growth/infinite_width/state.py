@@ -112,6 +112,8 @@ class State:
     sphere : inputs over which a BatchNorm was just taken, if they are few: its outputs lie on a sphere, not Gaussian;
     lineage : rows of weights that units depend on, or `Some` of their channels, 0 for the input; states with none in
     common are independent;
+    beside : rows whose channels the units act on one by one, with weights that all channels share: uncorrelated with
+    these, so that sums are those of independent units, but not products;
     population : draws sampled units of a row that is not Gaussian, None if it is;
     mixed : whether they are Gaussian plus given numbers (an identity shortcut from the input): activations are sampled;
     parts : of a concatenation, in the order of the channels, if their units have different laws;
@@ -132,6 +134,7 @@ class State:
     centred: bool = True
     sphere: float = math.inf
     lineage: Lineage = frozenset((0,))
+    beside: Lineage = frozenset()
     population: Callable[[], Population] | None = None
     mixed: bool = False
     parts: tuple[Part, ...] = ()

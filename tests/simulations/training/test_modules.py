@@ -12,7 +12,7 @@ from bntheory.activations import Activation, activation
 from bntheory.initializations import INITIALIZATIONS, initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Unknown
 from bntheory.networks import Join, Residual, Sequential, cnn, leaves, mlp, resnet, vgg
-from bntheory.positional import Offset
+from bntheory.positional import Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll
 
 torch = pytest.importorskip("torch")
@@ -75,6 +75,8 @@ NETWORKS = {
             Channels(1, 4),
             Unroll(),
             Conv(4, (3, 1)),
+            Mix(5, bias=0.1),
+            Mix(4, "torch_default"),
             Flatten(),
             Channels(2, 10),
             Unflatten((8, 1, 1)),
@@ -94,7 +96,7 @@ NETWORKS = {
         (3, 4, 4),
     ),
 }
-WITH_WEIGHTS = (Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine, Offset)
+WITH_WEIGHTS = (Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine, Offset, Mix)
 P_VALUE = 1e-6  # false-alarm rate of each test of a distribution; the seeds are fixed
 SIGMAS = 5  # 6e-7
 

@@ -32,6 +32,7 @@ _PUBLIC = {
     "Unflatten": "rearrangements",
     "Unroll": "rearrangements",
     "Channels": "rearrangements",
+    "Upsample": "rearrangements",
     "Offset": "positional",
     "Mix": "positional",
     "Unknown": "layers",

@@ -34,7 +34,7 @@ from bntheory.layers import (
     set_fields,
 )
 from bntheory.positional import Mix, Offset
-from bntheory.rearrangements import Channels, Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class Join:
 
 
 Normalization = BatchNorm | LayerNorm | GroupNorm
-Rearrangement = Unflatten | Unroll | Channels
+Rearrangement = Unflatten | Unroll | Channels | Upsample
 Block = Residual | Join
 Layer = (
     Dense
@@ -240,7 +240,7 @@ LAYERS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         *(Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine, Dropout, Pool, Pad, Flatten, ZeroPad, Unknown),
-        *(Unflatten, Unroll, Channels, Offset, Mix),
+        *(Unflatten, Unroll, Channels, Upsample, Offset, Mix),
         *(Sequential, Residual, Join),
     )
 }

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from bntheory import arguments
-from bntheory.layers import Shape, _image, set_fields
+from bntheory.layers import Shape, Sides, _image, _sides, both, set_fields
 
 
 @dataclass(frozen=True)
@@ -128,3 +128,38 @@ class Channels:
 
     def __str__(self) -> str:
         return f"Channels({self.start}, {self.stop})"
+
+
+@dataclass(frozen=True)
+class Upsample:
+    """Every position of an image repeated, as ``torch.nn.Upsample`` does with mode "nearest".
+
+    Parameters
+    ----------
+    factor : int or (int, int)
+        How often, at least 1; a pair is (down, across).
+
+    Raises
+    ------
+    ValueError
+        If factor is neither a number nor a pair, or below 1.
+
+    Examples
+    --------
+    >>> Upsample(2).output_shape((16, 4, 5))
+    (16, 8, 10)
+    """
+
+    factor: Sides = 2
+
+    def __post_init__(self) -> None:
+        set_fields(self, factor=_sides("Upsample: factor", self.factor))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape of the output."""
+        channels, height, width = _image(self, shape)
+        down, across = both(self.factor)
+        return channels, height * down, width * across
+
+    def __str__(self) -> str:
+        return f"Upsample({'×'.join(map(str, both(self.factor)))})"

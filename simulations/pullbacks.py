@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.layers import Affine, BatchNorm, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape, ZeroPad
+from bntheory.layers import Affine, BatchNorm, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape, ZeroPad, both
 from bntheory.networks import Join, Normalization, Residual
 from bntheory.positional import Offset
-from bntheory.rearrangements import Channels, Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 from simulations.convolution import offsets
 from simulations.signal import Axes, Signal, activated, added, at_scale, scaled, standardized, weighted
 
@@ -144,6 +144,18 @@ def channels(layer: Channels, h: Signal) -> tuple[Signal, Pullback]:
         return scaled(values, gradient.log_scale)
 
     return scaled(h.values[:, layer.start : layer.stop], h.log_scale), pullback
+
+
+def upsample(layer: Upsample, h: Signal) -> tuple[Signal, Pullback]:
+    """Every position repeated; back: the sum over its repetitions."""
+    down, across = both(layer.factor)
+    shape = h.values.shape[1:]
+
+    def pullback(gradient: Signal) -> Signal:
+        split = gradient.values.reshape(-1, shape[0], shape[1], down, shape[2], across)
+        return scaled(split.sum(axis=(3, 5)), gradient.log_scale)
+
+    return h._replace(values=h.values.repeat(down, axis=2).repeat(across, axis=3)), pullback
 
 
 def zero_pad(layer: ZeroPad, h: Signal) -> tuple[Signal, Pullback]:
@@ -279,6 +291,7 @@ RULES: dict[type, Callable[..., tuple[Signal, Callable[[Signal], Any]]]] = {
     Unflatten: reshaped,
     Unroll: reshaped,
     Channels: channels,
+    Upsample: upsample,
     ZeroPad: zero_pad,
     Pool: pool,
     Pad: pad,

@@ -22,7 +22,7 @@ from bntheory.networks import Residual as ResidualLayer
 from bntheory.positional import Mix as MixLayer
 from bntheory.positional import Offset as OffsetLayer
 from bntheory.rearrangements import Channels as ChannelsLayer
-from bntheory.rearrangements import Unflatten
+from bntheory.rearrangements import Unflatten, Upsample
 from bntheory.rearrangements import Unroll as UnrollLayer
 from simulations import streams
 from simulations.weights import draw_bias, draw_weights
@@ -398,6 +398,8 @@ def _module(layer: Layer, shape: Shape, rng: np.random.Generator) -> nn.Module:
         module = nn.Unflatten(1, layer.shape)
     elif isinstance(layer, UnrollLayer):
         module = Unroll()
+    elif isinstance(layer, Upsample):
+        module = nn.Upsample(scale_factor=layer.factor)
     elif isinstance(layer, MixLayer):
         module = _linear(layer.dense, shape[1:2], rng, Mix)
     elif isinstance(layer, OffsetLayer):

@@ -7,7 +7,7 @@ from bntheory import activation, predict_growth
 from bntheory.layers import BatchNorm, Conv, Dense, Flatten, LayerNorm, Pool
 from bntheory.networks import Join, Residual, Sequential
 from bntheory.positional import Mix, Offset
-from bntheory.rearrangements import Channels, Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 from simulations import simulate_growth
 from simulations.statistics import mean_with_error, tolerance
 
@@ -80,6 +80,18 @@ NETWORKS = {
         *(Conv(2 * C, 4, 4, 0), Unroll()),
         *(Join(((Channels(0, C),), (Channels(C, 2 * C), Mix(49, bias=1.0))), "product"), Conv(C, 1)),
     ),
+    "repeated positions": (
+        IMAGE,
+        Conv(C),
+        RELU,
+        Upsample(2),
+        Conv(C),
+        BatchNorm(),
+        RELU,
+        Upsample((1, 2)),
+        Conv(C, 3, 2),
+    ),
+    "repeated, then read": (IMAGE, Conv(C), Upsample(2), RELU, Conv(C), TANH, Pool("average", 4), Flatten(), Dense(C)),
     "given values": (VECTOR, Unflatten((15, 2, 2)), Conv(C), RELU, Conv(C)),
     "back to an image": (IMAGE, Conv(C), RELU, Flatten(), Dense(9 * C), Unflatten((C, 3, 3)), TANH, Conv(C)),
 }

@@ -25,7 +25,7 @@ from bntheory.layers import (
 )
 from bntheory.networks import Join, Residual, Sequential, cnn, leaves, mlp, resnet, vgg
 from bntheory.positional import Mix, Offset
-from bntheory.rearrangements import Channels, Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 from bntheory.serialization import from_json
 
 RELU = activation("relu")
@@ -75,6 +75,7 @@ NETWORKS = {
         (
             Unflatten((6, 2, 2)),
             Unroll(),
+            Upsample((3, 1)),
             Offset(0.25),
             Mix(4, bias=0.5),
             Flatten(),
@@ -633,6 +634,7 @@ def test_rearrangements_name_what_does_not_fit():
     assert [str(layer) for layer in NETWORKS["unflattened"].layers] == [
         "Unflatten(6×2×2)",
         "Unroll",
+        "Upsample(3×1)",
         "Offset(0.25)",
         "Mix(4, he_normal, bias=0.5)",
         "Flatten",
@@ -651,6 +653,7 @@ def test_rearrangements_name_what_does_not_fit():
             lambda: Mix(4).output_shape((6, 2, 2)),
             r"Mix\(4, he_normal\) needs an input of shape \(channels, positions, 1\)",
         ),
+        (lambda: Upsample(0), "Upsample: factor must be at least 1, got 0"),
         (lambda: Unflatten((6, 2)), r"Unflatten: shape must be \(channels, height, width\), got \(6, 2\)"),
         (lambda: Unflatten((6, 0, 2)), "Unflatten: shape must be at least 1, got 0"),
         (lambda: Unflatten((6, 2, 2)).output_shape((6, 2, 2)), r"Unflatten\(6×2×2\) needs an input of shape \(24,\)"),

@@ -11,7 +11,7 @@ from bntheory.initializations import initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential, mlp, resnet
 from bntheory.positional import Mix, Offset
-from bntheory.rearrangements import Channels, Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 from simulations import linearized, streams
 from simulations.graded import chained
 from simulations.products import log_singular_values
@@ -47,6 +47,8 @@ NETWORKS = {
             Unflatten((6, 2, 2)),
             Conv(4),
             Offset(0.3),
+            Upsample((1, 2)),
+            Conv(4, 3, (1, 2)),
             Channels(1, 4),
             Unroll(),
             Conv(4, (3, 1)),

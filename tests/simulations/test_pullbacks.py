@@ -23,7 +23,7 @@ from bntheory.layers import (
 )
 from bntheory.networks import Join, Residual
 from bntheory.positional import Mix, Offset
-from bntheory.rearrangements import Channels, Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 from simulations import pullbacks, weights
 from simulations.pullbacks import RULES
 from simulations.signal import Signal, added
@@ -84,6 +84,7 @@ LINEAR_ON_IMAGES = [
     Pad((1, 0, 2, 3)),
     Unroll(),
     Channels(1, 2),
+    Upsample((2, 3)),
 ]
 ON_IMAGES = [*LINEAR_ON_IMAGES, BatchNorm(), BatchNorm(0.0), LayerNorm(), LayerNorm(0.0), GroupNorm(2), GroupNorm(1, 0)]
 ON_IMAGES += [

@@ -12,7 +12,7 @@ from bntheory.initializations import INITIALIZATIONS
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential
 from bntheory.positional import Mix, Offset
-from bntheory.rearrangements import Channels, Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 from simulations import streams
 from simulations.samples import log_cosine_distance, moments
 from simulations.signal import Signal, scaled
@@ -99,6 +99,8 @@ NETWORKS = {
             TANH,
             Conv(4),
             Offset(0.3),
+            Upsample((1, 2)),
+            Conv(4, 3, (1, 2)),
             Channels(1, 4),
             Unroll(),
             Conv(4, (3, 1)),

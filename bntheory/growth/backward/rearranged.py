@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +14,8 @@ from bntheory.growth.backward.covariances import Blocks
 from bntheory.growth.backward.gradient_rows import Above, Gradient, averaged, of_moments, scaled, together
 from bntheory.growth.backward.joins import Pullback
 from bntheory.growth.infinite_width.state import State
-from bntheory.layers import Shape
-from bntheory.rearrangements import Channels, Unflatten, Unroll
+from bntheory.layers import Shape, both
+from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 
 
 def unflatten(layer: Unflatten, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
@@ -91,8 +92,29 @@ def channels(layer: Channels, before: State, after: State, shape: Shape, correla
     return back
 
 
+def upsample(layer: Upsample, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
+    """Sums over the repetitions of a position."""
+    (down, across), (height, width) = both(layer.factor), shape[1:]
+
+    def sums(values: np.ndarray) -> np.ndarray:
+        split = values.reshape(*values.shape[:-1], height, down, width, across)
+        return split.sum(axis=(-3, -1)).reshape(*values.shape[:-1], -1)
+
+    def both_ways(blocks: Blocks) -> Blocks:
+        return covariances.each(lambda block: sums(np.ascontiguousarray(sums(block).T)).T, blocks)
+
+    def back(gradient: Gradient) -> Gradient:
+        if gradient.links is None:
+            return scaled(dataclasses.replace(gradient, values=sums(gradient.values)), 1.0, tangled=gradient.tangled)
+        made = of_moments(both_ways(gradient.moments()), gradient.log_scale, gradient.evenness)
+        return dataclasses.replace(made, tangled=gradient.tangled, rough=gradient.rough)
+
+    return back
+
+
 RULES: dict[type, Callable[[Any, State, State, Shape, bool], Pullback | None]] = {
     Unflatten: unflatten,
     Unroll: unroll,
     Channels: channels,
+    Upsample: upsample,
 }

@@ -46,13 +46,13 @@ from bntheory.growth.finite_width import given_images, innovations
 from bntheory.growth.finite_width.given_images import Unevenness
 from bntheory.growth.finite_width.innovations import Blocks, each
 from bntheory.growth.finite_width.noise import Noise, combined, in_the_mean, mixed, projected, sampled_row, scaled
-from bntheory.growth.infinite_width import hermite, positions
+from bntheory.growth.infinite_width import hermite, positions, rearranged
 from bntheory.growth.infinite_width.moments import log_slope
 from bntheory.growth.infinite_width.state import State
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape, ZeroPad
 from bntheory.networks import Residual
 from bntheory.positional import Offset
-from bntheory.rearrangements import Channels, Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 
 CURVATURE_STEP = 0.05  # of ln q
 SILENT = 1e-30  # share of the largest second moment below which points count alike, within single precision
@@ -105,6 +105,8 @@ def through(layer: Any, noise: Noise, before: State, after: State, shape: Shape)
         return _pooled(layer, noise, before, after, shape)
     if isinstance(layer, Flatten) and len(shape) == 3:
         return mixed(sampled_row(noise), _shares(np.ones((1, before.points)), before))
+    if isinstance(layer, Upsample):
+        return _repeated(noise, rearranged.repeated(layer, shape))
     if isinstance(layer, Unflatten):
         return _unflattened(layer, noise)
     if isinstance(layer, Pad):
@@ -344,6 +346,16 @@ def _offset(layer: Offset, noise: Noise, before: State, after: State, shape: Sha
     own = _raised(innovations.of_weights(after), np.zeros(2), shape[0])
     less = scaled(noise.without_pairs(before), np.exp(before.log_q - after.log_q))
     return dataclasses.replace(less, own=own, norm="", fixed=None, parts=None, unknown=noise.batch_norm)
+
+
+def _repeated(noise: Noise, index: np.ndarray) -> Noise:
+    """Of points several times."""
+    if noise.parts is not None:
+        noise = sampled_row(noise)
+    copied = mixed(noise, np.eye(len(noise.within), dtype=np.float32)[index])
+    own = noise.own and each(lambda block: block[np.ix_(index, index)], noise.own)
+    fixed = None if noise.fixed is None else (noise.fixed[0][index], noise.fixed[1][index])
+    return dataclasses.replace(copied, own=own, fixed=fixed)
 
 
 def _unflattened(layer: Unflatten, noise: Noise) -> Noise | None:

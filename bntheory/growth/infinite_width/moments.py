@@ -14,7 +14,7 @@ With q_p and d_pp' as in `state`, over units and in logarithms:
     Pad          points of q = 0, as far from others as these are large
     sum          q' = q_1 + α² q_2             d' = d_1 + α² d_2      independent parts, one of them of zero mean
     concatenate, product                       `joins`
-    Unflatten, Unroll, Channels                `rearranged`
+    Unflatten, Unroll, Channels, Upsample      `rearranged`
     Mix                                        `mixing`
     Offset       q' = q + v               d' = d + 2 v between positions, d at one position of two inputs
 
@@ -67,7 +67,7 @@ from bntheory.layers import (
 )
 from bntheory.networks import Join, Residual, Sequential
 from bntheory.positional import Mix, Offset
-from bntheory.rearrangements import Unflatten, Unroll
+from bntheory.rearrangements import Unflatten, Unroll, Upsample
 
 MANY = 32  # points on vectors from which pairs are taken by Hermite series, as on images
 STEP = 1e-4  # of ln q, for slopes
@@ -105,7 +105,7 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
 
 def by_channels(layer: Any) -> bool:
     """Whether a layer acts on channels one by one, or on groups of them."""
-    kinds = Activation, Affine, BatchNorm, Dropout, Flatten, GroupNorm, Pad, Pool, Unflatten, Unroll
+    kinds = Activation, Affine, BatchNorm, Dropout, Flatten, GroupNorm, Pad, Pool, Unflatten, Unroll, Upsample
     return isinstance(layer, kinds) or getattr(layer, "groups", 1) > 1
 
 

@@ -3,8 +3,9 @@
 Unflatten    q' = q at every position;   d' = 2 (q − m²) between two of them, m the mean over units; as before for
              two images at one position
 Unroll       nothing changes but the shape
-Channels     nothing changes: units are alike, and those of different channels independent; the parts of a concatenation
-Channels     nothing changes: units are alike, and those of different channels independent; the parts of a concatenation
+Channels     nothing changes: units are alike, and those of different channels independent; the parts of a
+             concatenation
+Upsample     points several times, at no distance
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import numpy as np
 from bntheory.growth.infinite_width import joins, population, positions
 from bntheory.growth.infinite_width.population import Population
 from bntheory.growth.infinite_width.state import MOST_POINTS, State, log_mean, rows_of, worse
-from bntheory.layers import Shape
-from bntheory.rearrangements import Channels, Unflatten, Unroll
+from bntheory.layers import Shape, both
+from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 
 LEAST_KEPT = 1e-12  # of E h h' between vectors of unequal sizes
 
@@ -33,8 +34,7 @@ def unflatten(layer: Unflatten, state: State, shape: Shape) -> State | None:
     ValueError if there are too many positions to carry their distances.
     """
     count = layer.positions
-    if count > MOST_POINTS and state.log_d is not None:
-        raise ValueError(f"{layer}: distances between at most {MOST_POINTS} positions are carried, got {count}")
+    refuse_many(layer, count, state)
     given = 0 in rows_of(state.lineage) and (state.mixed or state.population is not None)
     if count > 1 and (state.flattened or given):
         return None
@@ -63,6 +63,15 @@ def unflatten(layer: Unflatten, state: State, shape: Shape) -> State | None:
         population=None if state.population is None else functools.cache(sampled),
         values=None,
     )
+
+
+def refuse_many(layer: Any, count: int, state: State) -> None:
+    """ValueError if there would be too many positions to carry their distances."""
+    if count > MOST_POINTS and state.log_d is not None:
+        raise ValueError(
+            f"{layer}: distances between at most {MOST_POINTS} positions are carried, got {count}: use smaller images, "
+            "or covariances=False for second moments only"
+        )
 
 
 def _log_apart(state: State) -> float:
@@ -120,10 +129,39 @@ def channels(layer: Channels, state: State, shape: Shape) -> State | None:
     return joins.some(state, layer.start, layer.stop, shape[0])
 
 
+def upsample(layer: Upsample, state: State, shape: Shape) -> State:
+    """The same points several times."""
+    index = repeated(layer, shape)
+    refuse_many(layer, len(index), state)
+
+    def sampled() -> Population:
+        particles, fields, scale, _ = population.drawn(state)
+        return Population(particles[:, index], None if fields is None else fields[..., index], scale)
+
+    return dataclasses.replace(
+        state.mapped(lambda block: block[np.ix_(index, index)]),
+        log_q=state.log_q[index],
+        population=None if state.population is None else functools.cache(sampled),
+    )
+
+
+def repeated(layer: Upsample, shape: Shape) -> np.ndarray:
+    """Which position every output repeats.
+
+    >>> repeated(Upsample((1, 2)), (1, 2, 2))
+    array([0, 0, 1, 1, 2, 2, 3, 3])
+    """
+    down, across = both(layer.factor)
+    return np.arange(math.prod(shape[1:])).reshape(shape[1:]).repeat(down, axis=0).repeat(across, axis=1).ravel()
+
+
 def applied(layer: Any, values: np.ndarray) -> np.ndarray:
     """The same of given values."""
     if isinstance(layer, Channels):
         return values[:, layer.start : layer.stop]
+    if isinstance(layer, Upsample):
+        down, across = both(layer.factor)
+        return values.repeat(down, axis=2).repeat(across, axis=3)
     return values.reshape(len(values), *layer.output_shape(values.shape[1:]))
 
 
@@ -136,4 +174,5 @@ RULES: dict[type, Callable[[Any, State, Shape], State | None]] = {
     Unflatten: unflatten,
     Unroll: unroll,
     Channels: channels,
+    Upsample: upsample,
 }

@@ -13,7 +13,7 @@ from bntheory.initializations import INITIALIZATIONS, initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Unknown
 from bntheory.networks import Join, Residual, Sequential, cnn, leaves, mlp, resnet, vgg
 from bntheory.positional import Mix, Offset
-from bntheory.rearrangements import Channels, Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 
 torch = pytest.importorskip("torch")
 modules = pytest.importorskip("simulations.training.modules")
@@ -72,6 +72,8 @@ NETWORKS = {
             Unflatten((6, 2, 2)),
             Conv(4),
             Offset(0.3),
+            Upsample((1, 2)),
+            Conv(4, 3, (1, 2)),
             Channels(1, 4),
             Unroll(),
             Conv(4, (3, 1)),

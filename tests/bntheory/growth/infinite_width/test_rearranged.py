@@ -11,7 +11,7 @@ from bntheory.growth.infinite_width.state import State, start
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential
 from bntheory.positional import Mix, Offset
-from bntheory.rearrangements import Channels, Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 from simulations import simulate_growth
 from simulations.statistics import mean_with_error, tolerance
 
@@ -380,3 +380,41 @@ def test_how_many_positions_are_many(count, allowed):
     drawn = simulate_growth(net, 200, x, seed=2, method="weights", gradients=False).log_second_moment[:, -1]
     mean, error = mean_with_error(drawn.astype(float))
     assert abs(mean - predict_growth(net, x).log_second_moment[-1]) < allowed and error < 0.003
+
+
+# --- Upsample --------------------------------------------------------------------------------------------------------
+
+
+def test_repeated_positions_by_hand():
+    """The distances of a repeated batch of images, as they are measured."""
+    x = np.random.default_rng(0).standard_normal((3, 4, 2, 3))
+    state = passed((Conv(5),), x, (4, 2, 3))
+    after = moments.through(Upsample((2, 1)), state, (5, 2, 3), 2)
+    index = [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
+    np.testing.assert_array_equal(after.log_q, state.log_q[index])
+    for found, block in ((after.log_d, state.log_d), (after.log_cross, state.log_cross)):
+        np.testing.assert_array_equal(found, block[np.ix_(index, index)])
+    given = moments.through(Upsample((2, 1)), start(x, (4, 2, 3), None), (4, 2, 3), 1)
+    np.testing.assert_array_equal(given.values.reshape(3, 4, 12), x.reshape(3, 4, 6)[..., index])
+
+
+def test_a_maximum_over_repeated_positions_is_the_position():
+    """And so its gradient, up to which of the repetitions it goes to."""
+    layers = (Conv(30), RELU, Upsample(2), Pool("max", 2), Conv(10), Flatten(), Dense(3))
+    growth = predict_growth(Sequential(layers, (3, 4, 4)))
+    assert growth.log_second_moment[4] == pytest.approx(growth.log_second_moment[2], abs=2e-3)
+    np.testing.assert_allclose(growth.log_gradient[[2, 3]], growth.log_gradient[4], rtol=1e-6)
+
+
+def test_bands_of_repeated_positions():
+    """Means over equal numbers of equal positions: the band does not change, before or after an activation."""
+    x = np.random.default_rng(5).standard_normal((1, 3, 4, 4))
+    growth = predict_growth(Sequential((Conv(24), Upsample(2), RELU, Conv(24, 2, 2)), (3, 4, 4)), x)
+    plain = predict_growth(Sequential((Conv(24), RELU, Conv(24, 1)), (3, 4, 4)), x)
+    np.testing.assert_allclose(growth.log_growth_std[[1, 2, 3]], plain.log_growth_std[[1, 1, 2]], rtol=1e-5)
+    np.testing.assert_allclose(growth.log_growth_std[4], plain.log_growth_std[3], rtol=1e-5)
+
+
+def test_too_many_repetitions_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"row 0: Upsample\(3×3\): distances between at most 4096 positions"):
+        predict_growth(Sequential((Upsample(3),), (1, 30, 30)))

@@ -35,6 +35,7 @@ _PUBLIC = {
     "Upsample": "rearrangements",
     "Offset": "positional",
     "Mix": "positional",
+    "ConvTranspose": "positional",
     "Unknown": "layers",
     "Activation": "activations",
     "activation": "activations",

@@ -33,7 +33,7 @@ from bntheory.layers import (
     ZeroPad,
     set_fields,
 )
-from bntheory.positional import Mix, Offset
+from bntheory.positional import ConvTranspose, Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 
 
@@ -231,6 +231,7 @@ Layer = (
     | Rearrangement
     | Offset
     | Mix
+    | ConvTranspose
     | Unknown
     | Activation
     | Sequential
@@ -240,7 +241,7 @@ LAYERS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
         *(Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine, Dropout, Pool, Pad, Flatten, ZeroPad, Unknown),
-        *(Unflatten, Unroll, Channels, Upsample, Offset, Mix),
+        *(Unflatten, Unroll, Channels, Upsample, Offset, Mix, ConvTranspose),
         *(Sequential, Residual, Join),
     )
 }

@@ -16,7 +16,7 @@ import numpy as np
 from bntheory.activations import Activation
 from bntheory.layers import Affine, Conv, Dense, Dropout, Pool
 from bntheory.networks import Join, Layer, Normalization, Residual, Sequential, leaves
-from bntheory.positional import Mix, Offset
+from bntheory.positional import ConvTranspose, Mix, Offset
 from simulations import pullbacks, weights
 from simulations.convolution import convolved
 from simulations.graded import Factor
@@ -150,6 +150,8 @@ def linearized(layer: Layer, h: Signal, rng: np.random.Generator) -> tuple[Signa
         shape = h.values.shape[1:]
         product = _product(layer, weights.drawn(layer, shape, rng))
         return weights.biased(layer, product(h), shape, rng), product
+    if isinstance(layer, ConvTranspose):
+        return _transposed(layer, h, rng)
     if isinstance(layer, Mix):
         return _mixed(layer, h, rng)
     if isinstance(layer, Dropout):
@@ -169,6 +171,16 @@ def _product(layer: Dense | Conv, drawn: np.ndarray) -> Tangent:
     if isinstance(layer, Dense):
         return lambda tangents: scaled(tangents.values @ drawn, tangents.log_scale)
     return lambda tangents: convolved(layer, tangents, drawn)[0]
+
+
+def _transposed(layer: ConvTranspose, h: Signal, rng: np.random.Generator) -> tuple[Signal, Tangent]:
+    shape = h.values.shape[1:]
+    conv, drawn = layer.convolution(shape), weights.flipped(layer, shape, rng)
+
+    def product(tangents: Signal) -> Signal:
+        return convolved(conv, weights.spread(layer, tangents), drawn)[0]
+
+    return weights.biased(layer, product(h), shape, rng), product
 
 
 def _mixed(layer: Mix, h: Signal, rng: np.random.Generator) -> tuple[Signal, Tangent]:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from bntheory.initializations import Initialization
-from bntheory.layers import Conv, Dense, Dropout, Shape
+from bntheory.layers import Conv, Dense, Dropout, Shape, both
 from bntheory.networks import parts
-from bntheory.positional import Mix, Offset
+from bntheory.positional import ConvTranspose, Mix, Offset
 from simulations import pullbacks
 from simulations.convolution import convolved
 from simulations.samples import log_cosine_distance
@@ -21,7 +21,7 @@ from simulations.signal import Signal, added, log_square_norm, scaled
 from simulations.steps import Step
 
 Pullback = Callable[[Signal], Any]
-WEIGHTED = Dense, Conv, Mix
+WEIGHTED = Dense, Conv, Mix, ConvTranspose
 
 
 def prepare(
@@ -159,6 +159,8 @@ def _weight_count(step: Step) -> int:
     layer, inputs = step.layer, step.input_shape[0]
     if isinstance(layer, Dense):
         return inputs * layer.features
+    if isinstance(layer, ConvTranspose):
+        return inputs * layer.area * layer.channels
     if isinstance(layer, Mix):
         return step.input_shape[1] * layer.features
     return inputs // layer.groups * layer.area * layer.channels if isinstance(layer, Conv) else 0
@@ -166,15 +168,48 @@ def _weight_count(step: Step) -> int:
 
 def linear(layer: Dense | Conv, h: Signal, rng: np.random.Generator) -> tuple[Signal, Pullback]:
     """W h + b with W and b drawn from the layer's law; back: Wᵀ g, and ln ‖∂ℓ/∂W‖²."""
-    weights, log_size = _rounded(drawn(layer, h.values.shape[1:], rng), h.values.dtype)
+    shape = h.values.shape[1:]
+    z, pullback = _multiplied(layer, h, drawn(layer, shape, rng))
+    return biased(layer, z, shape, rng), pullback
+
+
+def _multiplied(layer: Dense | Conv, h: Signal, given: np.ndarray) -> tuple[Signal, Pullback]:
+    """The same with these weights, and no bias."""
+    weights, log_size = _rounded(given, h.values.dtype)
     z, pullback = (_product if isinstance(layer, Dense) else convolved)(layer, h, weights)
-    z = biased(layer, z._replace(log_scale=z.log_scale + log_size), h.values.shape[1:], rng)
 
     def sized(gradient: Signal) -> tuple[Signal, float]:
         back, log_weight_gradient = pullback(gradient)
         return back._replace(log_scale=back.log_scale + log_size), log_weight_gradient
 
-    return z, sized
+    return z._replace(log_scale=z.log_scale + log_size), sized
+
+
+def transposed(layer: ConvTranspose, h: Signal, rng: np.random.Generator) -> tuple[Signal, Pullback]:
+    """The same of a transposed convolution: a convolution of the map with zeros between its positions."""
+    shape, place = h.values.shape[1:], (..., *layer.places(h.values.shape[1:]))
+    z, pullback = _multiplied(layer.convolution(shape), spread(layer, h), flipped(layer, shape, rng))
+
+    def back(gradient: Signal) -> tuple[Signal, float]:
+        read, log_weight_gradient = pullback(gradient)
+        return scaled(read.values[place], read.log_scale), log_weight_gradient
+
+    return biased(layer, z, shape, rng), back
+
+
+def spread(layer: ConvTranspose, h: Signal) -> Signal:
+    """A map with zeros between its positions."""
+    shape = h.values.shape[1:]
+    values = np.zeros((len(h.values), *layer.spread_shape(shape)), h.values.dtype)
+    values[(..., *layer.places(shape))] = h.values
+    return h._replace(values=values)
+
+
+def flipped(layer: ConvTranspose, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+    """Draw the weights of a transposed convolution as those of the convolution: (fan_in, outputs)."""
+    drawn = draw_weights(layer.init, layer.weight_variance(shape), (layer.channels * layer.area, shape[0]), rng)
+    kernel = drawn.reshape(layer.channels, *both(layer.kernel), shape[0])[:, ::-1, ::-1]
+    return np.ascontiguousarray(kernel.transpose(3, 1, 2, 0).reshape(-1, layer.channels))
 
 
 def mixed(layer: Mix, h: Signal, rng: np.random.Generator) -> tuple[Signal, Pullback]:
@@ -199,7 +234,7 @@ def drawn(layer: Dense | Conv, shape: Shape, rng: np.random.Generator) -> np.nda
     return draw_weights(layer.init, layer.weight_variance(shape), fans, rng)
 
 
-def biased(layer: Dense | Conv, z: Signal, shape: Shape, rng: np.random.Generator) -> Signal:
+def biased(layer: Dense | Conv | ConvTranspose, z: Signal, shape: Shape, rng: np.random.Generator) -> Signal:
     """Return z + b, b drawn from the law of a layer that reads that shape."""
     if layer.bias_variance(shape) == 0:
         return z
@@ -222,7 +257,7 @@ def draw_weights(law: Initialization, variance: float, shape: tuple[int, int], r
     return weights
 
 
-def draw_bias(layer: Dense | Conv, shape: Shape, rng: np.random.Generator) -> np.ndarray:
+def draw_bias(layer: Dense | Conv | ConvTranspose, shape: Shape, rng: np.random.Generator) -> np.ndarray:
     """Return the biases of a layer: Gaussian if the layer states their variance, uniform if the initialization does."""
     outputs = layer.features if isinstance(layer, Dense) else layer.channels
     draws = _unit_uniform(outputs, rng) if layer.bias is None else rng.standard_normal(outputs)
@@ -255,6 +290,8 @@ def _product(layer: Dense, h: Signal, weights: np.ndarray) -> tuple[Signal, Pull
 def _through(step: Step, sources: list[Signal], rng: np.random.Generator) -> tuple[Signal, Pullback]:
     if isinstance(step.layer, (Dense, Conv)):
         return linear(step.layer, *sources, rng)
+    if isinstance(step.layer, ConvTranspose):
+        return transposed(step.layer, *sources, rng)
     if isinstance(step.layer, Mix):
         return mixed(step.layer, *sources, rng)
     if isinstance(step.layer, Dropout):

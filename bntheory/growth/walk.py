@@ -23,11 +23,11 @@ from bntheory.growth.backward.joins import Pullback
 from bntheory.growth.by_rows import by_rows
 from bntheory.growth.finite_width import kernel_noise
 from bntheory.growth.finite_width.noise import Noise
-from bntheory.growth.infinite_width import moments, positions
+from bntheory.growth.infinite_width import moments, positions, transposed
 from bntheory.growth.infinite_width.state import MOST_POINTS, State, log_rest, of_values
 from bntheory.layers import BatchNorm, Conv, Dense, Shape
 from bntheory.networks import Join, Leaf, Residual, Sequential, output_shape
-from bntheory.positional import Mix
+from bntheory.positional import ConvTranspose, Mix
 
 Measured = Callable[[int], np.ndarray | None]
 
@@ -141,7 +141,10 @@ class Trail:
             return self._take(Here(None, None), Way(row), way)
         noise = here.noise and kernel_noise.through(layer, here.noise, before, after, shape)
         weights: WeightGradient | None = None
-        if isinstance(layer, Mix):
+        if isinstance(layer, ConvTranspose):
+            conv, read = layer.convolution(shape), transposed.spread(layer, before, shape)
+            weights = weight_gradient(conv, read, after, layer.spread_shape(shape), self.correlated)
+        elif isinstance(layer, Mix):
             weights = weight_gradient_over_positions(layer, before, shape, row, self.correlated)
         elif isinstance(layer, Dense) or (isinstance(layer, Conv) and not (before.parts and layer.groups > 1)):
             weights = weight_gradient(layer, before, after, shape, self.correlated)

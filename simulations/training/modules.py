@@ -19,6 +19,7 @@ from bntheory.layers import ZeroPad as ZeroPadLayer
 from bntheory.networks import Join as JoinLayer
 from bntheory.networks import Layer, Sequential, output_shape, refuse_unknown
 from bntheory.networks import Residual as ResidualLayer
+from bntheory.positional import ConvTranspose
 from bntheory.positional import Mix as MixLayer
 from bntheory.positional import Offset as OffsetLayer
 from bntheory.rearrangements import Channels as ChannelsLayer
@@ -373,7 +374,7 @@ def _module(layer: Layer, shape: Shape, rng: np.random.Generator) -> nn.Module:
         module: nn.Module = Residual(branch, shortcut, layer.scale)
     elif isinstance(layer, JoinLayer):
         module = Join([_sequential(branch, shape, rng) for branch in layer.branches], layer.word)
-    elif isinstance(layer, (Dense, Conv)):
+    elif isinstance(layer, (Dense, Conv, ConvTranspose)):
         module = _linear(layer, shape, rng)
     elif isinstance(layer, Activation):
         module = _ACTIVATIONS[layer.name](layer) if layer.functions is None else Pointwise(layer)
@@ -429,13 +430,16 @@ def _pool(layer: Pool) -> nn.Module:
 
 
 def _linear(
-    layer: Dense | Conv, shape: Shape, rng: np.random.Generator, kind: type[nn.Linear] = nn.Linear
+    layer: Dense | Conv | ConvTranspose, shape: Shape, rng: np.random.Generator, kind: type[nn.Linear] = nn.Linear
 ) -> nn.Module:
     # skip_init: torch's own initialization would draw from the global generator
     bias_variance = layer.bias_variance(shape)
     common: dict[str, Any] = {"bias": bias_variance > 0, "dtype": torch.float64}
     if isinstance(layer, Dense):
         module = nn.utils.skip_init(kind, shape[0], layer.features, **common)
+    elif isinstance(layer, ConvTranspose):
+        sizes = {name: getattr(layer, name) for name in ("stride", "padding", "output_padding")}
+        module = nn.utils.skip_init(nn.ConvTranspose2d, shape[0], layer.channels, layer.kernel, **sizes, **common)
     else:
         names = ("stride", "padding", "dilation", "groups")
         sizes = {name: getattr(layer, name) for name in names}

@@ -6,7 +6,7 @@ import pytest
 from bntheory import activation, predict_growth
 from bntheory.layers import BatchNorm, Conv, Dense, Flatten, LayerNorm, Pool
 from bntheory.networks import Join, Residual, Sequential
-from bntheory.positional import Mix, Offset
+from bntheory.positional import ConvTranspose, Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 from simulations import simulate_growth
 from simulations.statistics import mean_with_error, tolerance
@@ -92,6 +92,21 @@ NETWORKS = {
         Conv(C, 3, 2),
     ),
     "repeated, then read": (IMAGE, Conv(C), Upsample(2), RELU, Conv(C), TANH, Pool("average", 4), Flatten(), Dense(C)),
+    "transposed convolutions": (
+        VECTOR,
+        *(Dense(9 * C), Unflatten((C, 3, 3)), BatchNorm(), RELU, ConvTranspose(C), BatchNorm(), RELU),
+        *(ConvTranspose(C, 3, 1, 1, init="lecun_normal", bias=0.2), TANH),
+    ),
+    "from images": (
+        IMAGE,
+        ConvTranspose(C, 3, 2, 1, 1),
+        RELU,
+        Conv(C, 3, 2),
+        RELU,
+        ConvTranspose(C, 2, 2, 0),
+        RELU,
+        Pool(),
+    ),
     "given values": (VECTOR, Unflatten((15, 2, 2)), Conv(C), RELU, Conv(C)),
     "back to an image": (IMAGE, Conv(C), RELU, Flatten(), Dense(9 * C), Unflatten((C, 3, 3)), TANH, Conv(C)),
 }

@@ -24,7 +24,7 @@ from bntheory.layers import (
     ZeroPad,
 )
 from bntheory.networks import Join, Residual, Sequential, cnn, leaves, mlp, resnet, vgg
-from bntheory.positional import Mix, Offset
+from bntheory.positional import ConvTranspose, Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 from bntheory.serialization import from_json
 
@@ -71,6 +71,7 @@ NETWORKS = {
         (LayerNorm(), LayerNorm(over="channels"), LayerNorm(0.1, "channels"), Flatten(), LayerNorm(over="channels")),
         (2, 3, 3),
     ),
+    "transposed": Sequential((ConvTranspose(8), ConvTranspose(4, (3, 1), (1, 3), 0, (0, 2), bias=0.1)), (3, 4, 4)),
     "unflattened": Sequential(
         (
             Unflatten((6, 2, 2)),
@@ -652,6 +653,12 @@ def test_rearrangements_name_what_does_not_fit():
         (
             lambda: Mix(4).output_shape((6, 2, 2)),
             r"Mix\(4, he_normal\) needs an input of shape \(channels, positions, 1\)",
+        ),
+        (lambda: ConvTranspose(2, 2, 2, 2), "ConvTranspose: padding must be below the kernel, got 2 and 2"),
+        (lambda: ConvTranspose(2, 2, 1, 0, 1), "ConvTranspose: output_padding must be below the stride, got 1 and 1"),
+        (
+            lambda: ConvTranspose(2, 4, 1, 3).output_shape((3, 2, 9)),
+            r"leaves nothing of shape \(3, 2, 9\): use less padding",
         ),
         (lambda: Upsample(0), "Upsample: factor must be at least 1, got 0"),
         (lambda: Unflatten((6, 2)), r"Unflatten: shape must be \(channels, height, width\), got \(6, 2\)"),

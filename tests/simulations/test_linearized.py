@@ -10,7 +10,7 @@ from bntheory.activations import KNOWN, Activation, activation
 from bntheory.initializations import initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential, mlp, resnet
-from bntheory.positional import Mix, Offset
+from bntheory.positional import ConvTranspose, Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 from simulations import linearized, streams
 from simulations.graded import chained
@@ -40,6 +40,18 @@ NETWORKS = {
             Dense(7, "orthogonal", bias=0.3),
         ),
         (4, 12, 12),
+    ),
+    "transposed": Sequential(
+        (
+            ConvTranspose(4, bias=0.1),
+            ConvTranspose(3, (3, 2), (2, 1), (0, 1), (1, 0), "torch_default"),
+            activation("tanh"),
+            ConvTranspose(2, 1, 3, 0, 2, "orthogonal"),
+            ConvTranspose(5, 2, 1, 0, 0, "xavier_uniform"),
+            Flatten(),
+            Dense(3),
+        ),
+        (3, 2, 3),
     ),
     "unflattened": Sequential(
         (

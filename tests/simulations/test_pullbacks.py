@@ -22,7 +22,7 @@ from bntheory.layers import (
     ZeroPad,
 )
 from bntheory.networks import Join, Residual
-from bntheory.positional import Mix, Offset
+from bntheory.positional import ConvTranspose, Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 from simulations import pullbacks, weights
 from simulations.pullbacks import RULES
@@ -401,5 +401,5 @@ def test_dropout_keeps_the_mean_there_and_back(rate):
 def test_rules_are_there_for_every_layer():
     from bntheory.networks import LAYERS, Sequential
 
-    others = {Conv, Dense, Dropout, Mix, Offset, Sequential, Unknown}  # drawn, walked, or refused
+    others = {Conv, ConvTranspose, Dense, Dropout, Mix, Offset, Sequential, Unknown}  # drawn, walked, or refused
     assert set(LAYERS.values()) - others <= set(RULES)

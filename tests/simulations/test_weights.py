@@ -11,7 +11,7 @@ from bntheory.activations import KNOWN, Activation
 from bntheory.initializations import INITIALIZATIONS
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
 from bntheory.networks import Join, Residual, Sequential
-from bntheory.positional import Mix, Offset
+from bntheory.positional import ConvTranspose, Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 from simulations import streams
 from simulations.samples import log_cosine_distance, moments
@@ -91,6 +91,18 @@ NETWORKS = {
     "padded maximum": images(Conv(3), RELU, Pool("max", (3, 2), (1, 2), (1, 1)), Conv(3), Pool("max", 2, 1, 1)),
     "zeros around": images(
         Pad(1), Conv(3, padding=0), Pad((2, 0, 0, 1)), TANH, Pad((0, 1, 0, 0)), BatchNorm(), Conv(2)
+    ),
+    "transposed": Sequential(
+        (
+            ConvTranspose(4, bias=0.1),
+            ConvTranspose(3, (3, 2), (2, 1), (0, 1), (1, 0), "torch_default"),
+            activation("tanh"),
+            ConvTranspose(2, 1, 3, 0, 2, "orthogonal"),
+            ConvTranspose(5, 2, 1, 0, 0, "xavier_uniform"),
+            Flatten(),
+            Dense(3),
+        ),
+        (3, 2, 3),
     ),
     "unflattened": Sequential(
         (
@@ -176,7 +188,7 @@ def through_torch(net, batch, gradient, seed, draw):
         h = row.detach().numpy()
         table[k, :3], table[k, 3] = moments(h), log_cosine_distance(h)
         table[k, 4] = torch.log((row.grad**2).sum()) - log_output
-        if isinstance(leaf.layer, (Dense, Conv, Mix)):
+        if isinstance(leaf.layer, (Dense, Conv, Mix, ConvTranspose)):
             table[k, 5] = torch.log((named[leaf.name].weight.grad ** 2).sum()) - log_output
     return table
 

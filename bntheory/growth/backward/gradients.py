@@ -31,7 +31,7 @@ from bntheory.growth.backward import covariances, gradient_rows, joins, rearrang
 from bntheory.growth.backward.covariances import SAMPLED, Blocks
 from bntheory.growth.backward.gradient_rows import Above, Gradient, averaged, of_moments, scaled
 from bntheory.growth.backward.joins import Pullback
-from bntheory.growth.infinite_width import affine, batch_modes, batch_norm, population, positions
+from bntheory.growth.infinite_width import affine, batch_modes, batch_norm, population, positions, transposed
 from bntheory.growth.infinite_width.state import State, log_mean
 from bntheory.layers import (
     Affine,
@@ -47,7 +47,7 @@ from bntheory.layers import (
     Shape,
     ZeroPad,
 )
-from bntheory.positional import Mix, Offset
+from bntheory.positional import ConvTranspose, Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten
 
 MOST_SAMPLED = 2**18  # points of units for means over sampled ones
@@ -66,7 +66,7 @@ def pullback(layer: Any, before: State, after: State, shape: Shape, correlated: 
     `correlated`: whether gradients of different points can be, so that their links need to be known.
     """
     rule, groups = RULES[type(layer)], layer.groups if isinstance(layer, Conv) else 1
-    if isinstance(layer, (Dense, Channels)) or (isinstance(layer, Conv) and groups == 1):
+    if isinstance(layer, (Dense, Channels, ConvTranspose)) or (isinstance(layer, Conv) and groups == 1):
         return rule(layer, before, after, shape, correlated)
     made = layer.output_shape(shape)[0] if isinstance(layer, (Conv, Flatten, Unflatten)) else shape[0]
     if isinstance(layer, ZeroPad) or not before.parts:
@@ -407,6 +407,21 @@ def _zero_pad(layer: ZeroPad, before: State, after: State, shape: Shape, correla
     return back
 
 
+def _conv_transpose(layer: ConvTranspose, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
+    """Through the convolution of the map with zeros between its positions, of which the positions are kept."""
+    through = _conv(layer.convolution(shape), before, after, layer.spread_shape(shape), correlated)
+    inside = transposed.inside(layer, shape)
+
+    def back(gradient: Gradient) -> Gradient | None:
+        read = through(gradient)
+        if read is None:
+            return None
+        links = read.links and covariances.each(lambda block: block[np.ix_(inside, inside)], read.links)
+        return scaled(dataclasses.replace(read, values=read.values[..., inside]), 1.0, links=links)
+
+    return back
+
+
 def _mix(layer: Mix, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
     """Uncorrelated between positions, as their weights are; n v times the mean over the n that read them."""
     log_gain, points = math.log(layer.features) + math.log(layer.weight_variance(shape)), before.points
@@ -440,6 +455,7 @@ RULES: dict[type, Callable[[Any, State, State, Shape, bool], Pullback | None]] =
     Pool: _pool,
     Pad: _pad,
     ZeroPad: _zero_pad,
+    ConvTranspose: _conv_transpose,
     Mix: _mix,
     Offset: _offset,
     **rearranged.RULES,

@@ -12,7 +12,7 @@ from scipy import special
 from bntheory.growth.finite_width import first_order, first_order_gradients, log_growth, survival
 from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Unknown
 from bntheory.networks import Join, Leaf, Residual, Sequential
-from bntheory.positional import Mix, Offset
+from bntheory.positional import ConvTranspose, Mix, Offset
 
 FAR = 0.2  # of the law's mean from ln of the second moment, with BatchNorm: more is no effect of width
 
@@ -102,7 +102,7 @@ def of_one_input(net: Sequential, rows: Sequence[Leaf]) -> bool:
 def _without_weights(net: Sequential) -> int:
     """How many layers there are before the first that has weights, or parts."""
     plain = [
-        not isinstance(layer, (Dense, Conv, Sequential, Residual, Join, Unknown, Dropout, Offset, Mix))
+        not isinstance(layer, (Dense, Conv, Sequential, Residual, Join, Unknown, Dropout, Offset, Mix, ConvTranspose))
         for layer in net.layers
     ]
     return plain.index(False) if False in plain else len(plain)

@@ -46,12 +46,12 @@ from bntheory.growth.finite_width import given_images, innovations
 from bntheory.growth.finite_width.given_images import Unevenness
 from bntheory.growth.finite_width.innovations import Blocks, each
 from bntheory.growth.finite_width.noise import Noise, combined, in_the_mean, mixed, projected, sampled_row, scaled
-from bntheory.growth.infinite_width import hermite, positions, rearranged
+from bntheory.growth.infinite_width import hermite, positions, rearranged, transposed
 from bntheory.growth.infinite_width.moments import log_slope
 from bntheory.growth.infinite_width.state import State
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape, ZeroPad
 from bntheory.networks import Residual
-from bntheory.positional import Offset
+from bntheory.positional import ConvTranspose, Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 
 CURVATURE_STEP = 0.05  # of ln q
@@ -84,6 +84,8 @@ def through(layer: Any, noise: Noise, before: State, after: State, shape: Shape)
         return start(after)
     if isinstance(layer, (Dense, Conv)):
         return _weights(layer, noise, before, after, shape)
+    if isinstance(layer, ConvTranspose):
+        return _transposed(layer, noise, before, after, shape)
     if isinstance(layer, Activation):
         return _activation(layer, noise, before, after, shape)
     if isinstance(layer, Unroll):
@@ -346,6 +348,15 @@ def _offset(layer: Offset, noise: Noise, before: State, after: State, shape: Sha
     own = _raised(innovations.of_weights(after), np.zeros(2), shape[0])
     less = scaled(noise.without_pairs(before), np.exp(before.log_q - after.log_q))
     return dataclasses.replace(less, own=own, norm="", fixed=None, parts=None, unknown=noise.batch_norm)
+
+
+def _transposed(layer: ConvTranspose, noise: Noise, before: State, after: State, shape: Shape) -> Noise | None:
+    """As of the convolution of a map with zeros; None of given images, whose pairs are not carried through it."""
+    if before.values is not None and before.copies > 1:
+        return None
+    read, inside = transposed.spread(layer, before, shape), transposed.inside(layer, shape)
+    spread = mixed(sampled_row(noise.without_pairs(before)), np.eye(read.points, dtype=np.float32)[:, inside])
+    return _weights(layer.convolution(shape), spread, read, after, layer.spread_shape(shape))
 
 
 def _repeated(noise: Noise, index: np.ndarray) -> Noise:

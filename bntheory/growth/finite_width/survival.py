@@ -11,7 +11,7 @@ import numpy as np
 from bntheory.activations import Activation
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, GroupNorm, LayerNorm, Shape, Unknown
 from bntheory.networks import Join, Sequential, output_shape, parts
-from bntheory.positional import Mix, Offset
+from bntheory.positional import ConvTranspose, Mix, Offset
 from bntheory.rearrangements import Channels
 
 
@@ -71,7 +71,7 @@ def _joined(block: Any, dead: list[float]) -> float:
 def _after(layer: Any, shape: Shape, dead: float, centred: bool | None) -> tuple[float, bool | None]:
     if isinstance(layer, Unknown):
         return math.nan, False
-    if isinstance(layer, (Dense, Conv, Mix)):
+    if isinstance(layer, (Dense, Conv, ConvTranspose, Mix)):
         return (0.0 if layer.bias_variance(shape) > 0 else dead), False
     if isinstance(layer, BatchNorm):
         return (dead if layer.gamma else 1.0), layer.training

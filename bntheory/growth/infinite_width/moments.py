@@ -15,6 +15,7 @@ With q_p and d_pp' as in `state`, over units and in logarithms:
     sum          q' = q_1 + α² q_2             d' = d_1 + α² d_2      independent parts, one of them of zero mean
     concatenate, product                       `joins`
     Unflatten, Unroll, Channels, Upsample      `rearranged`
+    ConvTranspose                              `transposed`
     Mix                                        `mixing`
     Offset       q' = q + v               d' = d + 2 v between positions, d at one position of two inputs
 
@@ -47,6 +48,7 @@ from bntheory.growth.infinite_width import (
     positions,
     rearranged,
     reshaping,
+    transposed,
 )
 from bntheory.growth.infinite_width.population import Population
 from bntheory.growth.infinite_width.state import State, inexact, log_mean, rows_of, two, worse
@@ -66,7 +68,7 @@ from bntheory.layers import (
     ZeroPad,
 )
 from bntheory.networks import Join, Residual, Sequential
-from bntheory.positional import Mix, Offset
+from bntheory.positional import ConvTranspose, Mix, Offset
 from bntheory.rearrangements import Unflatten, Unroll, Upsample
 
 MANY = 32  # points on vectors from which pairs are taken by Hermite series, as on images
@@ -88,6 +90,9 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
     """
     if isinstance(layer, Unknown):
         return None
+    if isinstance(layer, ConvTranspose):
+        conv, read = layer.convolution(shape), transposed.spread(layer, state, shape)
+        return _weights(conv, read, layer.spread_shape(shape), row)
     if isinstance(layer, Mix):
         return mixing.mix(layer, state, shape, row)
     if isinstance(layer, Offset):

@@ -12,7 +12,7 @@ from bntheory.activations import Activation, activation
 from bntheory.initializations import INITIALIZATIONS, initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Unknown
 from bntheory.networks import Join, Residual, Sequential, cnn, leaves, mlp, resnet, vgg
-from bntheory.positional import Mix, Offset
+from bntheory.positional import ConvTranspose, Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 
 torch = pytest.importorskip("torch")
@@ -66,6 +66,18 @@ NETWORKS = {
         (Affine((0.5, 1.0, 2.0), 0.1), Conv(2), Residual((Conv(2), Affine((1.0, 2.0), (0.0, 1.0)))), Flatten()),
         (3, 4, 4),
     ),
+    "transposed": Sequential(
+        (
+            ConvTranspose(4, bias=0.1),
+            ConvTranspose(3, (3, 2), (2, 1), (0, 1), (1, 0), "torch_default"),
+            activation("tanh"),
+            ConvTranspose(2, 1, 3, 0, 2, "orthogonal"),
+            ConvTranspose(5, 2, 1, 0, 0, "xavier_uniform"),
+            Flatten(),
+            Dense(3),
+        ),
+        (3, 2, 3),
+    ),
     "unflattened": Sequential(
         (
             Dense(24),
@@ -98,7 +110,7 @@ NETWORKS = {
         (3, 4, 4),
     ),
 }
-WITH_WEIGHTS = (Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine, Offset, Mix)
+WITH_WEIGHTS = (Dense, Conv, BatchNorm, LayerNorm, GroupNorm, Affine, Offset, Mix, ConvTranspose)
 P_VALUE = 1e-6  # false-alarm rate of each test of a distribution; the seeds are fixed
 SIGMAS = 5  # 6e-7
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bntheory.activations import Activation
+from bntheory.positional import Offset
 from bntheory.rearrangements import Channels
 from bntheory.torch_models import weights
 from bntheory.torch_models.graph import Sum
@@ -43,7 +44,7 @@ def _sum(call: Call, input: Any, other: Any, first: float, second: float) -> Val
     if added is None:
         shift = _per_channel(constant, call.result, value.layout)
         if shift is None:
-            return None
+            return _offset(call, value, constant) if factor == 1 else None
         shift = tuple(other_factor * part for part in shift) if isinstance(shift, tuple) else other_factor * shift
         return scaled(call, value, factor, shift)
     if (value.layout, value.sizes) != (added.layout, added.sizes) or not value.layout:
@@ -52,6 +53,16 @@ def _sum(call: Call, input: Any, other: Any, first: float, second: float) -> Val
         return scaled(call, value, factor + other_factor, 0.0) if factor + other_factor else None
     pair = [scaled(call, part, scale, 0.0) for part, scale in ((value, factor), (added, other_factor))]
     return call.join(pair, Sum(), value.layout)
+
+
+def _offset(call: Call, value: Value, constant: Any) -> Value | None:
+    """Numbers of every channel and position, the same for all examples."""
+    if not isinstance(constant, torch.Tensor) or constant.shape.numel() != math.prod(value.sizes):
+        return None
+    if tuple(constant.shape)[-len(value.sizes) :] != value.sizes or "n" in value.layout:
+        return None
+    square = float(constant.detach().double().square().mean())
+    return call.leaf(value, Offset(square), value.layout) if square else call.alias(value, value.layout)
 
 
 @rule("mul", "multiply", "__mul__", "__rmul__", "__imul__")

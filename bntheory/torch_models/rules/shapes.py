@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bntheory.layers import Flatten, Pad, Pool, ZeroPad
-from bntheory.rearrangements import Channels, Unflatten, Unroll
+from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 from bntheory.torch_models import layouts
 from bntheory.torch_models.rules.registry import number, pair, rule
 
@@ -202,3 +202,19 @@ def narrow(call: Call, input: Any, dim: int, start: int, length: int) -> Value |
     index = [slice(None)] * input.dim()
     index[dim] = slice(start, start + length)
     return getitem(call, input, tuple(index))
+
+
+@rule("interpolate", "upsample")
+def interpolate(
+    call: Call, input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *_: Any, **__: Any
+) -> Value | None:
+    """Every position repeated, a whole number of times."""
+    value = call.value(input)
+    if value is None or mode not in ("nearest", "nearest-exact") or value.layout != layouts.IMAGE:
+        return None
+    height, width = (new / old for new, old in zip(call.result.shape[2:], input.shape[2:], strict=True))
+    if (height, width) == (1, 1):
+        return call.alias(value, value.layout)
+    if height != int(height) or width != int(width):
+        return None
+    return call.leaf(value, Upsample(number((int(height), int(width)))), value.layout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bntheory.layers import Conv, Dense
+from bntheory.positional import ConvTranspose, Mix
 from bntheory.torch_models import layouts
 from bntheory.torch_models.rules.registry import number, pair, rule
 
@@ -37,11 +38,13 @@ def addmm(call: Call, input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alph
 
 
 def _weighted(call: Call, value: Value, weight: Any, bias: Any, key: Any = None) -> Value | None:
-    """Units times a matrix (out, in): Dense on a vector, a 1×1 convolution on what has positions."""
-    if not layouts.channels_last(value.layout):
+    """Units times a matrix (out, in): Dense on a vector, a 1×1 convolution on what has positions; or over positions."""
+    if not layouts.channels_last(value.layout) and value.layout != layouts.SEQUENCE:
         return None
     features, fan_in = weight.shape
     law, variance = call.law(weight, bias, fan_in, key)
+    if value.layout == layouts.SEQUENCE:
+        return call.leaf(value, Mix(features, law, variance), value.layout)
     if "n" in value.layout:
         layer: Any = Dense(features, law, variance)
     else:
@@ -75,3 +78,27 @@ def convolution(
     law, variance = call.law(weight, bias, weight[0].numel())
     sizes = number(kernel), number(stride), number(padding), number(dilation)
     return call.leaf(value, Conv(weight.shape[0], *sizes, groups, law, variance), value.layout)
+
+
+@rule("conv_transpose2d")
+def transposed_convolution(
+    call: Call,
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Value | None:
+    value = call.value(input)
+    if value is None or call.value(weight) or call.value(bias) or value.layout != layouts.IMAGE:
+        return None
+    if groups != 1 or pair(dilation, 2, 1) != (1, 1):
+        return None
+    sizes = (number(pair(size, 2, 0)) for size in (weight.shape[2:], stride, padding, output_padding))
+    law, variance = call.law(weight, bias, weight[0].numel())
+    kernel, step, pad, extra = sizes
+    layer = ConvTranspose(weight.shape[1], kernel, step, pad, extra, init=law, bias=variance)
+    return call.leaf(value, layer, value.layout)

@@ -350,6 +350,53 @@ def conv_next():
     )
 
 
+class UNet(nn.Module):
+    def __init__(self, width=24):
+        super().__init__()
+        self.first, self.down = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 2 * width, 3, padding=1)
+        self.middle = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
+        self.up, self.joined = nn.ConvTranspose2d(2 * width, width, 2, 2), nn.Conv2d(2 * width, width, 3, padding=1)
+        self.last = nn.Conv2d(width, 2, 1)
+        he(self)
+
+    def forward(self, x):
+        outer = F.relu(self.first(x))
+        inner = F.relu(self.middle(F.relu(self.down(F.max_pool2d(outer, 2)))))
+        return self.last(F.relu(self.joined(torch.cat([outer, self.up(inner)], dim=1))))
+
+
+def generator():
+    """Vectors to images, as in DCGAN."""
+    return nn.Sequential(
+        nn.Linear(32, 64 * 16),
+        nn.Unflatten(1, (64, 4, 4)),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.ConvTranspose2d(64, 32, 4, 2, 1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(32, 3, 3, padding=1),
+        nn.Tanh(),
+    )
+
+
+class GatedTokens(nn.Module):
+    """Tokens with a position embedding, gated linear units, and the mean over them."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.positions = nn.Linear(12, 64), nn.Parameter(0.5 * torch.randn(1, 9, 64))
+        self.layers = nn.ModuleList(nn.Linear(64, 128) for _ in range(3))
+
+    def forward(self, x):
+        x = self.embed(x) + self.positions
+        for layer in self.layers:
+            value, gate = layer(x).chunk(2, dim=-1)
+            x = x + value * torch.sigmoid(gate)
+        return x.mean(1)
+
+
 class Transformer(nn.Module):
     """A pre-normalization encoder with its own attention."""
 
@@ -392,12 +439,14 @@ ZOO = {
     "data-dependent": (DataDependent, IMAGE),
     "ImageNet stem and inception": (ImageNetStem, (3, 32, 32)),
     "ConvNeXt": (conv_next, IMAGE),
+    "U-Net": (UNet, IMAGE),
+    "generator": (generator, (32,)),
+    "gated tokens": (GatedTokens, (9, 12)),
     "transformer": (Transformer, (9, 12)),
 }
 
 # Rows that no rule speaks about, by the start of their names; all others of the zoo must have one.
 UNSUPPORTED = {
-    "Mixer": ("blocks.",),
     "transformer": ("layers.",),
 }
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from bntheory.growth.infinite_width import moments
 from bntheory.growth.infinite_width.state import of_values
 from bntheory.layers import Unknown
+from bntheory.positional import Offset
 from bntheory.torch_models import tracing
 
 IMAGE, VECTOR, TOKENS = (4, 8, 6), (12,), (6, 5)
@@ -78,6 +79,8 @@ FUNCTIONS = {
     "vector to image": (lambda x: torch.tanh(x.view(-1, 3, 2, 2)), VECTOR),
     "vector to gate": (lambda x: torch.tanh(x[:, :, None, None]), VECTOR),
     "every third column": (lambda x: x[..., ::3], IMAGE),
+    "every position twice": (lambda x: F.interpolate(x, scale_factor=2), IMAGE),
+    "rows three times": (lambda x: F.interpolate(x, size=(24, 6)), IMAGE),
     "zeros around": (lambda x: F.pad(x, (1, 2, 0, 1)), IMAGE),
     "zero channels": (lambda x: F.pad(x, (0, 0, 0, 0, 2, 2)), IMAGE),
     "layer norm": (lambda x: F.layer_norm(x, x.shape[1:]), IMAGE),
@@ -159,6 +162,9 @@ WEIGHTED = {
     "same": (nn.Conv2d(4, 6, 5, padding="same"), IMAGE),
     "valid": (nn.Conv2d(4, 6, 3, padding="valid"), IMAGE),
     "one-dimensional": (nn.Conv1d(6, 8, 3, padding=1), TOKENS),
+    "transposed": (nn.ConvTranspose2d(4, 6, 4, 2, 1), IMAGE),
+    "transposed, unequal": (nn.ConvTranspose2d(4, 6, (3, 4), (2, 1), (0, 1), (1, 0), bias=False), IMAGE),
+    "over positions": (lambda x: F.linear(x.transpose(1, 2), torch.linspace(-1, 1, 18).reshape(3, 6)), TOKENS),
 }
 
 
@@ -185,12 +191,13 @@ def test_weights_are_read(word):
 @pytest.mark.parametrize(
     "module",
     [
-        nn.ConvTranspose2d(4, 6, 3),
+        nn.ConvTranspose2d(4, 6, 3, groups=2),
         nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"),
         nn.MaxPool2d(3, ceil_mode=True),
         nn.AvgPool2d(3, 1, 1, count_include_pad=False),
         nn.AdaptiveAvgPool2d((3, 4)),
-        nn.Upsample(scale_factor=2),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.Upsample(scale_factor=1.5),
         nn.PixelShuffle(2),
         nn.Dropout2d(0.5),
         nn.LocalResponseNorm(2),
@@ -212,6 +219,14 @@ def test_slopes_that_differ_between_channels_are_unknown():
     with torch.no_grad():
         module.weight[0] = 0.5
     assert isinstance(tracing.run(module, torch.randn(2, *IMAGE)).nodes[-1].layer, Unknown)
+
+
+def test_position_embeddings_are_constants_of_a_mean_square():
+    table = torch.randn(1, *TOKENS, generator=torch.Generator().manual_seed(5))
+    found, _, _ = trace(lambda x: torch.tanh(x + table), torch.randn(3, *TOKENS))
+    assert found.nodes[1].layer == Offset(table.double().square().mean().item())
+    found, _, _ = trace(lambda x: torch.tanh(x + 0 * table), torch.randn(3, *TOKENS))
+    assert str(found.nodes[1].layer) == "tanh"
 
 
 def test_a_named_law_replaces_the_weights():

@@ -2,11 +2,13 @@
 
 A call with one parent is a leaf; a sum, a concatenation or a product of two paths that part at a common ancestor is a
 block of two branches. Paths that cross are unfolded: what two branches share appears in both, and what becomes of
-their outputs then has no rule.
+their outputs then has no rule. Neither has a sum or product of paths with weights that an earlier row has: they need
+not be independent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -53,8 +55,15 @@ class _Part(NamedTuple):
     nodes: list[int]
 
 
-def description(nodes: list[Node], output: int) -> Description:
+def description(nodes: list[Node], output: int, tied: Collection[str] = ()) -> Description:
     """The description of everything that leads from node 0, the input, to the output.
+
+    Parameters
+    ----------
+    nodes : list of Node
+    output : int
+    tied : collection of str
+        Names of the rows with weights that an earlier one has.
 
     Raises
     ------
@@ -62,7 +71,7 @@ def description(nodes: list[Node], output: int) -> Description:
         If unfolding crossing paths takes too many rows.
     """
     changed = _with_common_prefixes(nodes)
-    part = _Reduction(changed, output).between(0, output)
+    part = _Reduction(changed, output, tied).between(0, output)
     anew = {new.parents[0] for old, new in zip(nodes, changed, strict=True) if old.parents != new.parents}
     return Description(Sequential(tuple(part.layers), nodes[0].shape), (0, *part.nodes), frozenset(anew))
 
@@ -96,8 +105,8 @@ def _with_common_prefixes(nodes: list[Node]) -> list[Node]:
 class _Reduction:
     """Series and parallel parts of the graph of what leads to the output."""
 
-    def __init__(self, nodes: list[Node], output: int) -> None:
-        self.nodes = nodes
+    def __init__(self, nodes: list[Node], output: int, tied: Collection[str]) -> None:
+        self.nodes, self.tied = nodes, tied
         self.rows = 0
         self.above = self._dominators(output)
 
@@ -143,6 +152,8 @@ class _Reduction:
         layer = node.layer
         if len(set(inner)) < len(inner):
             layer = Unknown(f"{_word(layer)} of paths that cross", node.shape)
+        elif (isinstance(layer, Sum) or layer == "product") and any(self.nodes[row].name in self.tied for row in inner):
+            layer = Unknown(f"{_word(layer)} of paths with shared weights", node.shape)
         if isinstance(layer, Sum):
             parts.sort(key=_nonlinear, reverse=True)
             branch, shortcut = (Sequential(tuple(part.layers)) for part in parts)

@@ -107,7 +107,8 @@ def read(model: Any, example_input: Any, init: str | Initialization | None = Non
     example = _example(module, example_input)
     law = None if init is None else initialization(init)
     trace = tracing.run(module, example, law)
-    found = graph.description(trace.nodes, trace.output)
+    tied = {weights.row for weights in trace.weights if weights.shared_with}
+    found = graph.description(trace.nodes, trace.output, tied)
     named = (trace.nodes[node].name for node in found.nodes)
     rows = tuple(leaf._replace(name=name) for leaf, name in zip(leaves(found.net), named, strict=True))
     return Reading(module, example, found.net, rows, found.nodes, found.nested, trace)

@@ -173,8 +173,11 @@ class Tracer(TorchFunctionMode):
     def law(self, row: str, weight: torch.Tensor, bias: Any, fan_in: int, key: Any) -> tuple[Initialization, float]:
         """As `Call.law`."""
         key = key if key._base is None else key._base  # a view, such as the transpose, is the parameter itself
-        stored = weights.read(row, weight, bias, self._rows_of_weights.get(key, ""))
-        self._rows_of_weights.setdefault(key, row)
+        earlier, orientations = self._rows_of_weights.setdefault(key, (row, set()))
+        orientations.add(weight.stride())
+        if len(orientations) > 1:
+            raise ValueError(f"weights of {earlier}, transposed: they depend on what they have made")
+        stored = weights.read(row, weight, bias, "" if earlier == row else earlier)
         self.trace.weights.append(stored)
         self.trace.tensors.append((key, bias))
         return (weights.law(stored, fan_in) if self._init is None else self._init), stored.bias

@@ -62,14 +62,15 @@ class Reading:
 
 
 class Measured:
-    """Row index → numbers of that row, (batch, *shape), of the module as it is; None for a row without a tensor.
+    """Row index → numbers of that row, (batch, *shape), of the module as it is; None for a row without a tensor, or
+    whose numbers are not all finite, such as those of a mask of −∞.
 
     Rows without a rule are known beforehand and kept from one forward pass; others take one of their own.
     """
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
-        self._values: dict[int, np.ndarray] | None = None
+        self._values: dict[int, np.ndarray | None] | None = None
 
     def __call__(self, row: int) -> np.ndarray | None:
         node = self._reading.nodes[row]
@@ -80,12 +81,12 @@ class Measured:
             self._values |= self._kept({node})
         return self._values.get(node)
 
-    def _kept(self, wanted: set[int]) -> dict[int, np.ndarray]:
-        reading, kept = self._reading, {}
+    def _kept(self, wanted: set[int]) -> dict[int, np.ndarray | None]:
+        reading, kept = self._reading, dict.fromkeys(wanted)
         nodes = reading.trace.nodes
 
         def observe(node: int, tensor: torch.Tensor, layout: layouts.Layout) -> None:
-            if node in wanted and tensor.is_floating_point():
+            if node in wanted and tensor.is_floating_point() and bool(torch.isfinite(tensor).all()):
                 kept[node] = tracing.canonical(tensor, nodes[node], layout)
 
         tracing.run(reading.model, reading.example, observe=observe)

@@ -127,15 +127,17 @@ class Tracer(TorchFunctionMode):
         self._init, self._observe = init, observe
         self._values: Any = WeakIdKeyDictionary()
         self._constants: Any = WeakIdKeyDictionary()
+        self._drawn: Any = WeakIdKeyDictionary()
+        self._hidden_writes = False
         self._rows_of_weights: Any = WeakIdKeyDictionary()
         self._running: list[nn.Module] = []
         self._calls: dict[str, int] = {}
-        self._batch = 0
+        self._batch, self._device = 0, torch.device("cpu")
         self.trace = Trace()
 
     def start(self, tensor: torch.Tensor, layout: Layout, constants: Iterator[Any]) -> None:
         """Row 0, and the tensors that do not depend on it."""
-        self._batch = len(tensor)
+        self._batch, self._device = len(tensor), tensor.device
         self.trace.nodes.append(Node("input", (), None, layouts.described(layout, _sizes(tensor))))
         self._remember(tensor, Value(0, layout, _sizes(tensor)))
         if self._observe is not None:
@@ -201,21 +203,41 @@ class Tracer(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call the function, and take down what it has made of the tensors that are followed."""
         options = kwargs or {}
-        known = {id(tensor): value for tensor in _tensors((args, options)) if (value := self._known(tensor))}
+        tensors = list(_tensors((args, options)))
+        known = {id(tensor): value for tensor in tensors if (value := self._known(tensor))}
+        versions, before = [_version(tensor) for tensor in tensors], _generator_state(self._device)
         result = function(*args, **options)
+        drawn = any(tensor in self._drawn for tensor in tensors)
         word = getattr(function, "__name__", str(function))
         if not known:
+            drawn = drawn or not torch.equal(before, _generator_state(self._device))
             for tensor in _tensors(result):
                 self._constants[tensor] = True
+                if drawn:
+                    self._drawn[tensor] = True
         elif word == "__setitem__":
             self._take(Call(self, word, word, known, [args[0]]), args, options, None)
         else:
             word = word if word.startswith("__") else word.rstrip("_")
+            qualified = resolve_name(function) or word
+            self._hidden_writes |= qualified.endswith(".data.__get__")
             results = list(_tensors(result)) if isinstance(result, (torch.Tensor, tuple, list)) else []
             for place in range(len(results)):
-                call = Call(self, word, resolve_name(function) or word, known, results, place)
-                self._take(call, args, options, RULES.get(word))
+                call = Call(self, word, qualified, known, results, place)
+                self._take(call, args, options, None if drawn else RULES.get(word))
+        if self._hidden_writes:
+            self._forget_written(
+                [tensor for tensor, old in zip(tensors, versions, strict=True) if old != _version(tensor)]
+            )
         return result
+
+    def _forget_written(self, written: list[torch.Tensor]) -> None:
+        """``x.data`` has the memory of x, but a version of its own: after a change of it nothing is known of x."""
+        places = {tensor.untyped_storage().data_ptr() for tensor in written}
+        for tensor, value in list(self._values.items()) if places else []:
+            others = all(tensor is not changed for changed in written)
+            if others and tensor.untyped_storage().data_ptr() in places:
+                self._values[tensor] = value._replace(version=-1)
 
     def _take(self, call: Call, args: Any, options: Any, rule: Any) -> None:
         rows, weighted = len(self.trace.nodes), len(self.trace.weights)
@@ -242,12 +264,12 @@ class Tracer(TorchFunctionMode):
             node -= 1  # the same numbers, before they were put in a line
 
     def _remember(self, tensor: torch.Tensor, value: Value) -> None:
-        self._values[tensor] = value._replace(version=tensor._version)
+        self._values[tensor] = value._replace(version=_version(tensor))
 
     def _known(self, tensor: torch.Tensor) -> Value | None:
         """What is known of a tensor; a row without a rule for what nothing has shown."""
         value = self._values.get(tensor)
-        if value is not None and value.version == tensor._version:
+        if value is not None and value.version == _version(tensor):
             return value
         if value is None and (tensor in self._constants or tensor.shape[:1] != (self._batch,)):
             return None
@@ -355,3 +377,11 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 def _sizes(tensor: torch.Tensor) -> Shape:
     return tuple(tensor.shape[1:])
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version  # tensors of inference mode count no changes
+
+
+def _generator_state(device: torch.device) -> torch.Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+

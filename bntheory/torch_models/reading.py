@@ -149,6 +149,8 @@ def describe_module(model: Any, example_input: Any, init: str | Initialization |
 
 def _module(model: Any) -> nn.Module:
     model = getattr(model, "_orig_mod", model)  # of torch.compile
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):

@@ -305,7 +305,11 @@ def run(
         What the module itself raises, with the last row reached as a note.
     """
     tracer = Tracer(model, init, observe)
-    with torch.set_grad_enabled(finish is not None), unchanged_random_states(example.device):
+    with (
+        torch.set_grad_enabled(finish is not None),
+        unchanged_random_states(example.device),
+        unchanged_module(model) as changed,
+    ):
         buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
         start = example.detach().requires_grad_(finish is not None).clone()
         tracer.start(start, input_layout(model, example), itertools.chain(_constants(model), buffers.values()))
@@ -318,6 +322,10 @@ def run(
         output, tracer.trace.output = tracer.output(result)
         if finish is not None:
             finish(output)
+    if changed:
+        tracer.trace.notes["changed"] = (
+            f"the forward pass changes weights, and they count as it leaves them: {changed[0]}"
+        )
     return tracer.trace
 
 
@@ -337,6 +345,32 @@ def unchanged_random_states(device: torch.device) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(legacy)  # noqa: NPY002
+
+
+@contextmanager
+def unchanged_module(model: nn.Module) -> Iterator[list[str]]:
+    """Attributes, parts, modes and weights of a module as they were, whatever its forward pass does to them.
+
+    What it appends to its own lists, or to objects outside, stays. Yields a list that is then filled with the names of
+    weights that were changed.
+    """
+    tables = [
+        (table, dict(table))
+        for module in model.modules()
+        for table in (vars(module), module._parameters, module._buffers, module._modules)
+    ]
+    weights = [(name, parameter, parameter.detach().clone()) for name, parameter in model.named_parameters()]
+    changed: list[str] = []
+    try:
+        yield changed
+    finally:
+        for table, before in tables:
+            table.clear()
+            table.update(before)
+        for name, parameter, kept in weights:
+            if not torch.equal(parameter, kept):
+                parameter.data.copy_(kept)
+                changed.append(name)
 
 
 def canonical(tensor: torch.Tensor, node: Node, layout: Layout) -> np.ndarray:
@@ -375,8 +409,6 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(part)
 
 
-def _sizes(tensor: torch.Tensor) -> Shape:
-    return tuple(tensor.shape[1:])
 def _version(tensor: torch.Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version  # tensors of inference mode count no changes
 
@@ -385,3 +417,5 @@ def _generator_state(device: torch.device) -> torch.Tensor:
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
+def _sizes(tensor: torch.Tensor) -> Shape:
+    return tuple(tensor.shape[1:])

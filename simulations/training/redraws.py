@@ -115,6 +115,8 @@ def _drawing(found: Reading, redraw: str | Redraw) -> Callable[[np.random.Genera
 
 def _of_second_moments(found: Reading) -> Callable[[np.random.Generator], None]:
     """Normal numbers of the variances that the description has."""
+    if "changed" in found.trace.notes:
+        raise ValueError(f"{found.trace.notes['changed']}: give a function as redraw")
     own = {id(parameter) for parameter in found.model.parameters()}
     layers = {node.name: (node.layer, found.trace.nodes[node.parents[0]].shape) for node in found.trace.nodes[1:]}
     sizes: dict[int, tuple[torch.Tensor, float]] = {}
@@ -168,7 +170,7 @@ def _weight_gradients(trace: tracing.Trace) -> Iterator[tuple[int, float]]:
     rows = {node.name: index for index, node in enumerate(trace.nodes)}
     several = {known.shared_with for known in trace.weights if known.shared_with}
     for known, (weight, _) in zip(trace.weights, trace.tensors, strict=True):
-        if not known.shared_with and known.row not in several and weight.grad is not None:
+        if not known.shared_with and known.row not in several and weight.is_leaf and weight.grad is not None:
             yield rows[known.row], _log_square(weight.grad)
 
 

@@ -82,7 +82,8 @@ def predict_module(
     Parameters
     ----------
     model : torch.nn.Module
-        On any device. Nothing is changed: weights, buffers, gradients, random states, training flags, hooks.
+        On any device. Nothing is changed: weights (of which a copy is kept meanwhile), buffers, gradients, random
+        states, training flags, hooks, attributes.
     example_input : torch.Tensor or array
         (batch, n), (batch, channels, length), (batch, tokens, channels) or (batch, channels, height, width). Its values
         give the second moments and covariances that the prediction starts from. Of three axes the last counts as the
@@ -115,9 +116,11 @@ def predict_module(
     -----
     Seen are all functions of torch that the forward pass calls. A call without a rule is named in its row, as
     "unsupported", and the rows after it start from the numbers that the module as it is has there ("measured"): so do
-    those after a sum or product of paths that cross, of a change through an alias, and of numbers that come from
-    outside torch. Attention, recurrent layers, transposed convolutions and interpolation are such calls. Weights that
-    several rows share count as independent; the verdict says so, and where weights have a mean or heavy tails.
+    those after a sum or product of paths that cross or share weights, of weights used again as their transpose, of a
+    change through an alias, of drawn factors, and of numbers that come from outside torch. Where `init` names other
+    weights than it has, such rows behind weights stay unsupported, and always those behind numbers that are not finite.
+    Attention, recurrent layers, transposed convolutions and interpolation are such calls. Other weights that several
+    rows share count as independent; the verdict says so, and where weights have a mean or heavy tails.
     Where a forward pass depends on data, the prediction is of the branch that the example takes.
 
     Examples

@@ -25,6 +25,7 @@ class Reading:
 
     net : its description;  rows : that of the description, named after modules and functions;
     nodes : of the trace, one a row;  nested : those whose tensors are not all that is read of them;
+    named_law : whether weights count as drawn from a law that was named, not as they are;
     inputs : the example, (batch, *shape).
     """
 
@@ -35,6 +36,7 @@ class Reading:
     nodes: tuple[int, ...]
     nested: frozenset[int]
     trace: Trace
+    named_law: bool = False
 
     @property
     def inputs(self) -> np.ndarray:
@@ -63,7 +65,7 @@ class Reading:
 
 class Measured:
     """Row index → numbers of that row, (batch, *shape), of the module as it is; None for a row without a tensor, or
-    whose numbers are not all finite, such as those of a mask of −∞.
+    whose numbers are not all finite, such as those of a mask of −∞, or come from weights that are not those predicted.
 
     Rows without a rule are known beforehand and kept from one forward pass; others take one of their own.
     """
@@ -74,12 +76,19 @@ class Measured:
 
     def __call__(self, row: int) -> np.ndarray | None:
         node = self._reading.nodes[row]
+        if self._reading.named_law and self._weighted(node):
+            return None
         if self._values is None:
             nodes = self._reading.trace.nodes
             self._values = self._kept({index for index in range(len(nodes)) if isinstance(nodes[index].layer, Unknown)})
         if node not in self._values:
             self._values |= self._kept({node})
         return self._values.get(node)
+
+    def _weighted(self, node: int) -> bool:
+        """Whether there are weights before a node."""
+        weighted = {weights.row for weights in self._reading.trace.weights}
+        return any(before.name in weighted for before in self._reading.trace.nodes[:node])
 
     def _kept(self, wanted: set[int]) -> dict[int, np.ndarray | None]:
         reading, kept = self._reading, dict.fromkeys(wanted)
@@ -112,7 +121,7 @@ def read(model: Any, example_input: Any, init: str | Initialization | None = Non
     found = graph.description(trace.nodes, trace.output, tied)
     named = (trace.nodes[node].name for node in found.nodes)
     rows = tuple(leaf._replace(name=name) for leaf, name in zip(leaves(found.net), named, strict=True))
-    return Reading(module, example, found.net, rows, found.nodes, found.nested, trace)
+    return Reading(module, example, found.net, rows, found.nodes, found.nested, trace, law is not None)
 
 
 def describe_module(model: Any, example_input: Any, init: str | Initialization | None = None) -> Sequential:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import bntheory as bn
+from simulations.comparison import crosscheck
 from simulations.training.redraws import measure_module
 
 DRAWS = 50
@@ -132,6 +133,20 @@ def test_infinite_values_are_not_gone_on_from():
     assert predicted.moment_method[predicted.name.index("masked_fill")] == "unsupported"
     assert predicted.moment_method[-1] == "measured"
     assert np.isfinite(predicted.log_second_moment[-1])
+
+
+def test_values_of_other_weights_are_not_gone_on_from():
+    """With a law that is named, the module's own numbers say nothing behind its weights."""
+    model, batch = Between(lambda _, x: x.flip(1)), torch.randn(8, 64)
+    predicted = bn.predict_module(model, batch, init="he_normal")
+    assert predicted.moment_method[-2:] == ("unsupported", "unsupported")
+    first = nn.Sequential(nn.Unflatten(1, (8, 8)), nn.Flatten(), nn.Linear(64, 8))
+    assert bn.predict_module(first, batch, init="he_normal").moment_method[-1] == "measured"
+
+
+def test_a_mask_of_infinity_is_crosschecked_around():
+    checked = crosscheck(CausalAttention(), torch.randn(4, 9, 32), trials=20)
+    assert checked.agrees and math.isinf(checked.estimate[checked.predicted.name.index("masked_fill")])
 
 
 class Restless(nn.Module):

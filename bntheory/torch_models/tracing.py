@@ -31,6 +31,7 @@ from bntheory.torch_models.rules import RULES
 from bntheory.torch_models.weights import Weights
 
 Observer = Callable[[int, torch.Tensor, Layout], None]  # row, tensor, layout
+LEAVING = ("item", "tolist", "__float__")
 UNSEEN = "a tensor from outside torch's functions"
 
 
@@ -209,6 +210,9 @@ class Tracer(TorchFunctionMode):
         result = function(*args, **options)
         drawn = any(tensor in self._drawn for tensor in tensors)
         word = getattr(function, "__name__", str(function))
+        if known and word in LEAVING:
+            source = self.trace.nodes[next(iter(known.values())).node].name
+            self.trace.notes["numbers"] = f"numbers taken out of tensors count as constants: last of row {source}"
         if not known:
             drawn = drawn or not torch.equal(before, _generator_state(self._device))
             for tensor in _tensors(result):

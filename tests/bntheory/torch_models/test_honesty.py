@@ -106,6 +106,12 @@ def test_rows_without_a_rule_are_named_and_the_others_hold(change):
     assert np.all(np.abs(measured.mean(axis=0) - expected)[checked] <= allowed[checked])
 
 
+@pytest.mark.parametrize("taken", [torch.Tensor.item, float])
+def test_numbers_that_leave_torch_are_reported(taken):
+    model = Between(lambda _, x: x / taken(x.detach().norm()))
+    assert "count as constants: last of row norm" in bn.predict_module(model, torch.randn(8, 64)).verdict()
+
+
 def test_layers_that_share_weights_in_a_row_keep_their_rule():
     shared = nn.Linear(64, 64)
     model = nn.Sequential(shared, nn.Tanh(), shared, nn.Tanh(), shared)

@@ -131,6 +131,7 @@ class Tracer(TorchFunctionMode):
         self._drawn: Any = WeakIdKeyDictionary()
         self._hidden_writes = False
         self._rows_of_weights: Any = WeakIdKeyDictionary()
+        self._sources: Any = WeakIdKeyDictionary()
         self._running: list[nn.Module] = []
         self._calls: dict[str, int] = {}
         self._batch, self._device = 0, torch.device("cpu")
@@ -176,7 +177,7 @@ class Tracer(TorchFunctionMode):
     def law(self, row: str, weight: torch.Tensor, bias: Any, fan_in: int, key: Any) -> tuple[Initialization, float]:
         """As `Call.law`."""
         key = key if key._base is None else key._base  # a view, such as the transpose, is the parameter itself
-        earlier, orientations = self._rows_of_weights.setdefault(key, (row, set()))
+        earlier, orientations = self._rows_of_weights.setdefault(self._sources.get(key, key), (row, set()))
         orientations.add(weight.stride())
         if len(orientations) > 1:
             raise ValueError(f"weights of {earlier}, transposed: they depend on what they have made")
@@ -215,10 +216,13 @@ class Tracer(TorchFunctionMode):
             self.trace.notes["numbers"] = f"numbers taken out of tensors count as constants: last of row {source}"
         if not known:
             drawn = drawn or not torch.equal(before, _generator_state(self._device))
+            source = next((part for part in tensors if isinstance(part, nn.Parameter) or part in self._sources), None)
             for tensor in _tensors(result):
                 self._constants[tensor] = True
                 if drawn:
                     self._drawn[tensor] = True
+                if source is not None and tensor is not source:  # normalized weights are those they were made from
+                    self._sources[tensor] = self._sources.get(source, source)
         elif word == "__setitem__":
             self._take(Call(self, word, word, known, [args[0]]), args, options, None)
         else:

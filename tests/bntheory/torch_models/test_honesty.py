@@ -120,6 +120,15 @@ def test_layers_that_share_weights_in_a_row_keep_their_rule():
     assert predicted.weights[1].shared_with == "0"
 
 
+def test_computed_weights_are_shared_if_they_come_from_the_same():
+    model = Between(lambda net, x: net.first(x) + net.first(0.5 * x))
+    nn.utils.parametrizations.weight_norm(model.first)
+    predicted = bn.predict_module(model, torch.randn(8, 64))
+    assert predicted.moment_method[-2:] == ("unsupported", "measured")
+    two = nn.Sequential(*(nn.utils.parametrizations.weight_norm(nn.Linear(64, 64)) for _ in range(2)))
+    assert not any(part.shared_with for part in bn.predict_module(two, torch.randn(8, 64)).weights)
+
+
 class CausalAttention(nn.Module):
     """Attention written out, with a mask of −∞."""
 

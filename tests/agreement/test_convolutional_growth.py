@@ -77,16 +77,17 @@ def test_there_are_six_of_them():
     assert len(RESNETS) == 6
 
 
-def test_channels_of_resnet_110_with_batch_norm():
+@pytest.mark.parametrize(("inputs", "allowed"), [("_noise", 0.35), ("", 0.4)])
+def test_channels_of_resnet_110_with_batch_norm(inputs, allowed):
     """ln std and ln|mean| of convolution outputs at the paper's layers 6 … 102: within 0.1 of 368 networks, and within
-    0.2 and 0.4 of the paper's points, one network read by eye; the floor for its ln|mean|, 0.35, is missed by 0.03 at
-    layers 18 and 30, where the mean curve of a network varies by 0.2 from draw to draw."""
-    paper, found = paper_values()["figure5"], RESULTS[WITH_NORM]["channels"]
+    0.2 and 0.35 of the paper's points, one network read by eye. On digits, whose pixels are much alike, theory is 0.37
+    off at layers 18 and 30, and so are the networks, 0.35; a network's mean curve varies by 0.2 from draw to draw."""
+    paper, found = paper_values()["figure5"], RESULTS[WITH_NORM + inputs]["channels"]
     layers = np.array(paper["layers"][:-1]) - 1
-    assert RESULTS[WITH_NORM]["draws"] == 368 and layers[0] == 5 and layers[-1] == 101
-    for key, allowed in (("log_std", 0.2), ("log_mean", 0.4)):
+    assert RESULTS[WITH_NORM + inputs]["draws"] == 368 and layers[0] == 5 and layers[-1] == 101
+    for key, distance in (("log_std", 0.2), ("log_mean", allowed)):
         assert np.max(np.abs(np.array(found[f"{key}_deviation"], float)[layers])) < 0.1
-        assert np.max(np.abs(np.array(found[key], float)[layers] - paper[f"{key}_bn"][:-1])) < allowed
+        assert np.max(np.abs(np.array(found[key], float)[layers] - paper[f"{key}_bn"][:-1])) < distance
 
 
 @pytest.mark.parametrize("name", ["plain_8", "plain_bn_8", "pooled_8", "pooled_bn_8", "gradients_resnet20_8"])

@@ -44,6 +44,7 @@ from bntheory.initializations import Initialization, initialization
 from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool, Shape
 from bntheory.networks import Layer, Leaf, Sequential
 from simulations import simulate_growth
+from simulations.growth import uncorrelated_inputs
 from simulations.samples import Samples
 from simulations.training.datasets import batch_of, digits
 from simulations.training.modules import build
@@ -62,18 +63,19 @@ class Study:
     images: int = 8
     draws: int = 200
     seed: int = 0  # of the weights; the images are always those of seed 0
+    noise: bool = False  # uncorrelated numbers instead of digits
 
 
 def activations(study: Study) -> dict[str, Any]:
-    """Sizes of activations: draw k is ``build(net, seed, draw=k)`` in float32, fed with digits."""
-    batch = _digits(study)
+    """Sizes of activations: draw k is ``build(net, seed, draw=k)`` in float32, fed with the images."""
+    batch = _images(study)
     networks = (build(study.net, study.seed, draw=k) for k in _draws(study))
     return _columns(Samples.stack(measure_growth(network, batch) for network in networks))
 
 
 def channels(study: Study) -> dict[str, Any]:
     """The same networks' `activations`, with log_std and log_mean as in figure 5."""
-    batch, samples, logs = _digits(study), [], []
+    batch, samples, logs = _images(study), [], []
     for k in _draws(study):
         network = build(study.net, study.seed, draw=k)
         layers: list[list[float]] = []
@@ -113,8 +115,10 @@ def _draws(study: Study) -> Iterable[int]:
     return tqdm(range(study.draws), disable=None, leave=False)
 
 
-def _digits(study: Study) -> np.ndarray:
+def _images(study: Study) -> np.ndarray:
     colors, _, size = study.net.input_shape
+    if study.noise:
+        return uncorrelated_inputs(study.net.input_shape, study.images, 0)
     return batch_of(digits(size, channels=colors)[0], study.images, seed=0)
 
 
@@ -165,6 +169,8 @@ def studies() -> dict[str, tuple[Record, Study]]:
         table[f"gradients_plain{suffix}_8"] = gradients, Study(plain((1, 8, 8), batch_norm=batch_norm))
         table[f"gradients_pooled{suffix}_8"] = gradients, Study(pooled((1, 8, 8), batch_norm))
         table[f"gradients_resnet20{suffix}_8"] = gradients, Study(resnet(20, batch_norm, image=(3, 8, 8)))
+    net = resnet(110, batch_norm=True, init="xavier_normal")
+    table["resnet110_bn_xavier_normal_projection_noise"] = channels, Study(net, images=32, draws=368, noise=True)
     return {
         name: (record, dataclasses.replace(study, seed=k)) for k, (name, (record, study)) in enumerate(table.items())
     }
@@ -207,8 +213,8 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 def _inputs(record: Record, study: Study) -> str:
-    if record is gradients:
-        return f"uncorrelated_inputs({study.net.input_shape}, {study.images}, {study.seed})"
+    if record is gradients or study.noise:
+        return f"uncorrelated_inputs({study.net.input_shape}, {study.images}, {0 if study.noise else study.seed})"
     colors, _, size = study.net.input_shape
     return f"batch_of(digits(size={size}, channels={colors})[0], {study.images}, seed=0)"
 

@@ -212,8 +212,8 @@ class Tracer(TorchFunctionMode):
         drawn = any(tensor in self._drawn for tensor in tensors)
         word = getattr(function, "__name__", str(function))
         if known and word in LEAVING:
-            source = self.trace.nodes[next(iter(known.values())).node].name
-            self.trace.notes["numbers"] = f"numbers taken out of tensors count as constants: last of row {source}"
+            row = self.trace.nodes[next(iter(known.values())).node].name
+            self.trace.notes["numbers"] = f"numbers taken out of tensors count as constants: last of row {row}"
         if not known:
             drawn = drawn or not torch.equal(before, _generator_state(self._device))
             source = next((part for part in tensors if isinstance(part, nn.Parameter) or part in self._sources), None)

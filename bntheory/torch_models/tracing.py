@@ -31,6 +31,7 @@ from bntheory.torch_models.rules import RULES
 from bntheory.torch_models.weights import Weights
 
 Observer = Callable[[int, torch.Tensor, Layout], None]  # row, tensor, layout
+STANDARDIZED = 1e-8  # of (sum of a unit's weights)² over its mean for independent ones: below, the sums are 0
 LEAVING = ("item", "tolist", "__float__")
 UNSEEN = "a tensor from outside torch's functions"
 
@@ -182,6 +183,9 @@ class Tracer(TorchFunctionMode):
         if len(orientations) > 1:
             raise ValueError(f"weights of {earlier}, transposed: they depend on what they have made")
         stored = weights.read(row, weight, bias, "" if earlier == row else earlier)
+        sums = weight.detach().double().flatten(1).sum(1)
+        if float((sums**2).max()) < STANDARDIZED * fan_in * stored.second_moment:
+            raise ValueError("standardized weights, which pass no mean on")
         self.trace.weights.append(stored)
         self.trace.tensors.append((key, bias))
         return (weights.law(stored, fan_in) if self._init is None else self._init), stored.bias

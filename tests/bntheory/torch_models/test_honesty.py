@@ -129,6 +129,13 @@ def test_computed_weights_are_shared_if_they_come_from_the_same():
     assert not any(part.shared_with for part in bn.predict_module(two, torch.randn(8, 64)).weights)
 
 
+def test_standardized_weights_have_no_rule():
+    """They pass no mean on: behind a relu their rows are smaller than those of independent ones by ln(1 − 1/π)."""
+    model = Between(lambda net, x: F.linear(x, net.first.weight - net.first.weight.mean(1, keepdim=True)))
+    predicted = bn.predict_module(model, torch.randn(8, 64))
+    assert predicted.moment_method[-2:] == ("unsupported", "measured")
+
+
 class CausalAttention(nn.Module):
     """Attention written out, with a mask of −∞."""
 

@@ -313,7 +313,10 @@ def made_module(target: str, seed: int) -> tuple[Any, Callable[[], Any]]:
 
     make = factory(target)
     torch.manual_seed(arguments.integer("seed", seed, at_least=0))
-    return make(), make
+    try:
+        return make(), make
+    except Exception as error:  # whatever the factory does
+        raise ValueError(f"{target} cannot be made: {type(error).__name__}: {error}") from error
 
 
 @click.command()

@@ -248,13 +248,15 @@ class WeightGradient(NamedTuple):
 
     def log_norm(self, gradient: Gradient) -> float:
         """Its logarithm."""
-        total = float(gradient.points @ self.read)
+        total = own = float(gradient.points @ self.read)
         if gradient.links is not None and self.after is not None:
             moments = gradient.moments()
             np.fill_diagonal(moments[0], 0)
             products = gradient_covariances.each(np.multiply, moments, self._pairs(self.after.folded()))
             total += float(sum(block.sum(dtype=float) for block in products if block is not None))
-        return float(positions.log(np.array(max(0.0, total)))) + self.log_gain + self.log_scale + gradient.log_scale
+        if total <= 0 and own > 0:  # what is left of large numbers that cancel is lost in their rounding
+            return math.nan
+        return float(positions.log(np.array(total))) + self.log_gain + self.log_scale + gradient.log_scale
 
     def _pairs(self, after: State) -> Blocks:
         """E h h' over e^log_scale, of points within a copy and of two."""

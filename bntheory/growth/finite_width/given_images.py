@@ -228,8 +228,8 @@ class Unevenness(NamedTuple):
     pairs: Pairs | None = None
 
     def faded(self, slope: float) -> Unevenness:
-        """After an activation that maps correlations with that slope."""
-        return Unevenness(self.squares * slope**2)
+        """After an activation that maps correlations with that slope; E ρ² is at most 1."""
+        return Unevenness(np.clip(self.squares * slope**2, -1, 1))
 
     def signed_excess(self, rho: float) -> np.ndarray:
         """Of E (G(ρ) − 2ρ²); ½ G″(ρ) = 4 (π − arccos ρ)/π."""

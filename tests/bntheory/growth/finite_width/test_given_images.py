@@ -151,3 +151,10 @@ def test_no_overflow_at_any_scale():
     for scale in (1e-140, 1e140):
         pairs = given_images.start(IMAGES * scale).convolved(Conv(4), (2, 6, 6)).activated(RELU)
         assert pairs.log_scale == pytest.approx(2 * np.log(scale), abs=3) and np.isfinite(pairs.product).all()
+
+
+def test_squares_of_correlations_stay_below_one():
+    """At sizes where φ saturates, its map of correlations is steep near 1."""
+    uneven = given_images.Unevenness(np.array([0.5, -0.1]))
+    np.testing.assert_array_equal(uneven.faded(2.0).squares, [1.0, -0.4])
+    np.testing.assert_array_equal(uneven.faded(1e9).squares, [1.0, -1.0])

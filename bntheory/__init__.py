@@ -57,6 +57,7 @@ _PUBLIC = {
     "DiscreteLaw": "spectra.discrete",
     "density_law": "spectra.densities",
     "slope_law": "spectra.densities",
+    "generating_law": "spectra.generating",
     "jacobian_law": "spectra.jacobian",
     "finite_size_moments": "spectra.finite_size",
     "lyapunov_exponents": "spectra.lyapunov",

@@ -68,6 +68,11 @@ class Factor(ABC):
         return False
 
     @property
+    def needs_gaussian(self) -> bool:
+        """Whether only products with a factor of positive degree have a law that is found."""
+        return False
+
+    @property
     @abstractmethod
     def order(self) -> float:
         """d h/d ln p as p → 0."""

@@ -21,6 +21,7 @@ from bntheory.spectra.curve import Curve
 from bntheory.spectra.diagonal import Diagonal
 from bntheory.spectra.edges import InfiniteEdge
 from bntheory.spectra.factors import Factor, Powers, merged
+from bntheory.spectra.inverted import Inverted
 from bntheory.spectra.known import KnownLaw
 from bntheory.spectra.law import Array, SpectralLaw, solve_monotone
 from bntheory.spectra.series import Circle, circle, log_moment, moment
@@ -103,7 +104,7 @@ class STransformLaw(SpectralLaw):
     def _check(self) -> None:
         orders = dict(self.powers)
         at_zero = orders.get(Fraction(0), 0) - sum(
-            part.factor.count for part in self.parts if isinstance(part.factor, Diagonal)
+            part.factor.count for part in self.parts if isinstance(part.factor, Inverted)
         )
         if at_zero != -1:
             raise ValueError(f"x(y) must have a simple pole at y = 0, got the power {at_zero}: it is (1 + y)/y · 1/S")
@@ -182,8 +183,9 @@ class STransformLaw(SpectralLaw):
         """The continuous part, in units of the rank."""
         terms = tuple((c / self.rank - 1, k) for c, k in self.powers)
         log_scale = self.log_scale + sum(k for _, k in self.powers) * math.log(self.rank)
-        gaussian = sum(k for _, k in self.powers) + sum(part.factor.degree for part in self.parts) > 0
-        factors = ((part.factor.smoothed() if gaussian else part.factor.bare(), part.size) for part in self.parts)
+        factors = (
+            (part.factor.smoothed() if self._degree > 0 else part.factor.bare(), part.size) for part in self.parts
+        )
         others = (factor.shared(float(self.rank / size)) for factor, size in factors)
         atoms = tuple((math.log(x), mass / float(self.rank)) for x, mass in self._above)
         return Curve((Powers(terms, log_scale), *others), atoms)
@@ -194,8 +196,18 @@ class STransformLaw(SpectralLaw):
         zero = [(0.0, float(1 - self.rank))] if self.rank < 1 else []
         return (*zero, *self._above)
 
+    @property
+    def _degree(self) -> float:
+        """d ln x/d ln y as y → ∞: above zero if there is a Gaussian matrix."""
+        return sum(k for _, k in self.powers) + sum(part.factor.degree for part in self.parts)
+
     @cached_property
     def _above(self) -> list[tuple[float, float]]:
+        if self._degree <= 0 and any(part.factor.needs_gaussian for part in self.parts):
+            raise ValueError(
+                "not available because nothing smooths a law given by its generating function: multiply it with a "
+                "Gaussian matrix, as in law @ FussCatalan(1), or give its density to density_law"
+            )
         return atoms_above_zero(self.powers, self.log_scale, [(part.factor, part.size) for part in self.parts])
 
     @property

@@ -72,7 +72,7 @@ class Diagonal(Inverted):
     def has_density(self) -> bool:
         return self.poles is not None or self.coarse is not None
 
-    def smoothed(self) -> Factor:
+    def smoothed(self) -> Diagonal:
         return replace(self, poles=None)
 
     def bare(self) -> Factor:

@@ -129,7 +129,7 @@ class Factor(ABC):
 
     def shortened(self, v: Complex, step: Complex) -> Complex:
         """v after a step of Newton's method anywhere, of at most half of |v|."""
-        return v + step * np.minimum(1, 0.5 * np.abs(v) / np.maximum(np.abs(step), 1e-300))
+        return v + step / np.maximum(1, 2 * np.abs(step) / np.maximum(np.abs(v), 1e-300))
 
     def follow(self, pair: Complex, v: Complex) -> Complex:
         """v at (p, y), given that of a point nearby."""

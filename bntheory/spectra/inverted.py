@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Inverted(Factor):
 
     zero_order: float
     share: float
+    coarse: Inverted | None = None
     rows = 1
 
     @property
@@ -65,9 +66,12 @@ class Inverted(Factor):
     def rank(self) -> Fraction:
         return Fraction(self._rank).limit_denominator(10**12)
 
-    def shared(self, share: float) -> Factor:
+    def shared(self, share: float) -> Self:
         zero = self.reaches_zero and self._rank - share < LEAST_SPARE  # else small λ are spared
         return replace(self, share=share, reaches_zero=zero)  # type: ignore[type-var]
+
+    def smoothed(self) -> Self:
+        return self
 
     @property
     def order(self) -> float:

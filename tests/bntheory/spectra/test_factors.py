@@ -26,6 +26,9 @@ FACTORS = {
     "strong residual": ResidualGaussian(1.7),
     "critical residual": ResidualGaussian(1.0, 3),
     "branch": ResidualBranch(0.7, ((Fraction(1, 2), 1),), 1.0, 2),
+    "branch with slopes": ResidualBranch(
+        0.7, ((Fraction(0), 2), (Fraction(1), -1)), 0.3, 2, ((TWO.shared(0.9), 0.9), (TWO.shared(0.9), 3.6))
+    ),
     "two values": TWO,
     "two values in a product of lower rank": TWO.shared(0.5),
     "residual in a product of lower rank": ResidualGaussian(0.6).shared(0.5),

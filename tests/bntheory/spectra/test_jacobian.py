@@ -1,18 +1,22 @@
 """Laws read off descriptions: closed forms, exact moments at finite width, and refusals by name."""
 
 import math
+from fractions import Fraction
 
 import mpmath as mp
 import numpy as np
 import pytest
 
+import simulations
 from bntheory.activations import Activation, activation
 from bntheory.initializations import initialization
 from bntheory.layers import BatchNorm, Dense, Dropout, Unknown
 from bntheory.networks import Join, Residual, Sequential, cnn, mlp, resnet
+from bntheory.spectra.diagonal import Diagonal
 from bntheory.spectra.finite_size import finite_size_moments
 from bntheory.spectra.fuss_catalan import FussCatalan, MarchenkoPastur
 from bntheory.spectra.jacobian import jacobian_law
+from bntheory.spectra.residual import ResidualBranch
 
 
 def net(*layers, width=64):
@@ -87,6 +91,89 @@ def test_relu_branches():
     assert jacobian_law(net(Residual(two))).mean == pytest.approx(2, rel=1e-12)
 
 
+BRANCHES = {  # φ, hidden width beside 1 if φ lies between two matrices, scale
+    "tanh": ("tanh", None, 0.5),
+    "strong tanh": ("tanh", None, 2.0),
+    "leaky relu": ("leaky_relu(0.2)", None, 1.0),
+    "gelu between a wide and a narrow matrix": ("gelu", 4, 1.0),
+}
+
+
+def branch_net(name, width, blocks=1):
+    phi, hidden, scale = BRANCHES[name]
+    layers = (activation(phi), Dense(width, init="lecun_normal"))
+    if hidden:
+        layers = (Dense(hidden * width, init="lecun_normal"), *layers)
+    return net(*[Residual(Sequential(layers), scale=scale)] * blocks, width=width)
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_one_block_of_any_activation(name):
+    """Mean 1 + a² σ_w² E φ′², by the trapezoidal rule; 3 networks of 200 units are at most 0.04 away, the seed fixed.
+
+    8 other seeds each gave 0.006 to 0.018.
+    """
+    phi, _, scale = BRANCHES[name]
+    g = np.arange(-12, 12, 0.01) + 0.005
+    weight = 0.01 * np.exp(-(g**2) / 2) / math.sqrt(2 * math.pi)
+    law = jacobian_law(branch_net(name, 64))
+    assert law.mean == pytest.approx(1 + scale**2 * weight @ activation(phi).dphi(g) ** 2, rel=1e-8)
+    quantiles = law.ppf([0.01, 0.5, 0.99])
+    assert law.cdf(quantiles) == pytest.approx([0.01, 0.5, 0.99], rel=1e-9)
+    assert law.accuracy(quantiles) < 1e-6
+    x = np.sort(np.exp(2 * simulations.log_singular_values(branch_net(name, 200), trials=3, seed=3)).ravel())
+    below, grid = law.cdf(x), np.arange(x.size) / x.size
+    assert max(np.max(below - grid), np.max(grid + 1 / x.size - below)) < 0.04
+
+
+def test_slopes_of_one_value_are_the_mask():
+    """The u of relu's mask by its moment generating function, λ = 1 for half of the units, beside its closed form."""
+    mask = Diagonal(np.array([1.0]), np.array([0.5]))
+    terms = ((Fraction(0), 1),)  # 1/S = (1/2 + v), of a Gaussian matrix (1 + v) and (1/2 + v)/(1 + v)
+    for scale in (0.6, 3.0):
+        implicit = ResidualBranch(scale, terms, 0.0, 1, ((mask.shared(0.5), 0.5),))
+        closed = ResidualBranch(scale, ((Fraction(1, 2), 1),), 0.0)
+        for p in (1e-6, 0.3, 0.9, 1.4, 80.0, *([-0.1 * abs(closed.lowest)] if scale < 1 else [])):
+            pair = np.array([[p], [p - 1]], complex)
+            got, want = (branch.local(pair, branch.start(pair)) for branch in (implicit, closed))
+            assert got.log[0].real == pytest.approx(want.log[0].real, rel=1e-9, abs=1e-11)
+            assert got.slope[0].real == pytest.approx(want.slope[0].real, rel=1e-8)
+
+
+def test_a_leaky_branch_as_large_as_the_identity():
+    """E φ′² σ² a² = 1: towards zero cdf ~ x^(2/3), as of I + W; the moments of quantiles are those of x(y)."""
+    block = Residual(
+        Sequential((activation("leaky_relu(0.5)"), Dense(64, init="lecun_normal"))), scale=(1 / 0.625) ** 0.5
+    )
+    law = jacobian_law(net(block))
+    u = law.log.ppf([1e-13, 1e-10, 1e-7])
+    np.testing.assert_allclose(np.diff(law.log.logpdf(u)) / np.diff(u), 2 / 3, rtol=1e-5)
+    with np.errstate(all="ignore"):
+        assert law.moment(2) == pytest.approx(math.exp(super(type(law), law)._log_moment(2)), rel=1e-9)
+
+
+@pytest.mark.parametrize("layers", [(Dense(128),), (Dense(16),)], ids=["wide", "narrow"])
+def test_blocks_before_a_rectangular_matrix(layers):
+    """The mean is a product; quantiles and moments are those of one law."""
+    law = jacobian_law(net(*branch_net("tanh", 64).layers, *layers))
+    zero = sum(mass for _, mass in law.atoms)
+    levels = zero + (1 - zero) * np.array([0.01, 0.5, 0.99])
+    np.testing.assert_allclose(law.cdf(law.ppf(levels)), levels, rtol=1e-9)
+    assert zero == pytest.approx(0.5 if law.atoms else 0, abs=1e-12)
+    assert law.moment(2) == pytest.approx(law._mass * math.exp(super(type(law), law)._log_moment(2)), rel=1e-6)
+
+
+def test_blocks_have_variances_of_their_own():
+    """E x of three tanh blocks is the product over the variances 1, q₂, q₃ that grow along them."""
+    g = np.arange(-12, 12, 0.01)
+    weight = 0.01 * np.exp(-(g**2) / 2) / math.sqrt(2 * math.pi)
+    q, mean = 1.0, 1.0
+    for _ in range(3):
+        mean *= 1 + 0.25 * weight @ (1 / np.cosh(math.sqrt(q) * g) ** 4)
+        q += 0.25 * weight @ np.tanh(math.sqrt(q) * g) ** 2
+    assert jacobian_law(branch_net("tanh", 64, blocks=3)).mean == pytest.approx(mean, rel=1e-8)
+
+
 def test_dropout_is_a_mask():
     """A mask of share 0.8 over 0.8²: moments of one Gaussian matrix, by the ratio of a smaller one."""
     law = jacobian_law(net(Dense(64, init="lecun_normal"), Dropout(0.2)))
@@ -129,7 +216,18 @@ def test_a_density_that_is_not_resolved_says_so():
         (lambda: net(BatchNorm(), Dense(8)), "free probability has no rule for it"),
         (lambda: net(Residual(Sequential((Activation("relu"),)))), "its branch has no Dense layer"),
         (lambda: mlp(2, 8, "selu", init="orthogonal"), "atoms of the factors leave none at x = 1.21"),
-        (lambda: mlp(2, 8, "tanh", residual=True), "slopes that are not 0 or 1 are in its branch"),
+        (
+            lambda: net(Residual(Sequential((Dense(64), Residual(Sequential((Dense(64),))))))),
+            "a block is in its branch",
+        ),
+        (
+            lambda: net(Residual(Sequential((Activation("tanh"), Dense(64, init="orthogonal"))))),
+            "its branch is orthogonal",
+        ),
+        (
+            lambda: net(Residual(Sequential((activation("relu6"), Dense(64, init="he_normal"))))),
+            "its branch weighs as much as the identity but for less than 1e-5",
+        ),
         (lambda: net(Residual(Sequential((Dense(32),)), shortcut=Sequential((Dense(32),)))), "identity shortcuts"),
         (
             lambda: net(Dense(8), Join(((), (Dense(4),)))),

@@ -219,12 +219,11 @@ class ResidualBranch(Factor):
         return Local(-self.count * log, self.count * along, np.array(misses), np.array(rates))
 
     def moved(self, v: Complex, step: Complex) -> Complex:
-        own = [factor.moved(u, du) for (factor, _), u, du in zip(self.inner, v[1:], step[1:], strict=True)]
-        return np.array([v[0] + step[0], *own])  # v may pass through zero
+        return self.shortened(v, step)  # v and u may cross the real axis below zero
 
     def shortened(self, v: Complex, step: Complex) -> Complex:
         own = [factor.shortened(u, du) for (factor, _), u, du in zip(self.inner, v[1:], step[1:], strict=True)]
-        return np.array([v[0] + step[0], *own])
+        return np.array([v[0] + step[0], *own])  # v may pass through zero
 
     def integral(self, pair: Complex, v: Complex) -> Array:
         y, inner = pair[1], v[0]

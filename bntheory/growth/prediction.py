@@ -282,8 +282,9 @@ def predict_growth(
         A description with an input shape, e.g. from `mlp`.
     inputs : array (B, *input shape), optional
         Inputs whose second moments and distances start the recursion; None: second moment 1, uncorrelated.
-        Vectors count one by one; images by their mean second moments and mean covariances, as if all were alike, with
-        the spread of their sizes and the fluctuations of their pairs beside.
+        Vectors count one by one; so do images up to the first ReLU after a convolution, if they are no more than make
+        2²⁶ pairs of points (8 of 32×32), then by mean covariances and their own second moments at every position; from
+        a maximum or a BatchNorm on they count as if all were alike.
     batch_size : int, optional
         Without inputs, the batch that BatchNorm, channel means and variances refer to; None: infinite.
     covariances : bool

@@ -24,6 +24,7 @@ from bntheory.growth.by_rows import by_rows
 from bntheory.growth.finite_width import kernel_noise
 from bntheory.growth.finite_width.noise import Noise
 from bntheory.growth.infinite_width import moments, positions, transposed
+from bntheory.growth.infinite_width.sizes import Lost, of_blocks
 from bntheory.growth.infinite_width.state import MOST_POINTS, State, log_rest, of_values
 from bntheory.layers import BatchNorm, Conv, Dense, Shape
 from bntheory.networks import Join, Leaf, Residual, Sequential, output_shape
@@ -252,7 +253,7 @@ class WeightGradient(NamedTuple):
         if gradient.links is not None and self.after is not None:
             moments = gradient.moments()
             np.fill_diagonal(moments[0], 0)
-            products = gradient_covariances.each(np.multiply, moments, self._pairs(self.after.folded()))
+            products = gradient_covariances.each(np.multiply, moments, self._pairs(self.after))
             total += float(sum(block.sum(dtype=float) for block in products if block is not None))
         if total <= 0 and own > 0:  # what is left of large numbers that cancel is lost in their rounding
             return math.nan
@@ -261,11 +262,18 @@ class WeightGradient(NamedTuple):
     def _pairs(self, after: State) -> Blocks:
         """E h h' over e^log_scale, of points within a copy and of two."""
         half, log_size = (self.read / 2).astype(np.float32), self.log_variance + self.log_scale
+        whole = np.exp(np.minimum(after.log_q - log_size, 80.0)).astype(np.float32) / 2  # with the bias
 
-        def products(block: np.ndarray) -> np.ndarray:
-            return by_rows(lambda rows: half[rows, None] + half - np.exp(block[rows] - log_size) / 2, len(half))
+        def products(block: np.ndarray, lost: Lost | None) -> np.ndarray:
+            def of_rows(rows: slice) -> np.ndarray:
+                distance = np.exp(block[rows] - log_size) / 2
+                if lost is not None:
+                    distance = lost.add(distance, whole[rows, None] + whole, rows)
+                return half[rows, None] + half - distance
 
-        own, *other = map(products, after.blocks)
+            return by_rows(of_rows, len(half))
+
+        own, *other = map(products, after.blocks, of_blocks(after.sizes))
         return own, other[0] if other else None
 
 

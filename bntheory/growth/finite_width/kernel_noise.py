@@ -48,6 +48,7 @@ from bntheory.growth.finite_width.innovations import Blocks, each
 from bntheory.growth.finite_width.noise import Noise, combined, in_the_mean, mixed, projected, sampled_row, scaled
 from bntheory.growth.infinite_width import hermite, positions, rearranged, transposed
 from bntheory.growth.infinite_width.moments import log_slope
+from bntheory.growth.infinite_width.sizes import Lost, of_blocks
 from bntheory.growth.infinite_width.state import State
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pad, Pool, Shape, ZeroPad
 from bntheory.networks import Residual
@@ -226,19 +227,21 @@ def log_channel_variance(state: State, noise: Noise | None) -> float:
 
     It is ½ mean d; a pair whose second moments vary apart, w = Var(δ_p − δ_p'), has d + 2 E h h' (1 − e^{−w/8}).
     """
-    state = state.folded()
     if noise is None or state.log_d is None or state.values is not None:
-        return state.log_channel_variance
+        return state.folded().log_channel_variance
     q, top = positions.linear(state.log_q)
     q, diagonal = q.astype(np.float32), np.diagonal(noise.within)
     means = []
-    for log_d, covariance in ((state.log_d, noise.within), (state.log_cross, noise.cross)):
-        if log_d is None or covariance is None:
-            break
+    noises = [block for block in (noise.within, noise.cross) if block is not None]
+    for log_d, covariance, lost in zip(state.blocks, noises, of_blocks(state.sizes), strict=False):
 
-        def row_means(rows: slice, log_d: np.ndarray = log_d, covariance: np.ndarray = covariance) -> np.ndarray:
-            distance = np.exp((log_d[rows] - top).astype(np.float32))
-            product = np.maximum(q[rows, None] + q - distance, 0)
+        def row_means(
+            rows: slice, log_d: np.ndarray = log_d, covariance: np.ndarray = covariance, lost: Lost | None = lost
+        ) -> np.ndarray:
+            distance, both = np.exp((log_d[rows] - top).astype(np.float32)), q[rows, None] + q
+            if lost is not None:
+                distance = lost.add(distance, both, rows)
+            product = np.maximum(both - distance, 0)
             apart = np.maximum(diagonal[rows, None] + diagonal - 2 * covariance[rows], 0)
             return np.mean(distance - product * np.expm1(apart / -8), axis=1, dtype=float)
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import numpy as np
 
-from bntheory.growth.infinite_width import population, positions
+from bntheory.growth.infinite_width import population, positions, sizes
 from bntheory.growth.infinite_width.population import GOLDEN, Population
 from bntheory.growth.infinite_width.state import State, inexact, log_mean
 from bntheory.layers import Affine, Shape
@@ -23,22 +24,21 @@ def affine(layer: Affine, state: State, shape: Shape) -> State:
     if layer.factor is not None:
         return scaled(state, 2 * math.log(abs(layer.factor)) if layer.factor else -math.inf, layer.factor < 0)
     gamma, beta = (np.array(part) for part in layer.pairs)
-    # nothing but E γβ E h depends on the mean over units of h
+    # nothing but E γβ E h depends on the mean over units of h, and it grows with the size of an image
     cross = 0.0 if state.centred else float(2 * np.mean(gamma * beta))
+    size = np.ones((1, state.points)) if state.sizes is None else state.sizes
     log_gain, log_shift = (log_mean(positions.log(part**2)) for part in (gamma, beta))
     top = max(float(np.max(state.log_q)) + log_gain, log_shift)
     top = top if math.isfinite(top) else 0.0
-    q = np.exp(state.log_q + log_gain - top) + math.exp(log_shift - top)
+    q = size**2 * np.exp(state.log_q + log_gain - top) + math.exp(log_shift - top)
     if cross:
         units = population.drawn(state)
         mean = units.particles.mean(axis=0, dtype=float)
-        q = np.maximum(q + cross * mean * math.exp(units.log_scale - top), 0)
-    log_q = positions.log(q) + top
+        q = np.maximum(q + cross * mean * size * math.exp(units.log_scale - top), 0)
+    log_q = positions.log(q.mean(axis=0)) + top
     return dataclasses.replace(
-        state.mapped(lambda block: block + log_gain),
+        state.folded().mapped(lambda block: block + log_gain),
         log_q=log_q,
-        spread=state.spread
-        and state.spread * math.exp(2 * min(state.log_second_moment + log_gain - log_mean(log_q), 0.0)),
         method="population" if cross else state.method if state.centred else inexact(state.method),
         symmetric=state.symmetric and not beta.any(),
         gaussian=False,
@@ -47,8 +47,9 @@ def affine(layer: Affine, state: State, shape: Shape) -> State:
         mixed=False,
         unlike=state.unlike or len(set(zip(*layer.pairs, strict=True))) > 1,
         population=functools.cache(lambda: population.matched(_in_turn(layer, population.drawn(state)), log_q)),
+        features=None,
         values=None,
-    )
+    ).unfolded(None if state.sizes is None or state.mixed else sizes.roots(q))
 
 
 def scaled(state: State, log_factor: float, negative: bool = False) -> State:
@@ -59,7 +60,33 @@ def scaled(state: State, log_factor: float, negative: bool = False) -> State:
         population=None
         if state.population is None
         else functools.partial(_scaled_units, state, log_factor / 2, negative),
+        features=None,
         values=None,
+    )
+
+
+def at_points(state: State, log_factor: np.ndarray, **changes: Any) -> State:
+    """h_p times f_p: d' = f f' [d + q (f/f' − 1) + q' (f'/f − 1)] of two points; other fields as given."""
+    q, scale = positions.linear(state.log_q)
+
+    def multiplied(block: np.ndarray) -> np.ndarray:
+        ratio = log_factor[:, None] - log_factor
+        total = np.exp(block - scale) + q[:, None] * np.expm1(ratio) + q * np.expm1(-ratio)
+        return positions.log(np.maximum(total, 0)) + scale + log_factor[:, None] + log_factor
+
+    def sampled() -> Population:
+        particles, fields, units_scale, _ = population.drawn(state)
+        factor, top = positions.linear(log_factor)
+        fields = None if fields is None else fields * factor.astype(np.float32)
+        return Population(particles * factor, fields, units_scale + top)
+
+    return state.mapped(
+        multiplied,
+        log_q=state.log_q + 2 * log_factor,
+        population=None if state.population is None else functools.cache(sampled),
+        features=None,
+        values=None,
+        **changes,
     )
 
 

@@ -7,8 +7,8 @@ The units of a concatenation follow several laws. They are kept part by part, si
 one act on the parts: a BatchNorm divides every unit by its own deviation. What reads all channels needs the means only.
 The factors of a product are independent if no weights are common to them: as those of squeeze-and-excitation are, since
 its gate reads means over all channels, of which one counts for nothing. Factors that are functions of the same units
-are sampled; others have no rule. Given images count as if all were alike: where they are not, both factors of a product
-grow with the size of an image, which is left out (9% of a second moment for sizes between 0.3 and 3).
+are sampled; others have no rule. Where given images are not alike, both factors grow with an image's sizes r: q' has
+the mean of r_1² r_2² over images as a factor.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from bntheory.growth.infinite_width import population, positions
+from bntheory.growth.infinite_width import affine, mixtures, population, positions, sizes
 from bntheory.growth.infinite_width.population import Population
 from bntheory.growth.infinite_width.state import Lineage, Part, State, disjoint, of_values, rows_of, within, worse
+
+LEAST_GROWTH = 1e-300  # of factors of which one is 0 in every image
 
 
 def concatenated(channels: Sequence[int], states: Sequence[State], row: int) -> State | None:
@@ -44,8 +46,8 @@ def by_parts(
     made = [each for each in after if each is not None]
     if len(made) < len(after):
         return None
-    sizes = [part.channels * units // of for part in state.parts]
-    return _side_by_side(list(map(Part, sizes, made)), lineage)
+    channels = [part.channels * units // of for part in state.parts]
+    return _side_by_side(list(map(Part, channels, made)), lineage)
 
 
 def pairwise(function: Callable[[State, State], State | None], first: State, second: State) -> State | None:
@@ -166,19 +168,16 @@ def _side_by_side(pieces: list[Part], lineage: Lineage) -> State | None:
     parts = tuple(part for piece in pieces for part in piece.state.parts or (piece,))
     total = sum(part.channels for part in parts)
     logs = [math.log(piece.channels / total) for piece in pieces]
-    log_q = functools.reduce(np.logaddexp, (state.log_q + log for state, log in zip(states, logs, strict=True)))
+    whole = mixtures.summed(states, logs)
     return State(
-        log_q,
-        _mean([state.log_d for state in states], logs),
-        _mean([state.log_cross for state in states], logs),
-        first.copies,
-        _spread(pieces),
+        **whole._asdict(),
+        copies=first.copies,
         **_words(states),
         symmetric=all(state.symmetric for state in states),
         gaussian=False,
         centred=all(state.centred for state in states),
         lineage=lineage,
-        population=functools.cache(lambda: population.matched(_drawn(parts, total), log_q)),
+        population=functools.cache(lambda: population.matched(_drawn(parts, total), whole.log_q)),
         mixed=any(state.mixed for state in states),
         parts=parts,
     )
@@ -192,22 +191,12 @@ def _same_law(first: State, other: State) -> bool:
         state.gaussian and state.population is None and not state.mixed and state.values is None
         for state in (first, other)
     )
-    flags = [(state.sphere, state.symmetric, state.centred, state.spread) for state in (first, other)]
-    pairs = zip([first.log_q, *first.blocks], [other.log_q, *other.blocks], strict=False)
-    same = len(first.blocks) == len(other.blocks) and all(np.array_equal(one, two) for one, two in pairs)
+    flags = [(state.sphere, state.symmetric, state.centred, state.sizes is None) for state in (first, other)]
+    one, two = (
+        [each for each in (state.log_q, *state.blocks, state.sizes) if each is not None] for state in (first, other)
+    )
+    same = len(one) == len(two) and all(map(np.array_equal, one, two))
     return plain and flags[0] == flags[1] and same
-
-
-def _mean(blocks: Sequence[np.ndarray | None], logs: Sequence[float]) -> np.ndarray | None:
-    present = [block + log for block, log in zip(blocks, logs, strict=True) if block is not None]
-    return functools.reduce(positions.log_sum, present) if len(present) == len(blocks) else None
-
-
-def _spread(pieces: Sequence[Part]) -> float:
-    """Of the sizes of images, by how much of the second moment a part has."""
-    log_sizes = [math.log(channels) + state.log_second_moment for channels, state in pieces]
-    sizes, _ = positions.linear(np.array(log_sizes))
-    return float(sizes @ [state.spread for _, state in pieces] / sizes.sum()) if sizes.any() else 0.0
 
 
 def _drawn(parts: Sequence[Part], channels: int) -> Population:
@@ -262,9 +251,7 @@ def product(first: State, second: State, row: int) -> State | None:
     if first.parts or second.parts:
         made = pairwise(functools.partial(product, row=row), first, second)
     else:
-        made = (
-            _independent(first.folded(), second.folded(), row) if independent(first, second) else _same(first, second)
-        )
+        made = _independent(first, second, row) if independent(first, second) else _same(first, second)
     return made and dataclasses.replace(made, lineage=made.lineage | {row})
 
 
@@ -281,17 +268,20 @@ def everywhere(state: State, points: int) -> State:
     return dataclasses.replace(
         state.mapped(lambda block: block[np.ix_(index, index)]),
         log_q=state.log_q[index],
+        sizes=None if state.sizes is None else state.sizes[:, index],
         population=sampled,
+        features=None,
         parts=tuple(part._replace(state=everywhere(part.state, points)) for part in state.parts),
         values=None if state.values is None else np.broadcast_to(state.values, (*state.values.shape[:2], 1, points)),
     )
 
 
 def _independent(first: State, second: State, row: int) -> State:
-    log_q = first.log_q + second.log_q
+    grown, roots = _grown(first, first.sizes, second.sizes)
+    log_q = grown.log_q + second.log_q
     log_d, log_cross = (
-        None if one is None or other is None else _distances(first.log_q, second.log_q, one, other)
-        for one, other in ((first.log_d, second.log_d), (first.log_cross, second.log_cross))
+        None if one is None or other is None else _distances(grown.log_q, second.log_q, one, other)
+        for one, other in ((grown.log_d, second.log_d), (grown.log_cross, second.log_cross))
     )
 
     def sampled() -> Population:
@@ -299,11 +289,12 @@ def _independent(first: State, second: State, row: int) -> State:
         paired = other.particles[population.pairing(one.particles, row)]
         return population.matched(_times(one, other._replace(particles=paired)), log_q)
 
-    return State(
+    made = State(
         log_q,
         log_d,
         log_cross,
         first.copies,
+        roots,
         method=worse(first.method, second.method, "mean-field"),
         channel_method=worse(first.channel_method, second.channel_method, "mean-field"),
         gaussian=False,
@@ -314,6 +305,20 @@ def _independent(first: State, second: State, row: int) -> State:
         beside=first.beside | second.beside,
         population=functools.cache(sampled),
     )
+    return made.folded() if _given(first, second) else made
+
+
+def _given(*factors: State) -> bool:
+    """Whether sampled units have the sizes of given images, as these are left in them."""
+    return any(state.mixed or state.values is not None for state in factors)
+
+
+def _grown(state: State, first: np.ndarray | None, second: np.ndarray | None) -> tuple[State, np.ndarray | None]:
+    """A state of images that grow by both their sizes, with second moments of its own, and the sizes of the product."""
+    if first is None or second is None:
+        return state, second if first is None else first
+    growth, roots = sizes.times(first, second)
+    return affine.at_points(state, positions.log(np.maximum(growth, LEAST_GROWTH)) / 2), roots
 
 
 def _distances(log_q: np.ndarray, log_p: np.ndarray, log_d: np.ndarray, log_e: np.ndarray) -> np.ndarray:
@@ -358,7 +363,8 @@ def _same(first: State, second: State) -> State | None:
     units = _times(one, other)
     if units.fields is not None:  # whole units are paired as they are, particles by their ranks
         units = units._replace(particles=population.quantiles_of(units.fields, len(units.particles)))
-    made = population.sampled_state(first, lambda _: units)
-    return made and dataclasses.replace(
-        made, **_words([made, second]), spread=max(first.spread, second.spread), unlike=first.unlike or second.unlike
-    )
+    made, roots = population.sampled_state(first, lambda _: units), None
+    if not _given(first, second):
+        made, roots = _grown(made, first.sizes, second.sizes)
+    unlike = first.unlike or second.unlike
+    return dataclasses.replace(made, **_words([made, second]), sizes=roots, unlike=unlike)

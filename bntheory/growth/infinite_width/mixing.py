@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from bntheory.growth.infinite_width import joins
+from bntheory.growth.infinite_width import joins, positions, sizes
 from bntheory.growth.infinite_width.state import State, inexact, log_mean
 from bntheory.layers import Shape
 from bntheory.positional import Mix
@@ -26,6 +26,7 @@ def mix(layer: Mix, state: State, shape: Shape, row: int) -> State | None:
         return joins.by_parts(
             lambda part, channels: mix(layer, part, (channels, *shape[1:]), row), state, frozenset((row,))
         )
+    roots, state = state.sizes, state.folded()
     count, bias = layer.features, layer.bias_variance(shape)
     log_gain = math.log(layer.weight_variance(shape)) + math.log(shape[1])
     log_mean_q = state.log_second_moment + log_gain
@@ -41,12 +42,15 @@ def mix(layer: Mix, state: State, shape: Shape, row: int) -> State | None:
     log_cross = None
     if state.log_cross is not None:
         log_cross = on_the_diagonal(log_mean(np.diagonal(state.log_cross)) + log_gain)
-    return State(
+    if roots is not None:
+        own = log_mean(state.log_q + 2 * positions.log(roots), axis=1) + log_gain
+        own_q, _ = positions.linear(np.logaddexp(own, log_bias))
+        roots = np.repeat(sizes.roots(own_q[:, None]), count, axis=1)
+    after = State(
         np.full(count, log_q),
         None if state.log_d is None else on_the_diagonal(-math.inf),
         log_cross,
         state.copies,
-        state.spread * math.exp(2 * (log_mean_q - log_q)) if math.isfinite(log_q) else 0.0,
         method=state.method,
         channel_method=inexact(state.channel_method),
         symmetric=True,
@@ -54,3 +58,4 @@ def mix(layer: Mix, state: State, shape: Shape, row: int) -> State | None:
         beside=state.lineage | state.beside,
         unlike=state.unlike or state.values is not None,
     )
+    return after.unfolded(roots)

@@ -40,18 +40,21 @@ from bntheory.growth.by_rows import by_rows
 from bntheory.growth.infinite_width import (
     affine,
     batch_norm,
+    given_pairs,
     hermite,
     joins,
     mixing,
+    mixtures,
     normalizations,
     population,
     positions,
     rearranged,
     reshaping,
+    sizes,
     transposed,
 )
 from bntheory.growth.infinite_width.population import Population
-from bntheory.growth.infinite_width.state import State, inexact, log_mean, rows_of, two, worse
+from bntheory.growth.infinite_width.state import State, inexact, rows_of, two, worse
 from bntheory.layers import (
     Affine,
     BatchNorm,
@@ -73,7 +76,6 @@ from bntheory.rearrangements import Unflatten, Unroll, Upsample
 
 MANY = 32  # points on vectors from which pairs are taken by Hermite series, as on images
 STEP = 1e-4  # of ln q, for slopes
-SMALL_ANGLE = 0.01  # below, sin θ − θ cos θ is taken from its series, to 1e-12
 
 
 def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
@@ -90,6 +92,8 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
     """
     if isinstance(layer, Unknown):
         return None
+    if state.features is not None and not isinstance(layer, Activation):
+        state = dataclasses.replace(state, features=None)
     if isinstance(layer, ConvTranspose):
         conv, read = layer.convolution(shape), transposed.spread(layer, state, shape)
         return _weights(conv, read, layer.spread_shape(shape), row)
@@ -178,17 +182,22 @@ def _weights(layer: Dense | Conv, state: State, shape: Shape, row: int) -> State
     bias = layer.bias_variance(shape)
     log_bias = math.log(bias) if bias else -math.inf
     log_variance = math.log(layer.weight_variance(shape))
-    if isinstance(layer, Dense):
-        log_q, blocks = state.log_q, state.blocks
-        log_gain = log_variance + math.log(shape[0])
+    log_gain = log_variance + math.log(shape[0] // (layer.groups if isinstance(layer, Conv) else 1))
+    features = None
+    if isinstance(layer, Conv):
+        log_q, blocks, roots = positions.convolved(layer, state, shape, log_bias - log_gain)
+        if state.values is not None:
+            features = given_pairs.features(layer, state.values)
     else:
-        log_q, blocks = positions.convolved(layer, state, shape)
-        log_gain = log_variance + math.log(shape[0] // layer.groups)
+        log_q, roots = state.log_q, sizes.added((state.sizes, state.log_q), (None, log_bias - log_gain))
+        blocks = (
+            dataclasses.replace(state.folded(), log_q=np.logaddexp(log_q, log_bias - log_gain)).unfolded(roots).blocks
+        )
     log_d, log_cross = two([block + log_gain for block in blocks])
     log_q = np.logaddexp(log_q + log_gain, log_bias)
-    spread = state.spread * (1 - math.exp(log_bias - log_mean(log_q))) ** 2 if bias else state.spread
     words = state.method, state.channel_method
-    return State(log_q, log_d, log_cross, state.copies, spread, *words, symmetric=True, lineage=frozenset((row,)))
+    after = State(log_q, log_d, log_cross, state.copies, roots, *words, symmetric=True, lineage=frozenset((row,)))
+    return after if features is None else dataclasses.replace(after, features=features)
 
 
 def _activation(phi: Activation, state: State, shape: Shape) -> State | None:
@@ -196,10 +205,15 @@ def _activation(phi: Activation, state: State, shape: Shape) -> State | None:
         return state
     homogeneous = phi.homogeneous_slopes is not None
     if not state.gaussian or state.mixed:
-        return population.sampled_state(state, functools.partial(population.activated, phi))
+        return population.activated_state(phi, state)
     if math.isfinite(state.sphere) and not homogeneous:
         return _on_the_sphere(phi, state)
     log_q, blocks = _mapped(phi, state, image=len(shape) == 3)
+    if state.features is not None and phi.homogeneous_slopes is not None:
+        pairs = given_pairs.activated(phi.homogeneous_slopes, state.features)
+        blocks = (
+            dataclasses.replace(state, log_q=log_q, log_d=pairs[0], log_cross=pairs[1]).unfolded(state.sizes).blocks
+        )
     log_d, log_cross = two(blocks)
     exact = state.method == "exact" and state.symmetric and homogeneous
     return dataclasses.replace(
@@ -207,7 +221,8 @@ def _activation(phi: Activation, state: State, shape: Shape) -> State | None:
         log_q=log_q,
         log_d=log_d,
         log_cross=log_cross,
-        spread=state.spread and state.spread * log_slope(phi, state.log_second_moment) ** 2,
+        sizes=state.sizes if homogeneous else sizes.powered(state.sizes, log_slope(phi, state.log_q)),
+        features=None,
         method=state.method if exact else inexact(state.method),
         channel_method=inexact(state.channel_method),
         symmetric=False,
@@ -260,25 +275,13 @@ def _pairs(phi: Activation, log_q: np.ndarray, block: np.ndarray) -> np.ndarray:
 
 
 def _homogeneous(slopes: tuple[float, float], log_q: np.ndarray, block: np.ndarray) -> np.ndarray:
-    """d (a² + b²)/2 − (a − b)² √(qq') (sin θ − θ cos θ)/π for a whole matrix, θ the angle between two points.
-
-    As `Activation.log_distance` has it, in a tenth of the time, for numbers of one scale.
-    """
-    a, b = slopes
+    """As `Activation.log_distance` has it for a whole matrix, in a tenth of the time, for numbers of one scale."""
     q, top = positions.linear(log_q)
     root = np.sqrt(q)
 
     def distances(rows: slice) -> np.ndarray:
-        d, own = np.exp(block[rows] - top), root[rows, None]
-        product = own * root
-        square = d - (own - root) ** 2
-        np.divide(square, product, out=square, where=product > 0)
-        square = np.clip(square / 4, 0, 1)  # sin² θ/2
-        theta = 2 * np.arcsin(np.sqrt(square))
-        bend = 2 * np.sqrt(square * (1 - square)) - theta * (1 - 2 * square)
-        small = theta < SMALL_ANGLE
-        bend[small] = theta[small] ** 3 * (1 / 3 - theta[small] ** 2 / 30)
-        return positions.log(np.maximum(d * ((a**2 + b**2) / 2) - (a - b) ** 2 / math.pi * product * bend, 0)) + top
+        d = np.exp(block[rows] - top)
+        return positions.log(given_pairs.mapped(slopes, d, root[rows, None], root)) + top
 
     return by_rows(distances, len(block))
 
@@ -286,7 +289,7 @@ def _homogeneous(slopes: tuple[float, float], log_q: np.ndarray, block: np.ndarr
 def _on_the_sphere(phi: Activation, state: State) -> State | None:
     """A smooth activation after BatchNorm over few inputs: exact if they are alike, else from sampled units."""
     if state.points > 1:
-        return population.sampled_state(state, functools.partial(population.activated, phi))
+        return population.activated_state(phi, state)
     moments = batch_norm.sphere_moments(phi, state.sphere, state.log_second_moment)
     return dataclasses.replace(
         state,
@@ -355,34 +358,33 @@ def added(block: Residual, shortcut: State, branch: State) -> State | None:
         return joins.pairwise(functools.partial(added, block), shortcut, branch)
     lineage, unlike = shortcut.lineage | branch.lineage, shortcut.unlike or branch.unlike
     beside = shortcut.beside | branch.beside
+    given = any(part.mixed or part.values is not None for part in (shortcut, branch))
 
     def sampled() -> Population:
-        first = population.drawn(shortcut)
-        second = population.drawn(branch, like=first)
+        parts = (shortcut.folded(), branch.folded()) if given else (shortcut, branch)  # given numbers have their sizes
+        first = population.drawn(parts[0])
+        second = population.drawn(parts[1], like=first)
         return population.added(first, second, block.scale, max(rows_of(branch.lineage)) if independent else None)
 
+    log_scale = 2 * math.log(block.scale)
     if not (independent and (shortcut.centred or branch.centred)):
         summed = population.sampled_state(shortcut, lambda _: sampled())
-        words = [
-            worse(*pair) for pair in ((summed.method, branch.method), (summed.channel_method, branch.channel_method))
-        ]
+        roots = sizes.added((shortcut.sizes, shortcut.log_q), (branch.sizes, branch.log_q + log_scale))
         return dataclasses.replace(
-            summed, method=words[0], channel_method=words[1], lineage=lineage, beside=beside, unlike=unlike
+            summed,
+            sizes=None if given else roots,
+            method=worse(summed.method, branch.method),
+            channel_method=worse(summed.channel_method, branch.channel_method),
+            lineage=lineage,
+            beside=beside,
+            unlike=unlike,
         )
-    log_scale = 2 * math.log(block.scale)
-    blocks = [
-        None if first is None or second is None else positions.log_sum(first, second + log_scale)
-        for first, second in ((shortcut.log_d, branch.log_d), (shortcut.log_cross, branch.log_cross))
-    ]
     gaussian = shortcut.gaussian and branch.gaussian and math.isinf(min(shortcut.sphere, branch.sphere))
-    parts = (shortcut, branch)
-    mixed = gaussian and any(part.mixed or part.values is not None for part in parts)
+    mixed = gaussian and given
     return dataclasses.replace(
         shortcut,
-        log_q=np.logaddexp(shortcut.log_q, branch.log_q + log_scale),
-        log_d=blocks[0],
-        log_cross=blocks[1],
-        spread=_spread(shortcut, branch),
+        **mixtures.summed((shortcut, branch), (0.0, log_scale))._asdict(),
+        features=None,
         method=worse(shortcut.method, branch.method),
         channel_method=worse(shortcut.channel_method, branch.channel_method),
         symmetric=False,
@@ -396,13 +398,6 @@ def added(block: Residual, shortcut: State, branch: State) -> State | None:
         population=None if gaussian and not mixed else functools.cache(sampled),
         values=None,
     )
-
-
-def _spread(first: State, second: State) -> float:
-    if first.spread == second.spread:
-        return first.spread
-    share = 1 / (1 + math.exp(min(max(first.log_second_moment - second.log_second_moment, -700.0), 700.0)))
-    return first.spread + share * (second.spread - first.spread)
 
 
 def joined(block: Join, states: list[State], channels: list[int], row: int) -> State | None:

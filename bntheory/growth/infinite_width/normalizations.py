@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bntheory.growth.infinite_width import affine, batch_modes, joins, population, positions
+from bntheory.growth.infinite_width import affine, batch_modes, joins, population, positions, sizes
 from bntheory.growth.infinite_width.population import Population
 from bntheory.growth.infinite_width.state import State, inexact, log_mean, two
 from bntheory.layers import BatchNorm, GroupNorm, LayerNorm, Shape
@@ -34,7 +34,7 @@ def batch_norm(layer: BatchNorm, state: State, shape: Shape) -> State | None:
     if state.log_d is None:
         return None
     if not state.gaussian:
-        return _normalized_sample(layer, state, axes=(1, 2))
+        return dataclasses.replace(_normalized_sample(layer, state, axes=(1, 2)), sizes=None)
     state = state.folded()
     log_epsilon = math.log(layer.epsilon) if layer.epsilon else -math.inf
     log_variance = state.log_channel_variance
@@ -85,7 +85,7 @@ def _centred(log_row_means: np.ndarray, log_variance: float) -> np.ndarray:
         return np.log(np.maximum(np.exp(log_row_means - log_variance) - 1, 0)) + log_variance
 
 
-def _normalized_sample(layer: BatchNorm | LayerNorm | GroupNorm, state: State, axes: tuple[int, ...]) -> State | None:
+def _normalized_sample(layer: BatchNorm | LayerNorm | GroupNorm, state: State, axes: tuple[int, ...]) -> State:
     return population.sampled_state(state, lambda units: _normalized(layer, units, axes))
 
 
@@ -120,15 +120,18 @@ def applied(layer: BatchNorm | LayerNorm | GroupNorm, values: np.ndarray) -> np.
 def layer_norm(layer: LayerNorm, state: State, shape: Shape) -> State | None:
     """At infinite width h ↦ h/s_i. In logarithms: (s_i − s_j)²/(s_i s_j) = r (1 − 1/r)² with r = s_i/s_j ≥ 1."""
     image = len(shape) == 3 and not layer.by_position(shape)
+    log_epsilon, log_own = math.log(layer.epsilon) if layer.epsilon else -math.inf, _log_own(state)
+    log_square = np.logaddexp(log_mean(log_own, axis=1)[:, None] if image else log_own, log_epsilon)
     if not state.centred:
-        return None if state.log_d is None else _normalized_sample(layer, state, (0, 2) if image else (0,))
-    log_epsilon = math.log(layer.epsilon) if layer.epsilon else -math.inf
-    if image:
-        log_square = np.logaddexp(state.log_second_moment, log_epsilon)
-        if state.parts:
-            return joins.by_parts(lambda part, _: _divided(part, log_square, layer), state, state.lineage)
+        if state.log_d is None:
+            return None
+        after = _normalized_sample(layer, state, (0, 2) if image else (0,))
+        return after if after.sizes is None else dataclasses.replace(after, sizes=_sizes(log_own - log_square))
+    if state.parts:
+        return joins.by_parts(lambda part, _: _divided(part, log_square, layer), state, state.lineage)
+    if image or state.sizes is not None:
         return _divided(state, log_square, layer)
-    log_s = np.logaddexp(state.log_q, log_epsilon) / 2
+    log_s = log_square[0] / 2
     if np.any(log_s == -math.inf):
         raise ValueError("LayerNorm with epsilon=0 divides by zero: every unit is 0 here for one of the points")
 
@@ -143,41 +146,13 @@ def layer_norm(layer: LayerNorm, state: State, shape: Shape) -> State | None:
             log_d = np.clip(log_d, least, 2 * np.logaddexp(root[:, None], root))  # the rounding of very unequal inputs
             return np.where(np.isneginf(block), -math.inf, log_d)
 
-    if state.parts:
-        return joins.by_parts(lambda part, _: _over(part, log_s), state, state.lineage)
     root = state.log_q / 2 - log_s
     return dataclasses.replace(
         state.mapped(divided),
         log_q=2 * root,
-        spread=0.0,
         method=inexact(state.method),
         channel_method=inexact(state.channel_method),
         population=_rescaled(state, 2 * root),
-        values=None,
-    )
-
-
-def _over(state: State, log_s: np.ndarray) -> State:
-    """h_i/s_i: d' = [d + q_i (s_j/s_i − 1) + q_j (s_i/s_j − 1)]/(s_i s_j)."""
-    q, scale = positions.linear(state.log_q)
-
-    def divided(block: np.ndarray) -> np.ndarray:
-        ratio = log_s - log_s[:, None]
-        total = np.exp(block - scale) + q[:, None] * np.expm1(ratio) + q * np.expm1(-ratio)
-        return positions.log(np.maximum(total, 0)) + scale - log_s[:, None] - log_s
-
-    def sampled() -> Population:
-        particles, fields, units_scale, _ = population.drawn(state)
-        factor, top = positions.linear(-log_s)
-        scaled = None if fields is None else fields * factor.astype(np.float32)
-        return Population(particles * factor, scaled, units_scale + top)
-
-    return dataclasses.replace(
-        state.mapped(divided),
-        log_q=state.log_q - 2 * log_s,
-        method=inexact(state.method),
-        channel_method=inexact(state.channel_method),
-        population=None if state.population is None else functools.cache(sampled),
         values=None,
     )
 
@@ -189,16 +164,27 @@ def _rescaled(state: State, log_q: np.ndarray) -> Callable[[], Population] | Non
     return functools.cache(lambda: population.matched(population.drawn(state), log_q))
 
 
-def _divided(state: State, log_square: float, layer: Any) -> State:
-    """h/s with one s for all points, in mean field."""
-    if log_square == -math.inf:
+def _divided(state: State, log_square: np.ndarray, layer: Any) -> State:
+    """h/s in mean field, s² of every image, or one for all, and of every point, or one for all."""
+    if np.any(log_square == -math.inf):
         raise ValueError(f"{type(layer).__name__} with epsilon=0 divides by zero: every unit is 0 here")
-    return dataclasses.replace(
-        affine.scaled(state, -log_square),
-        spread=0.0,
-        method=inexact(state.method),
-        channel_method=inexact(state.channel_method),
-    )
+    state = dataclasses.replace(state, method=inexact(state.method), channel_method=inexact(state.channel_method))
+    if log_square.size == 1:
+        return affine.scaled(state, -log_square.item())
+    log_own = _log_own(state) - log_square
+    with np.errstate(invalid="ignore"):  # points at which every unit is 0
+        log_factor = (log_mean(log_own, axis=0) - state.log_q) / 2
+    log_factor = np.where(np.isfinite(log_factor), log_factor, 0.0)
+    return affine.at_points(state, log_factor, sizes=_sizes(log_own))
+
+
+def _log_own(state: State) -> np.ndarray:
+    """ln q of every image, (images, points), in one row if all are alike."""
+    return state.log_q + (np.zeros((1, 1)) if state.sizes is None else 2 * positions.log(state.sizes))
+
+
+def _sizes(log_own: np.ndarray) -> np.ndarray | None:
+    return None if len(log_own) == 1 else sizes.roots(positions.linear(log_own)[0])
 
 
 def group_norm(layer: GroupNorm, state: State, shape: Shape) -> State | None:
@@ -212,6 +198,8 @@ def group_norm(layer: GroupNorm, state: State, shape: Shape) -> State | None:
     if not state.centred or state.log_d is None:
         return None
     q, scale = positions.linear(state.log_q)
+    roots, state = state.sizes, state.folded()
+    assert state.log_d is not None
     d = np.exp(state.log_d - scale)
     rows = d.mean(axis=1)
     kernel = (q + q.mean() - rows) / 2 + 0.0  # K_p: mean over p' of E h_p h_p'
@@ -227,5 +215,6 @@ def group_norm(layer: GroupNorm, state: State, shape: Shape) -> State | None:
         log_cross = positions.log(np.maximum(cross - (mean_gap - means) / members, 0)) + scale
     sampled = _rescaled(state, log_q)
     changed = dataclasses.replace(state, log_q=log_q, log_cross=log_cross, population=sampled, values=None)
+    changed = changed.unfolded(roots)
     log_epsilon = math.log(layer.epsilon) if layer.epsilon else -math.inf
-    return _divided(changed, np.logaddexp(log_mean(log_q), log_epsilon), layer)
+    return _divided(changed, np.logaddexp(log_mean(_log_own(changed), axis=1)[:, None], log_epsilon), layer)

@@ -25,12 +25,14 @@ from scipy import linalg, special
 from bntheory.activations import Activation
 from bntheory.growth.by_rows import by_rows
 from bntheory.growth.infinite_width import positions
-from bntheory.growth.infinite_width.state import State, worse
+from bntheory.growth.infinite_width.state import State, two, worse
 
 MOST_NUMBERS = 2**19  # in particles; fields may have twice as many
 FEWEST, MOST, ENOUGH = 2**9, 2**16, 2**11  # particles or fields; as many fields are enough for means over an image
 FAR = 30.0  # |ln size| from which a smooth φ is a power law, well inside single precision
 GOLDEN = (math.sqrt(5) - 1) / 2
+MODES = 64  # of a matrix of covariances that is none, as of images at equal sizes
+NEARLY = 0.9  # of its trace
 LARGE = 512  # points, from which fields are drawn in single precision
 IMAGE = 16  # points from which means over points help
 KEPT_POINTS = 128  # as many copies are kept as give so many points: enough for a BatchNorm over fields
@@ -201,9 +203,48 @@ def sampled_state(state: State, change: Callable[[Population], Population]) -> S
         sphere=math.inf,
         mixed=False,
         population=lambda: after,
+        sizes=None if state.mixed or state.values is not None else state.sizes,
+        features=None,
         parts=(),
         values=None,
     )
+
+
+def activated_state(phi: Activation, state: State) -> State:
+    """φ of a row whose units are sampled.
+
+    Of a sum the distances of given images are known better than those of the sample, whose units do not tell one image
+    from another: what these are off by passes on, times what of the covariances of the first part does, E (φ′(h) x)²
+    over E x² at coinciding points.
+    """
+    before = drawn(state)
+    after = sampled_state(state, lambda units: activated(phi, units))
+    if after.sizes is None or before.parts is None or before.fields is None:
+        return after
+    sampled = [block for block in moments(before)[1:3] if block is not None]
+    passed = _passed(phi, before)
+    top = max(float(np.max(state.log_q)), float(np.max(after.log_q)))
+
+    def corrected(known: np.ndarray, found: np.ndarray, changed: np.ndarray) -> np.ndarray:
+        def of_rows(rows: slice) -> np.ndarray:
+            exact, off, passed_on = (np.exp((logs[rows] - top).astype(np.float32)) for logs in (known, found, changed))
+            return positions.log(np.maximum(passed_on + passed * (exact - off), 0)) + np.float64(top)
+
+        return by_rows(of_rows, state.points)
+
+    log_d, log_cross = two([corrected(*blocks) for blocks in zip(state.blocks, sampled, after.blocks, strict=True)])
+    assert log_d is not None
+    np.fill_diagonal(log_d, -math.inf)
+    return dataclasses.replace(after, log_d=log_d, log_cross=log_cross)
+
+
+def _passed(phi: Activation, units: Population) -> np.float32:
+    """E (φ′(h) x)²/E x² of a sum h = x + f."""
+    assert units.parts is not None
+    factor = 1.0 if phi.homogeneous_slopes is not None else math.exp(min(max(units.log_scale, -FAR), FAR))
+    first = _unit(units.parts[0].particles)
+    square = float(np.mean(first**2))
+    return np.float32(np.mean((phi.dphi(units.particles * factor) * first) ** 2) / square if square > 0 else 1.0)
 
 
 def matched(sampled: Population, log_q: np.ndarray) -> Population:
@@ -279,9 +320,11 @@ def _gaussian_fields(state: State, scale: float, many: int, kept: int) -> np.nda
     rng = np.random.default_rng((int(many), int(kept), state.points, *_seed(state)))
     white = rng.standard_normal((kept, many // 2, state.points), dtype=np.float32)
     modes = np.empty_like(white)
-    modes[0] = white[0] @ _root(common).T
+    root = _root(common)
+    modes[0] = white[0][:, : root.shape[1]] @ root.T
     if kept > 1:
-        modes[1:] = (white[1:].reshape(-1, state.points) @ _root(cross[0] - within).T).reshape(white[1:].shape)
+        root = _root(cross[0] - within)
+        modes[1:] = white[1:, :, : root.shape[1]] @ root.T
     fields = np.tensordot(linalg.helmert(kept, full=True).astype(np.float32), modes, (0, 0)).swapaxes(0, 1)
     return np.concatenate([fields, -fields])
 
@@ -297,7 +340,7 @@ def _seed(state: State) -> tuple[int, ...]:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """A matrix R with R Rᵀ = covariance, up to rounding."""
+    """A matrix R with R Rᵀ = covariance, up to rounding; its leading modes where some are negative."""
     size = np.sqrt(np.maximum(np.diagonal(covariance), 0))
     safe = np.where(size > 0, size, 1)
     correlation = covariance / safe[:, None]
@@ -309,8 +352,20 @@ def _root(covariance: np.ndarray) -> np.ndarray:
             return (root * size[:, None]).astype(np.float32)
         except linalg.LinAlgError:
             continue
-    values, vectors = linalg.eigh(correlation)
-    return (vectors * np.sqrt(np.maximum(values, 0)) * size[:, None]).astype(np.float32)
+    return (_leading(correlation) * size[:, None]).astype(np.float32)
+
+
+def _leading(correlation: np.ndarray) -> np.ndarray:
+    """A root of its positive part, or, by subspace iteration, of leading modes that make up nearly all of it."""
+    points = len(correlation)
+    basis = np.random.default_rng(points).standard_normal((points, min(points, MODES))).astype(correlation.dtype)
+    for _ in range(2):
+        basis, _ = linalg.qr(correlation @ basis, mode="economic", check_finite=False)
+    values, vectors = linalg.eigh(basis.T @ (correlation @ basis))
+    if np.sum(np.maximum(values, 0)) < NEARLY * points:
+        values, basis = linalg.eigh(correlation)
+        vectors = np.eye(points, dtype=correlation.dtype)
+    return (basis @ vectors) * np.sqrt(np.maximum(values, 0))
 
 
 def _field_shape(state: State) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bntheory.growth.by_rows import by_rows
+from bntheory.growth.infinite_width.sizes import Lost, folded, of_blocks, roots
 from bntheory.growth.infinite_width.state import State
 from bntheory.layers import Conv, Pool, Shape, Window
 
@@ -25,25 +26,39 @@ Slices = tuple[slice, slice]
 Pads = tuple[tuple[int, int], ...]  # before and after, of every side
 
 
-def convolved(layer: Conv, state: State, shape: Shape) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Logarithms of the sums over the kernel of second moments and of each matrix of distances, weights apart."""
+def convolved(
+    layer: Conv, state: State, shape: Shape, log_bias: float = -math.inf
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
+    """Logarithms of the sums over the kernel of second moments and of each matrix of distances, weights apart; sizes.
+
+    The bias, over the variance of a sum, is in the sizes alone.
+    """
     positions = layer.output_shape(shape)[1:]
     windows, sides = layer.windows(shape), shape[1:]
     pads = tuple((window.padding, window.padding) for window in windows)
     padded = any(window.padding for window in windows)
     q, q_scale = linear(state.log_q)
+    sums, sizes = window_sums(layer, shape, q), None
+    if state.sizes is not None:
+        bias = math.exp(min(log_bias - q_scale, 700.0))
+        sizes = roots(window_sums(layer, shape, state.sizes**2 * q) + bias)
 
-    def of_block(block: np.ndarray) -> np.ndarray:
-        scale = max(float(block.max()), q_scale if padded else -math.inf)
+    def of_block(block: np.ndarray, before: Lost | None, after: Lost | None) -> np.ndarray:
+        scale = max(float(block.max()), q_scale if padded or before is not None else -math.inf)
         scale = scale if math.isfinite(scale) else 0.0
-        total = _padded(np.exp(block - scale), np.exp(state.log_q - scale), sides, pads)
+        distance, size = np.exp(block - scale), np.exp(state.log_q - scale)
+        total = _padded(folded(distance, size, before), size, sides, pads)
         for axis, (window, count) in enumerate(zip(windows, positions, strict=True)):
             total = _summed(window, count, total, (axis, axis + 2))
-        logs = log(total.reshape(math.prod(positions), -1))
+        total = total.reshape(math.prod(positions), -1)
+        if after is not None:
+            total = after.unfolded(total, sums * math.exp(q_scale - scale) + math.exp(min(log_bias - scale, 700.0)))
+        logs = log(total)
         logs += scale
         return logs
 
-    return log(window_sums(layer, shape, q)) + q_scale, [of_block(block) for block in state.blocks]
+    blocks = zip(state.blocks, of_blocks(state.sizes), of_blocks(sizes), strict=False)
+    return log(sums) + q_scale, [of_block(*block) for block in blocks], sizes
 
 
 def window_sums(layer: Conv, shape: Shape, values: np.ndarray) -> np.ndarray:

@@ -18,13 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from bntheory.growth.infinite_width import joins, population, positions
+from bntheory.growth.infinite_width import joins, population, positions, sizes
 from bntheory.growth.infinite_width.population import Population
 from bntheory.growth.infinite_width.state import MOST_POINTS, State, log_mean, rows_of, worse
 from bntheory.layers import Shape, both
 from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
-
-LEAST_KEPT = 1e-12  # of E h h' between vectors of unequal sizes
 
 
 def unflatten(layer: Unflatten, state: State, shape: Shape) -> State | None:
@@ -55,6 +53,7 @@ def unflatten(layer: Unflatten, state: State, shape: Shape) -> State | None:
     return dataclasses.replace(
         state.mapped(spread),
         log_q=log_q,
+        sizes=None if state.sizes is None else np.repeat(state.sizes, count, axis=1),
         channel_method=worse(state.channel_method, "population")
         if math.isfinite(log_apart) and not state.centred
         else state.channel_method,
@@ -87,13 +86,9 @@ def _as_copies(state: State) -> State:
     if state.points == 1:
         return state
     count, log_q = state.points, log_mean(state.log_q)
-    sizes = np.exp((state.log_q - log_q) / 2) if log_q > -math.inf else np.ones(count)
-    gap = float(np.var(sizes)) * count / (count - 1)  # half the mean of (s_i − s_j)² over pairs, and so 1 − E s_i s_j
-    kept = max(1 - gap, LEAST_KEPT)
     cross = None
     if state.log_d is not None:
-        distance = float(np.exp(state.log_d - log_q).sum()) / (count * (count - 1)) if log_q > -math.inf else 0.0
-        cross = np.full((1, 1), positions.log(np.array(max(distance - 2 * gap, 0.0) / kept)) + log_q)
+        cross = np.full((1, 1), log_mean(state.log_d) + math.log(count / (count - 1)))
 
     def sampled() -> Population:
         particles, fields, scale, _ = population.drawn(state)
@@ -106,9 +101,8 @@ def _as_copies(state: State) -> State:
         log_d=None if state.log_d is None else np.full((1, 1), -math.inf),
         log_cross=cross,
         copies=count,
-        spread=-math.log1p(kept - 1),
         population=None if state.population is None else functools.cache(sampled),
-    )
+    ).unfolded(sizes.roots(np.exp(state.log_q - log_q)[:, None]) if log_q > -math.inf else None)
 
 
 def _at_positions(units: Population, count: int) -> Population:
@@ -141,6 +135,7 @@ def upsample(layer: Upsample, state: State, shape: Shape) -> State:
     return dataclasses.replace(
         state.mapped(lambda block: block[np.ix_(index, index)]),
         log_q=state.log_q[index],
+        sizes=None if state.sizes is None else state.sizes[:, index],
         population=None if state.population is None else functools.cache(sampled),
     )
 

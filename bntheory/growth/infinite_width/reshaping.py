@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from bntheory.growth.infinite_width import population, positions
+from bntheory.growth.infinite_width import population, positions, sizes
 from bntheory.growth.infinite_width.population import Population
 from bntheory.growth.infinite_width.state import State, inexact, log_mean, two
 from bntheory.layers import Flatten, Pad, Pool, Shape, ZeroPad
@@ -18,6 +18,10 @@ def flatten(layer: Flatten, state: State, shape: Shape) -> State:
     """Units of the vector are channels at positions: means over positions, of points and of images at one place."""
     if len(shape) == 1:
         return state
+    roots = state.sizes
+    if roots is not None:
+        roots = sizes.roots(np.mean(roots**2 * positions.linear(state.log_q)[0], axis=1, keepdims=True))
+    state = state.folded()
     log_d = None if state.log_d is None else np.full((1, 1), -math.inf)
     log_cross = None if state.log_cross is None else np.full((1, 1), log_mean(np.diagonal(state.log_cross)))
 
@@ -39,7 +43,7 @@ def flatten(layer: Flatten, state: State, shape: Shape) -> State:
         population=None if alike and state.gaussian else functools.cache(sampled),
         flattened=state.flattened or not alike,
         values=None,
-    )
+    ).unfolded(roots)
 
 
 def pool(layer: Pool, state: State, shape: Shape) -> State | None:
@@ -49,6 +53,8 @@ def pool(layer: Pool, state: State, shape: Shape) -> State | None:
     if layer.kind == "max":
         return _maximum(layer, state, shape)
     matrix = positions.averaging(layer, shape)
+    roots = None if state.sizes is None else sizes.averaged(matrix, state.sizes, _covariances(state))
+    state = state.folded()
     log_q, blocks = positions.averaged(matrix, state)
     log_d, log_cross = two(blocks)
 
@@ -67,7 +73,13 @@ def pool(layer: Pool, state: State, shape: Shape) -> State | None:
         channel_method=inexact(state.channel_method),
         population=None if state.gaussian else functools.cache(sampled),
         values=None,
-    )
+    ).unfolded(roots)
+
+
+def _covariances(state: State) -> np.ndarray:
+    assert state.log_d is not None
+    q, top = positions.linear(state.log_q)
+    return (q[:, None] + q - np.exp(state.log_d - top)) / 2
 
 
 def _maximum(layer: Pool, state: State, shape: Shape) -> State | None:
@@ -78,7 +90,8 @@ def _maximum(layer: Pool, state: State, shape: Shape) -> State | None:
         fields = positions.read(units.fields, places, -math.inf).max(axis=-1)
         return Population(population.quantiles_of(fields, len(units.particles)), fields, units.log_scale)
 
-    return population.sampled_state(state, maximum)
+    alike = dataclasses.replace(state, sizes=None)  # what maxima make of unequal images has no rule
+    return population.sampled_state(alike, maximum)
 
 
 def pad(layer: Pad, state: State, shape: Shape) -> State:
@@ -101,6 +114,7 @@ def pad(layer: Pad, state: State, shape: Shape) -> State:
         log_q=log_q,
         log_d=log_d,
         log_cross=log_cross,
+        sizes=None if state.sizes is None else around(state.sizes - 1) + 1,
         population=None if state.population is None else functools.cache(sampled),
         values=None,
     )
@@ -122,6 +136,7 @@ def zero_pad(layer: ZeroPad, state: State, shape: Shape) -> State:
         log_q=state.log_q[index] + log_share,
         log_d=blocks[0],
         log_cross=blocks[1],
+        sizes=None if state.sizes is None else state.sizes[:, index],
         gaussian=state.gaussian and log_share == 0,
         population=None if state.gaussian and log_share == 0 else functools.cache(sampled),
         unlike=state.unlike or log_share < 0,

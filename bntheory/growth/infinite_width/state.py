@@ -29,6 +29,7 @@ from scipy.spatial import distance
 
 from bntheory import arguments
 from bntheory.growth.by_rows import by_rows
+from bntheory.growth.infinite_width.sizes import of_blocks, roots
 from bntheory.layers import Shape
 
 if TYPE_CHECKING:
@@ -103,8 +104,7 @@ class State:
 
     log_q : (points,);  log_d, log_cross : (points, points) within a copy and between two, None if not carried;
     log_cross is None with one copy as well;  copies : of the points in a batch, may be infinite;
-    spread : −ln of the share that unequal sizes of the images leave of E h h' between two: left out of log_cross, since
-    layers after layers bring directions together, but not sizes;
+    sizes : of given images, (copies, points), see `sizes`: distances are those at equal sizes; None if all are alike;
     method : how the second moment was found;  channel_method : how the distances were;
     symmetric : whether every unit's law is symmetric about zero, whatever the width;
     gaussian : whether units are Gaussian at infinite width, so that activations have a closed rule;
@@ -119,6 +119,7 @@ class State:
     parts : of a concatenation, in the order of the channels, if their units have different laws;
     flattened : whether units are those of several positions, so that those of one channel may be correlated;
     unlike : whether channels have numbers of their own that are not carried: γ and β, or zeros;
+    features : (copies, points, features), whose products are the covariances of all images; None if not known;
     values : the given batch itself, (B, *shape), as long as no layer was random.
     """
 
@@ -126,7 +127,7 @@ class State:
     log_d: np.ndarray | None
     log_cross: np.ndarray | None
     copies: float
-    spread: float = 0.0
+    sizes: np.ndarray | None = None
     method: str = "exact"
     channel_method: str = "exact"
     symmetric: bool = False
@@ -140,6 +141,7 @@ class State:
     parts: tuple[Part, ...] = ()
     flattened: bool = False
     unlike: bool = False
+    features: np.ndarray | None = None
     values: np.ndarray | None = None
 
     @property
@@ -211,14 +213,23 @@ class State:
         return self.mapped(lambda block: block.astype(np.float32))
 
     def folded(self) -> State:
-        """The same state with the images' unequal sizes in log_cross."""
-        if self.log_cross is None or self.spread == 0:
-            return self
+        """The same state with the images' unequal sizes in its distances."""
+        return self if self.sizes is None else self._resized(self.sizes, None)
+
+    def unfolded(self, sizes: np.ndarray | None) -> State:
+        """The reverse, with these sizes."""
+        return self if sizes is None else self._resized(sizes, sizes)
+
+    def _resized(self, sizes: np.ndarray, after: np.ndarray | None) -> State:
         top = self.log_q.max() if np.isfinite(self.log_q.max()) else 0.0
-        q, cross = np.exp(self.log_q - top), np.exp(self.log_cross - top)
-        with np.errstate(divide="ignore"):
-            changed = np.log(cross - np.maximum(q[:, None] + q - cross, 0) * math.expm1(-self.spread)) + top
-        return dataclasses.replace(self, log_cross=changed, spread=0.0)
+        q, blocks = np.exp(self.log_q - top), []
+        for lost, block in zip(of_blocks(sizes), self.blocks, strict=False):
+            assert lost is not None
+            change = lost.folded if after is None else lost.unfolded
+            with np.errstate(divide="ignore"):
+                blocks.append(np.log(change(np.exp(block - top), q)) + top)
+        log_d, log_cross = two(blocks)
+        return dataclasses.replace(self, log_d=log_d, log_cross=log_cross, sizes=after)
 
     def mapped(self, pairs: Callable[[np.ndarray], np.ndarray], **changes: Any) -> State:
         """Another state whose distances are a function of these; other fields as given."""
@@ -333,29 +344,24 @@ def of_values(values: np.ndarray, covariances: bool = True) -> State:
         if not images:
             squares = distance.squareform(distance.pdist(unit, "sqeuclidean"))
             return State(log_q, np.log(squares / units) + shift, None, 1, centred=False, values=values)
-        within, cross, spread = _mean_distances(by_point)
+        within, cross = _mean_distances(by_point)
         np.fill_diagonal(within, 0)
         log_cross = None if cross is None else np.log(cross / units) + shift
-        return State(log_q, np.log(within / units) + shift, log_cross, batch, spread, centred=False, values=values)
+        state = State(log_q, np.log(within / units) + shift, log_cross, batch, centred=False, values=values)
+        return state if batch == 1 else state.unfolded(roots(np.mean(by_point**2, axis=2)))
 
 
-def _mean_distances(by_point: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, float]:
-    """Mean over images of |h_p − h_p'|², the same for pairs of different images at equal sizes, and their spread."""
+def _mean_distances(by_point: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mean over images of |h_p − h_p'|², and over pairs of different images."""
     copies = len(by_point)
     products = sum(image @ image.T for image in by_point) / copies
     square = np.diagonal(products)
     within = np.maximum(square[:, None] + square - 2 * products, 0)
     if copies == 1:
-        return within, None, 0.0
+        return within, None
     total = by_point.sum(axis=0)
     between = (total @ total.T - copies * products) / (copies * (copies - 1))
-    sizes = np.sqrt(np.mean(by_point**2, axis=(1, 2)))
-    product = 2 * np.sum(sizes[1:] * np.cumsum(sizes)[:-1]) / (copies * (copies - 1))  # over pairs
-    square_size = float(np.mean(sizes**2))
-    kept = min(1.0, product / square_size) if square_size > 0 else 1.0
-    root = np.sqrt(square)
-    apart = np.maximum(square[:, None] + square - 2 * between / kept, (root[:, None] - root) ** 2)
-    return within, apart, -math.log(kept)
+    return within, np.maximum(square[:, None] + square - 2 * between, 0)
 
 
 def _log_channel_variance(values: np.ndarray) -> float:

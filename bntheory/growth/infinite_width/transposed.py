@@ -44,4 +44,8 @@ def spread(layer: ConvTranspose, state: State, shape: Shape) -> State:
         full[np.ix_(index, index)] = block
         return full
 
-    return dataclasses.replace(state.mapped(with_zeros), log_q=log_q, population=None, parts=(), values=None)
+    sizes = None
+    if state.sizes is not None:
+        sizes = np.ones((len(state.sizes), count))
+        sizes[:, index] = state.sizes
+    return state.mapped(with_zeros, log_q=log_q, sizes=sizes, population=None, parts=(), values=None)

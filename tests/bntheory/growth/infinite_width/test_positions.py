@@ -282,11 +282,11 @@ def test_distances_far_outside_float64():
     """A factor 10^±200 on second moments shifts logarithms only."""
     state = start(alike((6, 4, 4)), (6, 4, 4), None)
     layer = Conv(8, stride=2)
-    log_q, blocks = positions.convolved(layer, state, (6, 4, 4))
+    log_q, blocks, _ = positions.convolved(layer, state, (6, 4, 4))
     for shift in (-1000.0, 1000.0):
         moved_state = state.mapped(lambda block, by=shift: block + by)
         moved_state = type(state)(state.log_q + shift, moved_state.log_d, moved_state.log_cross, 3)
-        shifted_q, shifted = positions.convolved(layer, moved_state, (6, 4, 4))
+        shifted_q, shifted, _ = positions.convolved(layer, moved_state, (6, 4, 4))
         np.testing.assert_allclose(shifted_q, log_q + shift, rtol=1e-13)
         for block, other in zip(blocks, shifted, strict=True):
             np.testing.assert_allclose(other, block + shift, rtol=1e-13)

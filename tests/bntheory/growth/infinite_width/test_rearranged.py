@@ -43,7 +43,9 @@ def test_given_vectors_become_images_alike():
     np.testing.assert_allclose(cross[0, 1:], 2 * np.trace(gram) / 4, rtol=1e-12)
     roots = np.sqrt(np.diagonal(gram))
     kept = (roots.sum() ** 2 - (roots**2).sum()) / 12 / np.mean(roots**2)
-    assert math.exp(-state.spread) == pytest.approx(kept, rel=1e-12)
+    np.testing.assert_allclose(state.sizes**2, np.tile(roots[:, None] ** 2 / np.mean(roots**2), 9), rtol=1e-12)
+    product = (2 * np.exp(state.log_q) - np.exp(np.diagonal(state.log_cross))) / 2  # at equal sizes
+    np.testing.assert_allclose(product * kept, pairs, rtol=1e-6)
 
 
 def test_inputs_that_nearly_agree_keep_their_distance():

@@ -175,16 +175,21 @@ def _rescaled(population: Population) -> Population:
 
 def moments(population: Population) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None, Population]:
     """ln q of every point, the distances within and between copies, and the population with fields matched to q."""
-    particles, fields, scale, _ = population
-    q = np.mean(particles**2, axis=0, dtype=float)
-    with np.errstate(divide="ignore"):
-        log_q = np.log(q) + 2 * scale
-    if fields is None:
+    population, q = _fitted(population), np.mean(population.particles**2, axis=0, dtype=float)
+    log_q = positions.log(q) + 2 * population.log_scale
+    if population.fields is None:
         return log_q, None, None, population
+    return log_q, *distances(population.fields, population.log_scale), population
+
+
+def _fitted(population: Population) -> Population:
+    """With the particles' second moments in its fields."""
+    fields, q = population.fields, np.mean(population.particles**2, axis=0, dtype=float)
+    if fields is None:
+        return population
     own = np.einsum("mkp,mkp->p", fields, fields).astype(float) / (fields.shape[0] * fields.shape[1])
     factor = np.sqrt(np.divide(q, own, out=np.zeros_like(q), where=own > 0))
-    fields = fields * factor.astype(np.float32)
-    return log_q, *distances(fields, scale), population._replace(fields=fields)
+    return population._replace(fields=fields * factor.astype(np.float32))
 
 
 def sampled_state(state: State, change: Callable[[Population], Population]) -> State:
@@ -254,8 +259,7 @@ def matched(sampled: Population, log_q: np.ndarray) -> Population:
         log_factor = log_q / 2 - np.log(np.mean(particles**2, axis=0)) / 2 - scale
     log_factor = np.where(np.isfinite(log_factor), log_factor, -math.inf)
     factor, top = positions.linear(log_factor)
-    changed = Population(particles * factor, fields, scale + top)
-    return moments(changed)[3] if fields is not None else changed
+    return _fitted(Population(particles * factor, fields, scale + top))
 
 
 def distances(fields: np.ndarray, log_scale: float) -> tuple[np.ndarray, np.ndarray | None]:
@@ -282,7 +286,8 @@ def products(first: np.ndarray, second: np.ndarray | None = None) -> tuple[np.nd
     within /= many * kept
     if kept == 1:
         return within, None
-    between = first.sum(axis=1).T @ second.sum(axis=1)
+    whole = first.sum(axis=1)
+    between = whole.T @ (whole if second is first else second.sum(axis=1))  # half the time, of one matrix with itself
     between /= many * kept
     between -= within
     between /= kept - 1
@@ -345,7 +350,7 @@ def _root(covariance: np.ndarray) -> np.ndarray:
     safe = np.where(size > 0, size, 1)
     correlation = covariance / safe[:, None]
     correlation /= safe
-    for jitter in (1e-6, 1e-5, 1e-4) if covariance.dtype == np.float32 else (1e-12, 1e-9, 1e-6):
+    for jitter in (1e-6, 1e-4) if covariance.dtype == np.float32 else (1e-12, 1e-6):
         try:
             np.fill_diagonal(correlation, 1 + jitter)
             root = linalg.cholesky(correlation.T, lower=True, check_finite=False)  # in the order that LAPACK takes
@@ -363,7 +368,7 @@ def _leading(correlation: np.ndarray) -> np.ndarray:
         basis, _ = linalg.qr(correlation @ basis, mode="economic", check_finite=False)
     values, vectors = linalg.eigh(basis.T @ (correlation @ basis))
     if np.sum(np.maximum(values, 0)) < NEARLY * points:
-        values, basis = linalg.eigh(correlation)
+        values, basis = linalg.eigh(correlation, driver="evd", check_finite=False)
         vectors = np.eye(points, dtype=correlation.dtype)
     return (basis @ vectors) * np.sqrt(np.maximum(values, 0))
 

@@ -339,8 +339,9 @@ def of_values(values: np.ndarray, covariances: bool = True) -> State:
     by_point = np.moveaxis(unit.reshape(batch, units, -1), 1, 2) if images else unit[None]  # (copies, points, units)
     with np.errstate(divide="ignore"):  # a zero input, or two that are equal
         log_q = np.log(np.mean(by_point**2, axis=(0, 2))) + shift
+        sizes = roots(np.mean(by_point**2, axis=2)) if images and batch > 1 else None
         if not covariances:
-            return State(log_q, None, None, len(by_point), centred=False, values=values)
+            return State(log_q, None, None, len(by_point), sizes, centred=False, values=values)
         if not images:
             squares = distance.squareform(distance.pdist(unit, "sqeuclidean"))
             return State(log_q, np.log(squares / units) + shift, None, 1, centred=False, values=values)
@@ -348,7 +349,7 @@ def of_values(values: np.ndarray, covariances: bool = True) -> State:
         np.fill_diagonal(within, 0)
         log_cross = None if cross is None else np.log(cross / units) + shift
         state = State(log_q, np.log(within / units) + shift, log_cross, batch, centred=False, values=values)
-        return state if batch == 1 else state.unfolded(roots(np.mean(by_point**2, axis=2)))
+        return state.unfolded(sizes)
 
 
 def _mean_distances(by_point: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -92,8 +92,6 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
     """
     if isinstance(layer, Unknown):
         return None
-    if state.features is not None and not isinstance(layer, Activation):
-        state = dataclasses.replace(state, features=None)
     if isinstance(layer, ConvTranspose):
         conv, read = layer.convolution(shape), transposed.spread(layer, state, shape)
         return _weights(conv, read, layer.spread_shape(shape), row)
@@ -101,6 +99,8 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
         return mixing.mix(layer, state, shape, row)
     if isinstance(layer, Offset):
         return _offset(layer, state, shape, row)
+    if state.features is not None and not isinstance(layer, Activation):
+        state = dataclasses.replace(state, features=None)
     if state.parts and by_channels(layer):
         return _by_parts(layer, state, shape, row)
     if isinstance(layer, (Dense, Conv)):

@@ -52,7 +52,7 @@ class Lost:
 
     def taken(self, distance: np.ndarray, q: np.ndarray, root: np.ndarray, rows: slice) -> np.ndarray:
         """Of a few rows, `root` that of q."""
-        both, lost = q[rows, None] + q, self(rows)
+        both, lost = q[rows, None] + q, self(rows).astype(distance.dtype, copy=False)  # as when it is folded in
         kept = 1 - lost
         alike = np.divide(distance - both * lost, kept, out=both.copy(), where=kept > LEFT)
         return np.clip(alike, (root[rows, None] - root) ** 2, (root[rows, None] + root) ** 2)

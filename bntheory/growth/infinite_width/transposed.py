@@ -8,7 +8,6 @@ not meet a position there is a zero, whose distance from point a is q_a. See `po
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np

@@ -43,7 +43,7 @@ def test_constants_part_positions_and_not_inputs():
     before = passed((Conv(8),), x, (2, 2, 3))
     after = moments.through(Offset(0.7), before, (8, 2, 3), 2)
     np.testing.assert_allclose(np.exp(after.log_q), np.exp(before.log_q) + 0.7)
-    for log_d, given in ((after.log_d, before.log_d), (after.log_cross, before.log_cross)):
+    for log_d, given in zip(after.folded().blocks, before.folded().blocks, strict=True):
         np.testing.assert_allclose(np.exp(log_d), np.exp(given) + 1.4 * (1 - np.eye(6)), rtol=1e-12)
     vectors = passed((Dense(8), Offset(0.7)), x.reshape(3, -1), (12,))
     np.testing.assert_array_equal(vectors.log_d, passed((Dense(8),), x.reshape(3, -1), (12,)).log_d)
@@ -85,7 +85,7 @@ def test_weights_over_positions_by_matrices():
     products = np.einsum("nbcf,ndcg->nbdfg", h, h) / 3
     mean, error = products.mean(axis=0), products.std(axis=0) / np.sqrt(4000)
     q = np.exp(state.log_q)
-    within, cross = ((q[:, None] + q - np.exp(block)) / 2 for block in (state.log_d, state.folded().log_cross))
+    within, cross = ((q[:, None] + q - np.exp(block)) / 2 for block in state.folded().blocks)
     assert np.all(np.abs(within - (mean[0, 0] + mean[1, 1]) / 2) < 5 * error.max(axis=(0, 1)))
     assert np.all(np.abs(cross - mean[0, 1]) < 5 * error[0, 1])
 
@@ -162,7 +162,7 @@ def test_transposed_convolutions_by_matrices(layer):
     assert variance == pytest.approx(2 / (6 * layer.area))
     expected = [variance * 4 * sum(a @ k @ a.T for a in matrices) + 0.3 for k in (within, cross)]
     q = np.exp(state.log_q)
-    found = [(q[:, None] + q - np.exp(block)) / 2 for block in (state.log_d, state.folded().log_cross)]
+    found = [(q[:, None] + q - np.exp(block)) / 2 for block in state.folded().blocks]
     np.testing.assert_allclose(q, np.diagonal(expected[0]), rtol=1e-12)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
     points = len(q)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -325,10 +325,13 @@ def _gaussian_fields(state: State, scale: float, many: int, kept: int) -> np.nda
     rng = np.random.default_rng((int(many), int(kept), state.points, *_seed(state)))
     white = rng.standard_normal((kept, many // 2, state.points), dtype=np.float32)
     modes = np.empty_like(white)
-    root = _root(common)
+    jitters: tuple[float, ...] = (1e-6, 1e-5, 1e-4) if dtype == np.float32 else (1e-12, 1e-9, 1e-6)
+    if state.sizes is not None:  # what is negative then is seldom due to rounding
+        jitters = jitters[::2]
+    root = _root(common, jitters)
     modes[0] = white[0][:, : root.shape[1]] @ root.T
     if kept > 1:
-        root = _root(cross[0] - within)
+        root = _root(cross[0] - within, jitters)
         modes[1:] = white[1:, :, : root.shape[1]] @ root.T
     fields = np.tensordot(linalg.helmert(kept, full=True).astype(np.float32), modes, (0, 0)).swapaxes(0, 1)
     return np.concatenate([fields, -fields])
@@ -344,13 +347,13 @@ def _seed(state: State) -> tuple[int, ...]:
     return (row, start, of) if start else (row,)
 
 
-def _root(covariance: np.ndarray) -> np.ndarray:
+def _root(covariance: np.ndarray, jitters: Sequence[float]) -> np.ndarray:
     """A matrix R with R Rᵀ = covariance, up to rounding; its leading modes where some are negative."""
     size = np.sqrt(np.maximum(np.diagonal(covariance), 0))
     safe = np.where(size > 0, size, 1)
     correlation = covariance / safe[:, None]
     correlation /= safe
-    for jitter in (1e-6, 1e-4) if covariance.dtype == np.float32 else (1e-12, 1e-6):
+    for jitter in jitters:
         try:
             np.fill_diagonal(correlation, 1 + jitter)
             root = linalg.cholesky(correlation.T, lower=True, check_finite=False)  # in the order that LAPACK takes

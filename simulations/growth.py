@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -102,43 +102,72 @@ def simulate_growth(
     >>> samples.method, samples.log_second_moment.shape
     ('conditional', (100, 41))
     """
-    rows, steps = tuple(leaves(net)), steps_of(net)
     root = streams.root(seed)
     trials, first = arguments.integer("trials", trials), arguments.integer("first", first, at_least=0)
-    arguments.flag("gradients", gradients)
-    number = DTYPES[arguments.choice("dtype", dtype, DTYPES)]
-    memory.refuse_beyond("the record", 8 * trials * len(rows) * len(COLUMNS), "fewer trials a run, continued by first=")
-    h = signal.scaled(_batch(rows[0].shape, inputs, batch, root))
-    method = _method(rows, steps, len(h.values), method)
-    workers = _workers(steps, len(h.values), method, gradients, number, workers)
-    draw = _engine(steps, h, method, gradients, number)
-
-    drawn = np.empty((trials, len(rows), len(COLUMNS)))
+    plan = plan_growth(net, inputs, batch, root, method, gradients, dtype)
+    shape = trials, len(plan.rows), len(COLUMNS)
+    memory.refuse_beyond("the record", 8 * math.prod(shape), "fewer trials a run, continued by first=")
+    workers = _workers(plan, workers)
+    draw, drawn = plan.engine(), np.empty(shape)
 
     def trial(index: int) -> None:
         drawn[index] = draw(streams.stream(root, first + index))
 
-    compiles = method == "conditional" and not seen("network.backward" if gradients else "network.forward")
-    run_trials(trial, trials, workers, label="compiling, this once" if compiles else f"simulating ({method})")
-    rounding = None
-    if number is not np.float64 and _memory(steps, len(h.values), method, gradients, np.float64) < memory.there():
-        exact = _engine(steps, h, method, gradients, np.float64)
+    compiles = plan.method == "conditional" and not seen("network.backward" if gradients else "network.forward")
+    run_trials(trial, trials, workers, label="compiling, this once" if compiles else f"simulating ({plan.method})")
+    rounding, in_full = None, plan._replace(dtype="float64")
+    if dtype != "float64" and in_full.memory() < memory.there():
+        exact = in_full.engine()
         again = np.array([exact(streams.stream(root, first + k)) for k in range(min(trials, REPEATED))])
         rounding = _largest_difference(drawn[:REPEATED], again)
     columns = dict(zip(COLUMNS, np.moveaxis(drawn, -1, 0), strict=True))
     if not gradients:
         columns["log_gradient"] = columns["log_weight_gradient"] = None
-    samples = Samples(rows, **columns, method=method, seed=root, dtype=dtype, rounding=rounding)
-    _warn_if_all_dead(samples, net, h)
+    samples = Samples(plan.rows, **columns, method=plan.method, seed=root, dtype=dtype, rounding=rounding)
+    _warn_if_all_dead(samples, net, plan.inputs)
     return samples
 
 
-def _engine(steps: list[Step], h: Signal, method: str, gradients: bool, dtype: type) -> Trial:
-    if method == "weights":
-        return weights.prepare(steps, h, gradients, dtype)
-    if radial.applies(steps, len(h.values)):
-        return radial.prepare(steps, h, gradients)
-    return conditional.prepare(steps, h, gradients, dtype)
+class Plan(NamedTuple):
+    """What is drawn in every trial, checked: `plan_growth`."""
+
+    rows: tuple[Leaf, ...]
+    steps: list[Step]
+    inputs: Signal
+    method: str
+    gradients: bool
+    dtype: str
+
+    def engine(self) -> Trial:
+        """Return the function that draws one network: from a Generator to (rows, columns of `samples.COLUMNS`)."""
+        number = DTYPES[self.dtype]
+        if self.method == "weights":
+            return weights.prepare(self.steps, self.inputs, self.gradients, number)
+        if self.is_radial():
+            return radial.prepare(self.steps, self.inputs, self.gradients)
+        return conditional.prepare(self.steps, self.inputs, self.gradients, number)
+
+    def is_radial(self) -> bool:
+        """Whether a few numbers a layer will do."""
+        return self.method == "conditional" and radial.applies(self.steps, len(self.inputs.values))
+
+    def memory(self) -> int:
+        """Return the bytes that one thread needs, about."""
+        batch = len(self.inputs.values)
+        if self.method == "weights":
+            return 8 * weights.memory(self.steps, batch, self.gradients)  # weights are drawn in float64
+        return conditional.memory(self.steps, batch, self.gradients) * np.dtype(DTYPES[self.dtype]).itemsize
+
+
+def plan_growth(
+    net: Sequential, inputs: Any, batch: int | None, root: int, method: str | None, gradients: bool, dtype: str
+) -> Plan:
+    """Check what `simulate_growth` is given, and choose the method; ValueError as there."""
+    rows, steps = tuple(leaves(net)), steps_of(net)
+    arguments.flag("gradients", gradients)
+    arguments.choice("dtype", dtype, DTYPES)
+    h = signal.scaled(_batch(rows[0].shape, inputs, batch, root))
+    return Plan(rows, steps, h, _method(rows, steps, len(h.values), method), gradients, dtype)
 
 
 def _batch(shape: Shape, inputs: Any, batch: int | None, root: int) -> np.ndarray:
@@ -186,22 +215,15 @@ def _method(rows: tuple[Leaf, ...], steps: list[Step], batch: int, method: str |
     return method
 
 
-def _workers(steps: list[Step], batch: int, method: str, gradients: bool, dtype: type, workers: int | None) -> int:
+def _workers(plan: Plan, workers: int | None) -> int:
     """As many threads as asked for, or as fit; ValueError if they do not."""
     wanted = cores() if workers is None else arguments.integer("workers", workers)
-    if method == "conditional" and radial.applies(steps, batch):
+    if plan.is_radial():
         return 1 if workers is None else wanted  # so short that threads would wait for the interpreter's lock
-    needed = _memory(steps, batch, method, gradients, dtype)
+    needed = plan.memory()
     remedy = "gradients=False, dtype='float32', fewer workers or a smaller network"
     memory.refuse_beyond("the network", needed * (1 if workers is None else wanted), remedy)
     return memory.fitting(wanted, needed) if workers is None else wanted
-
-
-def _memory(steps: list[Step], batch: int, method: str, gradients: bool, dtype: type) -> int:
-    """Bytes that one thread needs, about."""
-    if method == "weights":
-        return 8 * weights.memory(steps, batch, gradients)  # weights are drawn in float64
-    return conditional.memory(steps, batch, gradients) * np.dtype(dtype).itemsize
 
 
 def _largest_difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -109,17 +109,12 @@ def log_singular_values(
         _no_inputs(inputs)
         with threadpool_limits(1):  # QR steps of matrices below a thousand rows gain nothing from more
             return _given(_checked(net_or_matrices))
-    net = net_or_matrices
-    count, sampler = _narrowest(net), _sampler(net, _input(net, inputs))
-    threads = _threads(sampler, workers)
-    together = max(1, min(sampler.together, trials // (4 * threads)))
+    plan = plan_spectrum(net_or_matrices, inputs)
+    threads = _threads(plan, workers)
+    together = max(1, min(plan.together, trials // (4 * threads)))
 
     def some(chunk: int) -> Floats:
-        here = range(chunk * together, min(trials, (chunk + 1) * together))
-        values = np.full((len(here), count), -np.inf)
-        for row, logs in zip(values, sampler.draw([streams.stream(root, trial) for trial in here]), strict=True):
-            row[: len(logs)] = logs
-        return values
+        return plan.logs(root, range(chunk * together, min(trials, (chunk + 1) * together)))
 
     return np.concatenate(run_trials(some, -(-trials // together), threads))
 
@@ -175,32 +170,53 @@ def dense_log_singular_values(
     return np.stack(run_trials(trial, trials, workers))
 
 
-class _Sampler(NamedTuple):
-    """How to draw log singular values other than exact zeros, one array for each generator."""
+class Plan(NamedTuple):
+    """How the log singular values of a network are drawn: `plan_spectrum`."""
 
-    draw: Callable[[list[np.random.Generator]], list[Floats]]
+    draw: Callable[[list[np.random.Generator]], list[Floats]]  # those other than exact zeros, of each generator
+    count: int  # of singular values
     numbers: int  # that a thread keeps, about
     together: int = 1  # trials of one call, at most
     threads: bool = True
 
+    def logs(self, root: int, trials: range) -> Floats:
+        """Return those of some trials, (len(trials), count), −inf for exact zeros."""
+        values = np.full((len(trials), self.count), -np.inf)
+        for start in range(0, len(trials), self.together):
+            part = slice(start, start + self.together)
+            drawn = self.draw([streams.stream(root, trial) for trial in trials[part]])
+            for row, logs in zip(values[part], drawn, strict=True):
+                row[: len(logs)] = logs
+        return values
 
-def _sampler(net: Sequential, given: Signal | None) -> _Sampler:
+    def memory(self) -> int:
+        """Return the bytes that one thread needs, about."""
+        return 8 * self.numbers
+
+
+def plan_spectrum(net: Sequential, inputs: ArrayLike | None) -> Plan:
+    """Check what `log_singular_values` is given, and choose how; ValueError as there."""
+    return _plan(net, _input(net, inputs), _narrowest(net))
+
+
+def _plan(net: Sequential, given: Signal | None, count: int) -> Plan:
     """Choose among the three ways; a network that sees only signs takes the third at 0."""
     layers = coins.described(net) if given is None or given.values.any() else None
     inputs = math.prod(net.input_shape or ())
     if layers is None:
         numbers, busy = linearized.memory(net), inputs >= SMALL
-        return _Sampler(_each(lambda rng: _explicit(net, given, rng)), numbers, threads=busy)
+        return Plan(_each(lambda rng: _explicit(net, given, rng)), count, numbers, threads=busy)
     widths = [inputs, *(layer.dense.features for layer in layers)]
     if any(layer.dense.init.distribution != "normal" or layer.slope not in (0.0, 1.0) for layer in layers):
-        return _Sampler(_each(lambda rng: _masked(layers, inputs, rng)), 8 * max(widths) ** 2, threads=inputs >= SMALL)
+        numbers, busy = 8 * max(widths) ** 2, inputs >= SMALL
+        return Plan(_each(lambda rng: _masked(layers, inputs, rng)), count, numbers, threads=busy)
     shift = 0.5 * sum(math.log(layer.variance) for layer in layers)
 
     def draw(rngs: list[np.random.Generator]) -> list[Floats]:
         sizes = [coins.blocks(layers, inputs, rng) for rng in rngs]
         return [logs + shift for logs in triangular.draws(rngs, sizes)]
 
-    return _Sampler(draw, 6 * min(widths) ** 2, triangular.together(min(widths)))
+    return Plan(draw, count, 6 * min(widths) ** 2, triangular.together(min(widths)))
 
 
 def _each(draw: Callable[[np.random.Generator], Floats]) -> Callable[[list[np.random.Generator]], list[Floats]]:
@@ -217,12 +233,12 @@ def _masked(layers: list[coins.Masked], inputs: int, rng: np.random.Generator) -
     return chained(coins.factors(layers, sizes, rng), inputs) if min(sizes) else np.empty(0)
 
 
-def _threads(sampler: _Sampler, workers: int | None) -> int:
+def _threads(plan: Plan, workers: int | None) -> int:
     """As many threads as asked for, or as fit into memory; ValueError if they do not."""
     asked = None if workers is None else arguments.integer("workers", workers)
-    needed = 8 * sampler.numbers
+    needed = plan.memory()
     memory.refuse_beyond("the Jacobian", needed * (asked or 1), "a narrower network, smaller images or fewer workers")
-    return asked or memory.fitting(cores() if sampler.threads else 1, needed)
+    return asked or memory.fitting(cores() if plan.threads else 1, needed)
 
 
 def _narrowest(net: Sequential) -> int:

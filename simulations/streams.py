@@ -46,6 +46,22 @@ def stream(root_seed: int, trial: int, grid_index: int = 0) -> np.random.Generat
     return np.random.Generator(np.random.SFC64(sequence))
 
 
+def own_seed(root_seed: int, index: int) -> int:
+    """Return the 128-bit seed of part `index` of what has a seed: of a point of a grid, or of a trial at that point.
+
+    Nobody else draws from it, so that a part can be repeated by itself: point g of a study with seed s is
+    ``simulate_growth(…, seed=own_seed(s, g))``, and what it draws is keyed by (s, g, trial).
+
+    Examples
+    --------
+    >>> own_seed(0, 1) == own_seed(0, 1), own_seed(0, 1) == own_seed(0, 2)
+    (True, False)
+    """
+    # a third number in the key keeps these bits apart from those of `stream` and `input_stream`
+    words = np.random.SeedSequence(root_seed, spawn_key=(index, 0, 0)).generate_state(4)
+    return int.from_bytes(words.astype("<u4").tobytes(), "little")
+
+
 def input_stream(root_seed: int, grid_index: int = 0) -> np.random.Generator:
     """Return the generator of what all trials at one point of a grid share: the inputs."""
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(root_seed, spawn_key=(grid_index,))))

@@ -46,3 +46,17 @@ def test_streams_are_uncorrelated():
     draws = np.array([streams.stream(0, trial).standard_normal(1000) for trial in range(200)])
     correlation = np.corrcoef(draws)[np.triu_indices(200, 1)]
     assert np.abs(correlation).max() < 5.5 / np.sqrt(1000)
+
+
+def test_parts_have_seeds_of_their_own():
+    """128 bits each, distinct, and apart from the streams of the seed itself."""
+    keys = list(itertools.product((0, 1, 2**127), range(50)))
+    seeds = {key: streams.own_seed(*key) for key in keys}
+    assert len(set(seeds.values())) == len(keys) and all(0 <= seed < 2**128 for seed in seeds.values())
+    assert max(seeds.values()) > 2**120
+    assert seeds[1, 3] == streams.own_seed(1, 3)
+    drawn = {first(streams.stream(seed, trial)) for seed in (0, *seeds.values()) for trial in range(3)}
+    assert len(drawn) == 3 * (len(keys) + 1)
+    # of the last 32 bits on, which differ between platforms of other byte order if written carelessly
+    sequence = np.random.SeedSequence(1, spawn_key=(3, 0, 0))
+    assert seeds[1, 3] == sum(int(word) << 32 * place for place, word in enumerate(sequence.generate_state(4)))

@@ -21,6 +21,9 @@ AT_TOP = {
     "click": ("commands.py", "bntheory/cli.py", "paper_figures/__main__.py"),
     "matplotlib": (),
     "sklearn": (),
+    "xarray": (),
+    "pandas": (),
+    "h5netcdf": (),
 }
 
 

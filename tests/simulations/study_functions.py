@@ -1,0 +1,50 @@
+"""What the tests' studies draw: functions that a study finds by name."""
+
+import os
+import time
+
+import numpy as np
+
+
+def normals(parameters, seed):
+    """As many as `size` says."""
+    return np.random.default_rng(seed).standard_normal(parameters["size"])
+
+
+def sleeper(parameters, seed):
+    """A number, after `seconds`."""
+    time.sleep(parameters["seconds"])
+    return np.random.default_rng(seed).random()
+
+
+def process(parameters, seed):
+    """Where it runs, and a number that depends on the seed only."""
+    return {"pid": float(os.getpid()), "number": np.random.default_rng(seed).random()}
+
+
+def fragile(parameters, seed):
+    """Raises, or gives NaN, at the point that is so named."""
+    if parameters["how"] == "raises":
+        raise ArithmeticError("no such number")
+    return [1.0, np.nan if parameters["how"] == "nan" else 2.0]
+
+
+def counted(parameters, seed):
+    """Fails until it has been called as often as `needed`; calls are counted in a file."""
+    with open(parameters["file"], "a+") as file:
+        file.write("x")
+        file.flush()
+        file.seek(0)
+        if len(file.read()) < parameters["needed"]:
+            raise ArithmeticError("not yet")
+    return np.random.default_rng(seed).random()
+
+
+def strange(parameters, seed):
+    """What a study cannot keep."""
+    return {"text": "words", "table": np.ones((2, 2)), "complex": 1j, "nothing": {}}[parameters["what"]]
+
+
+def uneven(parameters, seed):
+    """Rows of another length in every trial."""
+    return np.ones(1 + seed % 7)

@@ -151,12 +151,12 @@ def _flag(name: str) -> str:
 
 def output_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add --json FILE and --plot FILE."""
-    plot = click.option("--plot", "plot_file", metavar="FILE", callback=_writable, help="Draw to FILE (png, pdf, svg).")
-    numbers = click.option("--json", "json_file", metavar="FILE", callback=_writable, help="Write the numbers to FILE.")
+    plot = click.option("--plot", "plot_file", metavar="FILE", callback=writable, help="Draw to FILE (png, pdf, svg).")
+    numbers = click.option("--json", "json_file", metavar="FILE", callback=writable, help="Write the numbers to FILE.")
     return numbers(plot(command))
 
 
-def _writable(ctx: click.Context, option: click.Parameter, path: str | None) -> str | None:
+def writable(ctx: click.Context, option: click.Parameter, path: str | None) -> str | None:
     """Refuse a path that cannot be written before any work is done."""
     if path is None:
         return None

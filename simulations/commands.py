@@ -1,4 +1,4 @@
-"""Commands of the simulation: simulate growth, simulate spectrum, crosscheck. Thin fronts; work is imported inside."""
+"""Commands of the simulation: simulate growth and spectrum, crosscheck. Thin fronts; work is imported inside."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from bntheory.commands import (
     save_figure,
     write_json,
 )
+from simulations.study_commands import Simulate, study
 
 if TYPE_CHECKING:
     from bntheory.growth.prediction import Growth
@@ -27,9 +28,18 @@ if TYPE_CHECKING:
     from simulations.samples import Samples
 
 
-@click.group()
+@click.group(cls=Simulate)
 def simulate() -> None:
-    """Sample random networks or products of matrices beside the theory."""
+    """Sample random networks or products of matrices beside the theory.
+
+    \b
+    A grid of them, with results that survive interruptions:
+      bntheory simulate STUDY.toml --out DIR [--resume]
+      bntheory simulate --show DIR
+    """
+
+
+simulate.add_command(study)
 
 
 @simulate.command("growth")

@@ -1,0 +1,84 @@
+"""bntheory simulate STUDY.toml --out DIR, and --show DIR: the command line of studies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bntheory.commands import writable, write_json
+
+
+class Simulate(click.Group):
+    """A group in which a study file, or --show, stands for ``study`` and what follows."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the word `study` where it was left out."""
+        if args and args[0] not in self.commands and any(map(_of_study, args)):
+            args = ["study", *args]
+        return super().parse_args(ctx, args)
+
+
+def _of_study(word: str) -> bool:
+    return word.endswith(".toml") or word.split("=")[0] == "--show"
+
+
+@click.command("study")
+@click.argument("study_file", required=False, metavar="[STUDY.toml]")
+@click.option("--out", metavar="DIR", help="Folder of the results, made if it is not there.")
+@click.option("--resume", is_flag=True, help="Continue in a folder that holds this study.")
+@click.option("--workers", type=int, help="Chunks at a time. [default: one a core, or as many as fit into memory]")
+@click.option("--show", metavar="DIR", help="Only say how far a study is, with the estimates so far.")
+@click.option("--netcdf", metavar="FILE", callback=writable, help="Write all results to FILE as NetCDF.")
+@click.option("--json", "json_file", metavar="FILE", callback=writable, help="Write the estimates to FILE.")
+@click.pass_context
+def study(
+    ctx: click.Context,
+    study_file: str | None,
+    out: str | None,
+    resume: bool,
+    workers: int | None,
+    show: str | None,
+    netcdf: str | None,
+    json_file: str | None,
+) -> None:
+    """Draw a grid of networks, described by a TOML file, into a folder; exit status 1 if a part of it failed.
+
+    What is finished survives anything, and --resume goes on from there. The word study can be left out.
+    """
+    from simulations.study_files import read_study
+    from simulations.study_results import StudyResults, need_netcdf
+    from simulations.study_run import run_study
+
+    if netcdf is not None:
+        need_netcdf()
+    if show is not None:
+        if study_file is not None or out is not None or resume or workers is not None:
+            raise click.UsageError("--show DIR only reads: leave out STUDY.toml, --out, --resume and --workers")
+        results = StudyResults(show)
+    elif study_file is None or out is None:
+        raise click.UsageError("a study needs its file and a folder: STUDY.toml --out DIR; or --show DIR")
+    else:
+        given = read_study(study_file)
+        try:
+            results = run_study(given, out, resume, workers)
+        except KeyboardInterrupt:
+            click.echo(f"\nStopped; {StudyResults(out).status()}\n{_how_to_resume(study_file, out, workers)}", err=True)
+            ctx.exit(130)
+        except OSError as error:
+            where = error.filename or out
+            kept = f"What is finished is kept; then {_how_to_resume(study_file, out, workers)}"
+            raise click.ClickException(f"{error.strerror or error}: {where}. {kept}") from None
+    click.echo(f"{results.table()}\n\n{results.status()}")
+    write_json(json_file, results.to_dict())
+    if netcdf is not None:
+        results.to_netcdf(Path(netcdf))
+    ctx.exit(1 if results.failures else 0)
+
+
+def _how_to_resume(study_file: str, out: str, workers: int | None) -> str:
+    import shlex
+
+    words = ["bntheory", "simulate", study_file, "--out", out, "--resume"]
+    words += [] if workers is None else ["--workers", str(workers)]
+    return f"continue with: {shlex.join(words)}"

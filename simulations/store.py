@@ -91,10 +91,10 @@ class Store:
 
     def read(self) -> Iterator[tuple[Chunk, Arrays]]:
         """Go through the finished chunks in order, each with its arrays (trials, rows)."""
-        files = {path: self._chunk(path) for path in _listed(self.folder)}
-        for path, chunk in sorted(files.items(), key=lambda item: item[0].name):
-            data = None if chunk is None else self._bytes(chunk, path)
-            if chunk is not None and data is not None:
+        files = [(chunk, path) for path in _listed(self.folder) if (chunk := self._chunk(path)) is not None]
+        for chunk, path in sorted(files):
+            data = self._bytes(chunk, path)
+            if data is not None:
                 yield chunk, _arrays(chunk, path, data)
 
     def failures(self) -> list[dict[str, Any]]:

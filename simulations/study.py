@@ -111,7 +111,7 @@ class Study:
     def point(self, index: int) -> dict[str, Any]:
         """Return the point's place in the grid: a value of every axis."""
         places = np.unravel_index(index, self.shape)
-        return {name: values[place] for (name, values), place in zip(self.grid.items(), places, strict=True)}
+        return {name: values[int(place)] for (name, values), place in zip(self.grid.items(), places, strict=True)}
 
     def parameters(self, index: int) -> dict[str, Any]:
         """Return everything that is given at a point: the description, then its place in the grid."""
@@ -119,7 +119,7 @@ class Study:
 
     def seed_of(self, index: int) -> int:
         """Return the seed that repeats the point by itself, with `simulate_growth` or `log_singular_values`."""
-        return streams.own_seed(self.seed, index)
+        return streams.own_seed(streams.root(self.seed), index)
 
     def chunks(self) -> Iterator[Chunk]:
         """Go through the chunks of every point."""
@@ -133,7 +133,7 @@ class Study:
     def sampler(self, index: int) -> study_kinds.Sampler:
         """Return what draws at a point; ValueError names the point."""
         try:
-            return study_kinds.sampler(self.kind, self.parameters(index), self.seed_of(index))
+            return study_kinds.sampler(study_kinds.name_of(self.kind), self.parameters(index), self.seed_of(index))
         except ValueError as error:
             where = ", ".join(f"{name}={value!r}" for name, value in self.point(index).items())
             raise ValueError(f"at {where}: {error}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 from pathlib import Path
 
 import click
@@ -63,7 +65,9 @@ def study(
         try:
             results = run_study(given, out, resume, workers)
         except KeyboardInterrupt:
-            click.echo(f"\nStopped; {StudyResults(out).status()}\n{_how_to_resume(study_file, out, workers)}", err=True)
+            with contextlib.suppress(ValueError):  # where nothing was begun
+                click.echo(f"\nStopped; {StudyResults(out).status()}", err=True)
+            click.echo(_how_to_resume(study_file, out, workers), err=True)
             ctx.exit(130)
         except OSError as error:
             where = error.filename or out
@@ -77,8 +81,6 @@ def study(
 
 
 def _how_to_resume(study_file: str, out: str, workers: int | None) -> str:
-    import shlex
-
     words = ["bntheory", "simulate", study_file, "--out", out, "--resume"]
     words += [] if workers is None else ["--workers", str(workers)]
     return f"continue with: {shlex.join(words)}"

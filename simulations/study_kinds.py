@@ -97,7 +97,8 @@ def _growth(parameters: Mapping[str, Any], seed: int) -> Sampler:
         return {COLUMNS[place]: np.ascontiguousarray(drawn[..., place]) for place in kept}
 
     needed = 0 if plan.is_radial() else plan.memory()
-    return Sampler(draw, tuple(row.name for row in plan.rows), needed, QUANTITIES)
+    never_nan = (*QUANTITIES, "log_gradient") if plan.gradients else QUANTITIES  # the others are at many rows
+    return Sampler(draw, tuple(row.name for row in plan.rows), needed, never_nan)
 
 
 def _spectrum(parameters: Mapping[str, Any], seed: int) -> Sampler:

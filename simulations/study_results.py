@@ -140,7 +140,7 @@ class StudyResults:
         axes = (*self.study.grid, "trial", "row")
         values, names = self._padded(), self._row_names()
         variables: dict[str, Any] = {name: (axes, array) for name, array in values.items()}
-        coordinates: dict[str, Any] = {name: _labels(axis) for name, axis in self.study.grid.items()}
+        coordinates: dict[str, Any] = {name: _labels(tuple(axis)) for name, axis in self.study.grid.items()}
         coordinates["trial"] = np.arange(self.study.trials)
         if names is not None:
             coordinates["row_name"] = ((*self.study.grid, "row"), names)

@@ -141,17 +141,16 @@ def _run(there: Store, missing: Iterator[Chunk], pool: Executor, workers: int, b
 
     def settle(future: Future) -> None:
         chunk, attempt = running.pop(future)
-        try:
-            arrays = future.result()
-        except BrokenExecutor:
-            raise
-        except Exception as error:
-            if attempt < ATTEMPTS:
-                return start(chunk, attempt + 1)
+        error = future.exception()
+        if error is None:
+            there.write(chunk, future.result())
+        elif isinstance(error, (BrokenExecutor, KeyboardInterrupt)):
+            raise error
+        elif attempt < ATTEMPTS:
+            return start(chunk, attempt + 1)
+        else:
             failures.append(_failure(there.study, chunk, error))
             there.write_failures(failures)
-        else:
-            there.write(chunk, arrays)
         bar.update()
 
     try:
@@ -179,7 +178,7 @@ def _finish(there: Store, running: Running) -> None:
             there.write(running[future][0], future.result())
 
 
-def _failure(study: Study, chunk: Chunk, error: Exception) -> dict[str, Any]:
+def _failure(study: Study, chunk: Chunk, error: BaseException) -> dict[str, Any]:
     return {
         **chunk._asdict(),
         "parameters": study.parameters(chunk.point),

@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
-CONSOLE = re.search(r"```console\n(.*?)```", README.read_text(encoding="utf-8"), re.S)[1]
+TEXT = README.read_text(encoding="utf-8")
+CONSOLE = "".join(re.findall(r"```console\n(.*?)```", TEXT, re.S))
+STUDY = re.search(r"`(\w+\.toml)`\n\n```toml\n(.*?)```", TEXT, re.S)
 EXAMPLES = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", CONSOLE, re.M)
 
 
-def test_python_examples():
-    text = "\n".join(re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S))
+def test_python_examples(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "\n".join(re.findall(r"```python\n(.*?)```", TEXT, re.S))
     result = doctest.DocTestRunner().run(doctest.DocTestParser().get_doctest(text, {}, "README", str(README), 0))
-    assert result.attempted == 20 and result.failed == 0
+    assert result.attempted == 23 and result.failed == 0
 
 
 @pytest.mark.parametrize(("command", "expected"), EXAMPLES, ids=[command for command, _ in EXAMPLES])
@@ -26,11 +29,12 @@ def test_console_example(command, expected, tmp_path):
     program = tmp_path / "bntheory"
     program.write_text(f"#!{sys.executable}\nfrom bntheory.cli import main\nmain()\n")
     program.chmod(0o755)
+    (tmp_path / STUDY[1]).write_text(STUDY[2])
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert (done.stdout, done.stderr) == (expected, "")
 
 
 def test_every_linked_file_exists():
-    for target in re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
         assert (README.parent / target).is_file(), target

@@ -1,6 +1,7 @@
 """What the tests' studies draw: functions that a study finds by name."""
 
 import os
+import signal
 import time
 
 import numpy as np
@@ -23,9 +24,11 @@ def process(parameters, seed):
 
 
 def fragile(parameters, seed):
-    """Raises, or gives NaN, at the point that is so named."""
+    """Raises, leaves the program or gives NaN at the point that is so named."""
     if parameters["how"] == "raises":
         raise ArithmeticError("no such number")
+    if parameters["how"] == "exits":
+        raise SystemExit("gone")
     return [1.0, np.nan if parameters["how"] == "nan" else 2.0]
 
 
@@ -48,3 +51,10 @@ def strange(parameters, seed):
 def uneven(parameters, seed):
     """Rows of another length in every trial."""
     return np.ones(1 + seed % 7)
+
+
+def deadly(parameters, seed):
+    """Kills its process where asked to."""
+    if parameters["deadly"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 0.0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import digamma
 
 import simulations as sim
 from bntheory import initialization, mlp
@@ -220,6 +221,26 @@ def test_examples_run_at_tiny_size(path, tmp_path):
     assert results.complete and all(
         len(arrays) and len(next(iter(arrays.values()))) == 3 for arrays in results.points()
     )
+
+
+def test_what_the_finite_width_example_says(tmp_path):
+    """Mean −5/2 and variance 5 times depth/width, up to 10%; 5 standard errors, false alarm 2e-6."""
+    study = sim.read_study(next(path for path in EXAMPLES if path.stem == "finite_width"))
+    small = dataclasses.replace(study, trials=1000, grid={"width": (64,), "depth": (50,)})
+    values = next(sim.run_study(small, tmp_path / "out").points())["log_second_moment"][:, -1]
+    assert abs(values.mean() + 2.5 * 50 / 64) < 0.1 * 2.5 * 50 / 64 + 5 * np.sqrt(5 * 50 / 64 / 1000)
+    assert abs(values.var() - 5 * 50 / 64) < (0.1 + 5 * np.sqrt(2 / 1000)) * 5 * 50 / 64
+
+
+def test_what_the_condition_number_example_says(tmp_path):
+    """The growth from 64 to 256 matrices against digamma functions; 5 standard errors, false alarm 1e-6."""
+    study = sim.read_study(next(path for path in EXAMPLES if path.stem == "condition_number"))
+    small = dataclasses.replace(study, grid={"width": (8,), "depth": (64, 256)})
+    found = [found[1] for found in sim.run_study(small, tmp_path / "out").estimates()]
+    slope = (found[1].mean - found[0].mean) / 192
+    error = np.hypot(found[0].standard_error, found[1].standard_error) / 192
+    assert error < 0.02
+    assert abs(slope - (digamma(4) - digamma(0.5)) / 2) < 5 * error
 
 
 def test_there_are_examples():

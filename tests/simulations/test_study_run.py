@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -130,17 +130,19 @@ def test_killed_at_twenty_random_moments(tmp_path):
 
 
 def test_chunks_that_fail_are_reported_and_do_not_sink_the_study(functions, tmp_path):
-    study = Study(functions.fragile, {"how": ["works", "raises", "nan"]}, 4, chunk=2, seed=9)
+    study = Study(functions.fragile, {"how": ["works", "raises", "nan", "exits"]}, 4, chunk=2, seed=9)
     results = run_study(study, tmp_path)
     assert not results.complete and len(results.finished) == 2
-    assert {(entry["point"], entry["first"]) for entry in results.failures} == {(1, 0), (1, 2), (2, 0), (2, 2)}
+    places = {(entry["point"], entry["first"]) for entry in results.failures}
+    assert places == {(point, first) for point in (1, 2, 3) for first in (0, 2)}
     words = {(entry["parameters"]["how"], entry["seed"], entry["error"]) for entry in results.failures}
     assert words == {
         ("raises", study.seed_of(1), "ArithmeticError: no such number"),
         ("nan", study.seed_of(2), "ArithmeticError: NaN in value"),
+        ("exits", study.seed_of(3), "SystemExit: gone"),
     }
-    assert results.status().count("FAILED: ") == 4 and f"how='nan'; seed {study.seed_of(2)}" in results.status()
-    assert [len(arrays) for arrays in results.points()] == [1, 0, 0]
+    assert results.status().count("FAILED: ") == 6 and f"how='nan'; seed {study.seed_of(2)}" in results.status()
+    assert [len(arrays) for arrays in results.points()] == [1, 0, 0, 0]
 
 
 @pytest.mark.parametrize(("needed", "complete"), [(1, True), (3, True), (4, False)])
@@ -170,6 +172,17 @@ def test_a_full_disk_stops_with_nothing_torn(functions, tmp_path, monkeypatch):
     run_study(study, tmp_path / "full", resume=True)
     run_study(study, tmp_path / "whole")
     assert bits(tmp_path / "full") == bits(tmp_path / "whole")
+
+
+def test_an_executor_that_breaks_stops_the_study(functions, tmp_path):
+    """The only worker is killed from inside: what was finished before is kept, nothing is blamed on a chunk."""
+    study = Study(functions.deadly, {"deadly": [False, True]}, 2, chunk=1)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        with pytest.raises(BrokenExecutor):
+            run_study(study, tmp_path, workers=1, executor=pool)
+    results = StudyResults(tmp_path)
+    assert {chunk.point for chunk in results.finished} == {0} and not results.failures
+    assert not list(tmp_path.rglob("*.unfinished"))
 
 
 def test_a_folder_that_cannot_be_written(functions, tmp_path, monkeypatch):

@@ -68,8 +68,8 @@ def run_study(
 
     Notes
     -----
-    The bits in the folder do not depend on workers, executor or interruptions, kill -9 and power failures included;
-    results do not depend on the size of chunks either.
+    The bits in the folder do not depend on workers, executor or interruptions, kill -9 included; results do not
+    depend on the size of chunks either. Files are synced to the disk before they count.
 
     Examples
     --------
@@ -91,7 +91,8 @@ def run_study(
         finished, _ = there.scan()
         with tqdm(total=len(study), initial=len(finished), unit="chunk", disable=_hidden(progress), leave=False) as bar:
             missing = (chunk for chunk in study.chunks() if chunk not in finished)
-            with _threads(wanted) if executor is None else contextlib.nullcontext(executor) as pool:
+            own = ThreadPoolExecutor(wanted) if executor is None else contextlib.nullcontext(executor)
+            with threadpool_limits(1), own as pool:  # for the executor's threads too, if it has some here
                 _run(there, missing, pool, wanted, bar)
     return StudyResults(folder)
 
@@ -120,12 +121,6 @@ def _sampler(text: str, point: int) -> study_kinds.Sampler:
 def _one_thread() -> threadpool_limits:
     """Set BLAS to one thread for good, once: threads of one worker that set and reset it would race."""
     return threadpool_limits(1)
-
-
-@contextlib.contextmanager
-def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
-        yield pool
 
 
 def _run(there: Store, missing: Iterator[Chunk], pool: Executor, workers: int, bar: tqdm) -> None:

@@ -5,6 +5,7 @@ import signal
 import time
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 
 def normals(parameters, seed):
@@ -21,6 +22,11 @@ def sleeper(parameters, seed):
 def process(parameters, seed):
     """Where it runs, and a number that depends on the seed only."""
     return {"pid": float(os.getpid()), "number": np.random.default_rng(seed).random()}
+
+
+def blas_threads(parameters, seed):
+    """The most threads that a BLAS has."""
+    return max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
 
 
 def fragile(parameters, seed):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -69,7 +69,10 @@ def test_another_executor_computes_the_same_bits(functions, tmp_path):
     here = run_study(study, tmp_path / "threads")
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         there = run_study(study, tmp_path / "processes", executor=pool)
+        run_study(STUDIES["growth"], tmp_path / "matrices", executor=pool)
         assert pool.submit(abs, -1).result() == 1  # it is left running
+    run_study(STUDIES["growth"], tmp_path / "here")
+    assert bits(tmp_path / "matrices") == bits(tmp_path / "here")
     assert there.complete
     for one, other in zip(here.points(), there.points(), strict=True):
         assert np.array_equal(one["number"], other["number"])
@@ -129,6 +132,13 @@ def test_killed_at_twenty_random_moments(tmp_path):
     assert StudyResults(tmp_path / "killed").complete
 
 
+def test_blas_has_one_thread_in_any_executor(functions, tmp_path):
+    """A pool of the caller's own, in this process."""
+    with ThreadPoolExecutor(2) as pool:
+        results = run_study(Study(functions.blas_threads, {"any": [1]}, 6, chunk=1), tmp_path, executor=pool)
+    assert set(next(results.points())["value"].flat) == {1.0}
+
+
 def test_chunks_that_fail_are_reported_and_do_not_sink_the_study(functions, tmp_path):
     study = Study(functions.fragile, {"how": ["works", "raises", "nan", "exits"]}, 4, chunk=2, seed=9)
     results = run_study(study, tmp_path)
@@ -159,7 +169,7 @@ def test_a_full_disk_stops_with_nothing_torn(functions, tmp_path, monkeypatch):
 
     def full(handle):
         calls.append(handle)
-        if len(calls) > 8:  # the manifest, and seven chunks
+        if len(calls) > 16:  # the manifest and seven chunks, each with its folder
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(handle)
 

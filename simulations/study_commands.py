@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import click
@@ -30,6 +31,7 @@ def _of_study(word: str) -> bool:
 @click.option("--out", metavar="DIR", help="Folder of the results, made if it is not there.")
 @click.option("--resume", is_flag=True, help="Continue in a folder that holds this study.")
 @click.option("--workers", type=int, help="Chunks at a time. [default: one a core, or as many as fit into memory]")
+@click.option("--scheduler", metavar="tcp://HOST:PORT", help="Let the workers of a Dask scheduler do it.")
 @click.option("--show", metavar="DIR", help="Only say how far a study is, with the estimates so far.")
 @click.option("--netcdf", metavar="FILE", callback=writable, help="Write all results to FILE as NetCDF.")
 @click.option("--json", "json_file", metavar="FILE", callback=writable, help="Write the estimates to FILE.")
@@ -40,6 +42,7 @@ def study(
     out: str | None,
     resume: bool,
     workers: int | None,
+    scheduler: str | None,
     show: str | None,
     netcdf: str | None,
     json_file: str | None,
@@ -48,6 +51,7 @@ def study(
 
     What is finished survives anything, and --resume goes on from there. The word study can be left out.
     """
+    from simulations.cluster import connected
     from simulations.study_files import read_study
     from simulations.study_results import StudyResults, need_netcdf
     from simulations.study_run import run_study
@@ -55,24 +59,27 @@ def study(
     if netcdf is not None:
         need_netcdf()
     if show is not None:
-        if study_file is not None or out is not None or resume or workers is not None:
-            raise click.UsageError("--show DIR only reads: leave out STUDY.toml, --out, --resume and --workers")
+        if any((study_file, out, resume, workers is not None, scheduler)):
+            others = "STUDY.toml, --out, --resume, --workers and --scheduler"
+            raise click.UsageError(f"--show DIR only reads: leave out {others}")
         results = StudyResults(show)
     elif study_file is None or out is None:
         raise click.UsageError("a study needs its file and a folder: STUDY.toml --out DIR; or --show DIR")
     else:
         given = read_study(study_file)
+        again = _how_to_resume(study_file, out, workers, scheduler)
         try:
-            results = run_study(given, out, resume, workers)
+            with contextlib.nullcontext() if scheduler is None else connected(scheduler) as cluster:
+                threads = workers if cluster is None or workers is not None else cluster.threads
+                results = run_study(given, out, resume, threads, cluster and cluster.executor)
         except KeyboardInterrupt:
             with contextlib.suppress(ValueError):  # where nothing was begun
                 click.echo(f"\nStopped; {StudyResults(out).status()}", err=True)
-            click.echo(_how_to_resume(study_file, out, workers), err=True)
+            click.echo(again, err=True)
             ctx.exit(130)
-        except OSError as error:
-            where = error.filename or out
-            kept = f"What is finished is kept; then {_how_to_resume(study_file, out, workers)}"
-            raise click.ClickException(f"{error.strerror or error}: {where}. {kept}") from None
+        except (OSError, BrokenExecutor) as error:
+            what = f"{error.strerror}: {error.filename or out}" if isinstance(error, OSError) else str(error)
+            raise click.ClickException(f"{what}. What is finished is kept; then {again}") from None
     click.echo(f"{results.table()}\n\n{results.status()}")
     write_json(json_file, results.to_dict())
     if netcdf is not None:
@@ -80,7 +87,8 @@ def study(
     ctx.exit(1 if results.failures else 0)
 
 
-def _how_to_resume(study_file: str, out: str, workers: int | None) -> str:
+def _how_to_resume(study_file: str, out: str, workers: int | None, scheduler: str | None) -> str:
     words = ["bntheory", "simulate", study_file, "--out", out, "--resume"]
     words += [] if workers is None else ["--workers", str(workers)]
+    words += [] if scheduler is None else ["--scheduler", scheduler]
     return f"continue with: {shlex.join(words)}"

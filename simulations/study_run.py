@@ -63,6 +63,8 @@ def run_study(
         folder that cannot be this study's: see `simulations.store.writing`.
     OSError
         If the folder cannot be written, or the disk is full.
+    concurrent.futures.BrokenExecutor
+        If all workers of an executor are gone.
     KeyboardInterrupt
         On Ctrl-C, when the chunks in work are finished and kept.
 
@@ -136,7 +138,7 @@ def _run(there: Store, missing: Iterator[Chunk], pool: Executor, workers: int, b
 
     def settle(future: Future) -> None:
         chunk, attempt = running.pop(future)
-        error = future.exception()
+        error = BrokenExecutor("the workers are gone") if future.cancelled() else future.exception()
         if error is None:
             there.write(chunk, future.result())
         elif isinstance(error, (BrokenExecutor, KeyboardInterrupt)):

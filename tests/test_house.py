@@ -24,6 +24,7 @@ AT_TOP = {
     "xarray": (),
     "pandas": (),
     "h5netcdf": (),
+    "distributed": (),
 }
 
 

@@ -174,14 +174,14 @@ class Plan(NamedTuple):
     """How the log singular values of a network are drawn: `plan_spectrum`."""
 
     draw: Callable[[list[np.random.Generator]], list[Floats]]  # those other than exact zeros, of each generator
-    count: int  # of singular values
+    length: int  # how many singular values there are
     numbers: int  # that a thread keeps, about
     together: int = 1  # trials of one call, at most
     threads: bool = True
 
     def logs(self, root: int, trials: range) -> Floats:
-        """Return those of some trials, (len(trials), count), −inf for exact zeros."""
-        values = np.full((len(trials), self.count), -np.inf)
+        """Return those of some trials, (len(trials), length), −inf for exact zeros."""
+        values = np.full((len(trials), self.length), -np.inf)
         for start in range(0, len(trials), self.together):
             part = slice(start, start + self.together)
             drawn = self.draw([streams.stream(root, trial) for trial in trials[part]])
@@ -199,24 +199,24 @@ def plan_spectrum(net: Sequential, inputs: ArrayLike | None) -> Plan:
     return _plan(net, _input(net, inputs), _narrowest(net))
 
 
-def _plan(net: Sequential, given: Signal | None, count: int) -> Plan:
+def _plan(net: Sequential, given: Signal | None, length: int) -> Plan:
     """Choose among the three ways; a network that sees only signs takes the third at 0."""
     layers = coins.described(net) if given is None or given.values.any() else None
     inputs = math.prod(net.input_shape or ())
     if layers is None:
         numbers, busy = linearized.memory(net), inputs >= SMALL
-        return Plan(_each(lambda rng: _explicit(net, given, rng)), count, numbers, threads=busy)
+        return Plan(_each(lambda rng: _explicit(net, given, rng)), length, numbers, threads=busy)
     widths = [inputs, *(layer.dense.features for layer in layers)]
     if any(layer.dense.init.distribution != "normal" or layer.slope not in (0.0, 1.0) for layer in layers):
         numbers, busy = 8 * max(widths) ** 2, inputs >= SMALL
-        return Plan(_each(lambda rng: _masked(layers, inputs, rng)), count, numbers, threads=busy)
+        return Plan(_each(lambda rng: _masked(layers, inputs, rng)), length, numbers, threads=busy)
     shift = 0.5 * sum(math.log(layer.variance) for layer in layers)
 
     def draw(rngs: list[np.random.Generator]) -> list[Floats]:
         sizes = [coins.blocks(layers, inputs, rng) for rng in rngs]
         return [logs + shift for logs in triangular.draws(rngs, sizes)]
 
-    return Plan(draw, count, 6 * min(widths) ** 2, triangular.together(min(widths)))
+    return Plan(draw, length, 6 * min(widths) ** 2, triangular.together(min(widths)))
 
 
 def _each(draw: Callable[[np.random.Generator], Floats]) -> Callable[[list[np.random.Generator]], list[Floats]]:

@@ -18,7 +18,7 @@ bench: .venv/installed
 # pip comes from outside through --python, so that a Python without ensurepip will do.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --without-pip --clear .venv
-	$(PYTHON) -m pip --python .venv/bin/python install --quiet --constraint constraints.txt --editable '.[train,studies,cluster,dev]'
+	$(PYTHON) -m pip --python .venv/bin/python install --quiet --constraint constraints.txt --editable '.[train,cluster,dev]'
 	touch $@
 
 clean:

@@ -53,11 +53,9 @@ def study(
     """
     from simulations.cluster import connected
     from simulations.study_files import read_study
-    from simulations.study_results import StudyResults, need_netcdf
+    from simulations.study_results import StudyResults
     from simulations.study_run import run_study
 
-    if netcdf is not None:
-        need_netcdf()
     if show is not None:
         if any((study_file, out, resume, workers is not None, scheduler)):
             others = "STUDY.toml, --out, --resume, --workers and --scheduler"

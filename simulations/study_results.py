@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import math
@@ -134,7 +133,6 @@ class StudyResults:
         rows. The attributes hold the study, versions and processor as JSON:
         ``Study.from_dict(json.loads(ds.attrs["study"]))`` is the study that repeats it.
         """
-        need_netcdf()
         import xarray
 
         axes = (*self.study.grid, "trial", "row")
@@ -240,12 +238,3 @@ def _labels(axis: tuple[Any, ...]) -> list[Any]:
     if all(type(value) in (int, float) and abs(value) < 2**63 for value in axis):
         return list(axis)
     return ["×".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in axis]
-
-
-def need_netcdf() -> None:
-    """Refuse to go on where a dataset could not be made or written in the end."""
-    try:
-        importlib.import_module("xarray")
-        importlib.import_module("h5netcdf")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f'{error.name} is missing: pip install "bntheory[studies]"') from None

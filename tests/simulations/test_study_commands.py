@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray
 
 from simulations.study_results import StudyResults
 
@@ -34,8 +35,6 @@ def test_a_study_runs_resumes_and_shows_itself(run, study):
 
 
 def test_netcdf(run, study):
-    xarray = pytest.importorskip("xarray")
-    pytest.importorskip("h5netcdf")
     assert run("simulate", study, "--out", "results", "--netcdf", "results.nc")[0] == 0
     with xarray.open_dataset("results.nc", engine="h5netcdf") as dataset:
         assert dict(dataset.sizes) == {"width": 2, "trial": 6, "row": 5}

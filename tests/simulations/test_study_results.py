@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 import pytest
+import xarray
 
 import simulations as sim
 from bntheory import mlp
-from simulations import study_results
 from simulations.store import Store, writing
 from simulations.study import Chunk, Study
 from simulations.study_results import StudyResults
@@ -76,7 +76,6 @@ def test_half_a_study(functions, tmp_path):
 
 
 def test_dataset_has_the_axes_and_pads_with_nan(growth):
-    pytest.importorskip("xarray")
     dataset = growth.dataset()
     assert dict(dataset.sizes) == {"activation": 2, "depth": 2, "trial": 12, "row": 7}
     for index, arrays in enumerate(growth.points()):
@@ -90,7 +89,6 @@ def test_dataset_has_the_axes_and_pads_with_nan(growth):
 
 
 def test_attributes_suffice_to_repeat_it(growth, tmp_path):
-    pytest.importorskip("xarray")
     study = Study.from_dict(json.loads(growth.dataset().attrs["study"]))
     again = run_study(study, tmp_path / "again").dataset()
     assert again.identical(growth.dataset())
@@ -99,8 +97,6 @@ def test_attributes_suffice_to_repeat_it(growth, tmp_path):
 
 
 def test_netcdf_keeps_every_bit(growth, tmp_path):
-    xarray = pytest.importorskip("xarray")
-    pytest.importorskip("h5netcdf")
     growth.to_netcdf(tmp_path / "results.nc")
     with xarray.open_dataset(tmp_path / "results.nc", engine="h5netcdf") as read:
         assert read.load().equals(growth.dataset()) and read.attrs == growth.dataset().attrs
@@ -108,8 +104,6 @@ def test_netcdf_keeps_every_bit(growth, tmp_path):
 
 
 def test_netcdf_is_written_whole_or_not_at_all(growth, tmp_path, monkeypatch):
-    xarray = pytest.importorskip("xarray")
-    pytest.importorskip("h5netcdf")
     growth.to_netcdf(tmp_path / "results.nc")
     before = (tmp_path / "results.nc").read_bytes()
 
@@ -125,7 +119,6 @@ def test_netcdf_is_written_whole_or_not_at_all(growth, tmp_path, monkeypatch):
 
 
 def test_dataframe_has_a_line_for_what_is_there(growth):
-    pytest.importorskip("xarray")
     frame = growth.to_dataframe()
     assert len(frame) == 2 * 12 * (3 + 7)
     one = frame.loc[("tanh", 3, 11, 6), "log_second_moment"]
@@ -133,8 +126,6 @@ def test_dataframe_has_a_line_for_what_is_there(growth):
 
 
 def test_axes_of_shapes_and_flags_are_words(functions, tmp_path):
-    pytest.importorskip("xarray")
-    pytest.importorskip("h5netcdf")
     grid = {"image": [[3, 8, 8], [1, 4, 4]], "flag": [True, False], "big": [1, 2**64], "size": [2], "scale": [1, 0.5]}
     results = run_study(Study(functions.normals, grid, 2), tmp_path / "study")
     dataset = results.dataset()
@@ -143,20 +134,10 @@ def test_axes_of_shapes_and_flags_are_words(functions, tmp_path):
     results.to_netcdf(tmp_path / "words.nc")
 
 
-def test_without_xarray_the_way_out_is_named(growth, monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-    monkeypatch.setattr(study_results.importlib, "import_module", missing)
-    with pytest.raises(ModuleNotFoundError, match=r'xarray is missing: pip install "bntheory\[studies\]"'):
-        growth.dataset()
-
-
 def test_an_empty_study_reads_as_empty(tmp_path):
     with writing(GROWTH, tmp_path / "empty"):
         pass
     results = StudyResults(tmp_path / "empty")
     assert results.status() == "0 of 12 chunks are finished." and not any(results.points())
-    pytest.importorskip("xarray")
     assert not results.dataset().data_vars and results.dataset().sizes["trial"] == 12
     assert Store(tmp_path / "empty").study == GROWTH

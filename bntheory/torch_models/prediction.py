@@ -119,7 +119,7 @@ def predict_module(
     those after a sum or product of paths that cross or share weights, of weights used again as their transpose, of a
     change through an alias, of drawn factors, and of numbers that come from outside torch. Where `init` names other
     weights than it has, such rows behind weights stay unsupported, and always those behind numbers that are not finite.
-    Attention, recurrent layers, transposed convolutions and interpolation are such calls. Other weights that several
+    Attention, recurrent layers and interpolation other than the nearest are such calls. Other weights that several
     rows share count as independent; the verdict says so, and where weights have a mean or heavy tails.
     Where a forward pass depends on data, the prediction is of the branch that the example takes.
 

@@ -98,6 +98,8 @@ def begin():
     if not pid:
         try:
             run_study(study, folder, resume=True, workers=2)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
         finally:
             os._exit(0)
     return pid
@@ -105,7 +107,9 @@ def begin():
 for number in range(20):
     until = finished() + draws.randrange(1, 8) if number % 2 else 0
     pid = begin()
+    begun = time.monotonic()
     while finished() < until:
+        assert time.monotonic() < begun + 20, f"{number}: {finished()} chunks of {until}"
         time.sleep(0.001)
     time.sleep(draws.uniform(0, 0.02 if until else 0.1))
     os.kill(pid, signal.SIGKILL)

@@ -86,7 +86,7 @@ from simulations.study_run import run_study
 from threadpoolctl import threadpool_limits
 threadpool_limits(1)
 folder, draws = sys.argv[1], random.Random(int(sys.argv[2]))
-study = Study("growth", {"width": [6, 9]}, 150, {"depth": 3, "method": "weights"}, chunk=3, seed=3)
+study = Study("growth", {"width": [6, 9]}, 600, {"depth": 3, "method": "weights"}, chunk=3, seed=3)
 study.sampler(0).draw(range(2))
 
 def finished():
@@ -129,8 +129,8 @@ def test_killed_at_twenty_random_moments(tmp_path):
     assert process.returncode == 0, errors
     counts = list(map(int, output.split()))
     assert len(counts) == 20 and counts == sorted(counts)
-    assert len(set(counts)) > 10 and counts[-1] < 100, "moments must differ, and come before the end"
-    study = Study("growth", {"width": [6, 9]}, 150, {"depth": 3, "method": "weights"}, chunk=3, seed=3)
+    assert len(set(counts)) > 10 and counts[-1] < 400, "moments must differ, and come before the end"
+    study = Study("growth", {"width": [6, 9]}, 600, {"depth": 3, "method": "weights"}, chunk=3, seed=3)
     assert run_study(study, tmp_path / "whole").complete
     assert bits(tmp_path / "killed") == bits(tmp_path / "whole")
     assert StudyResults(tmp_path / "killed").complete

@@ -72,17 +72,17 @@ class Measured:
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
-        self._values: dict[int, np.ndarray | None] | None = None
+        self._values: dict[int, np.ndarray | None] = {}
 
     def __call__(self, row: int) -> np.ndarray | None:
         node = self._reading.nodes[row]
         if self._reading.named_law and self._weighted(node):
             return None
-        if self._values is None:
-            nodes = self._reading.trace.nodes
-            self._values = self._kept({index for index in range(len(nodes)) if isinstance(nodes[index].layer, Unknown)})
         if node not in self._values:
-            self._values |= self._kept({node})
+            nodes, wanted = self._reading.trace.nodes, {node}
+            if not self._values:
+                wanted |= {index for index in range(len(nodes)) if isinstance(nodes[index].layer, Unknown)}
+            self._values |= self._kept(wanted)
         return self._values.get(node)
 
     def _weighted(self, node: int) -> bool:

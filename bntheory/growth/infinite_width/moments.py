@@ -186,7 +186,7 @@ def _weights(layer: Dense | Conv, state: State, shape: Shape, row: int) -> State
     features = None
     if isinstance(layer, Conv):
         log_q, blocks, roots = positions.convolved(layer, state, shape, log_bias - log_gain)
-        if state.values is not None:
+        if state.values is not None and state.log_d is not None:
             features = given_pairs.features(layer, state.values)
     else:
         log_q, roots = state.log_q, sizes.added((state.sizes, state.log_q), (None, log_bias - log_gain))

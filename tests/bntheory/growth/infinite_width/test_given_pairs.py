@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import bntheory as bn
 from bntheory import activation, predict_growth
 from bntheory.growth.infinite_width import given_pairs
 from bntheory.layers import Conv, Pool
@@ -82,3 +83,12 @@ def test_differences_between_images_with_explicit_weights(blocks):
         predicted / mean,
         error / mean,
     )
+
+
+def test_no_pairs_are_taken_where_no_distances_are_asked_for():
+    """Second moments alone: the first activation does not bring distances back."""
+    batch = np.random.default_rng(0).standard_normal((3, 3, 6, 6))
+    net = bn.cnn(3, 8, image=(3, 6, 6))
+    alone, whole = bn.predict_growth(net, batch, covariances=False), bn.predict_growth(net, batch)
+    assert np.isnan(alone.log_channel_variance[1:]).all()
+    np.testing.assert_allclose(alone.log_second_moment, whole.log_second_moment, rtol=1e-12)

@@ -15,8 +15,8 @@ import click
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 def main(names: tuple[str, ...], out: str, seed: int, device: str) -> int:
     """Compute, check and draw single figures; without names, list them."""
-    from paper_figures.devices import resolve
     from paper_figures.report import FIGURES, make_figure
+    from simulations.training.devices import resolve
 
     if not names:
         click.echo("\n".join(FIGURES))

@@ -82,8 +82,8 @@ def _measured(net: Any, batch: np.ndarray, draws: int, seed: int, device: str) -
     """(draws, main-path layers, 5): mean and spread over channels of ln std and of ln|mean|; ½ ln of mean variance."""
     import torch
 
-    from paper_figures.devices import one_torch_thread
     from simulations.ensemble import run_trials
+    from simulations.training.devices import one_torch_thread
     from simulations.training.modules import build
 
     inputs = torch.as_tensor(batch, dtype=torch.float32, device=device)

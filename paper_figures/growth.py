@@ -74,7 +74,7 @@ def compute(
 
 
 def _measured(net: Any, image: np.ndarray, modules: int, seed: int, device: str) -> np.ndarray:
-    from paper_figures.devices import one_torch_thread
+    from simulations.training.devices import one_torch_thread
     from simulations.training.modules import build
     from simulations.training.probes.channel_moments import measure_growth
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from bntheory import arguments
 from paper_figures.checks import Check
-from paper_figures.devices import resolve
+from simulations.training.devices import resolve
 
 FORMAT = "bntheory report 1"
 RESULTS, PAGE = "results.json", "report.html"

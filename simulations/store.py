@@ -14,14 +14,12 @@ place and its bytes, so that a file that is torn, altered, renamed or from anoth
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
 import os
 import platform
 import re
-import socket
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -31,14 +29,14 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from simulations import folders
+from simulations.folders import LOCK, UNFINISHED
 from simulations.study import Chunk, Study, differences
 
 FORMAT = 1
-MANIFEST, FAILURES, LOCK, CHUNKS = "study.json", "failures.json", "lock", "chunks"
+MANIFEST, FAILURES, CHUNKS = "study.json", "failures.json", "chunks"
 NAME = re.compile(r"(\d{6,})-(\d{10})-([0-9a-f]{32})\.npz")
-UNFINISHED = ".unfinished"  # ends the names of files that are being written
 Arrays = dict[str, np.ndarray]
-_HELD: set[Path] = set()  # a lock of the system is the process's, which would not keep two threads apart
 
 
 class Store:
@@ -87,7 +85,7 @@ class Store:
         np.savez(buffer, **arrays)  # type: ignore[arg-type]  # names are free
         data = buffer.getvalue()
         name = f"{chunk.point:06}-{chunk.first:010}-{self._checksum(chunk, data)}.npz"
-        _write(self.folder / CHUNKS / name, data)
+        folders.write(self.folder / CHUNKS / name, data)
 
     def read(self) -> Iterator[tuple[Chunk, Arrays]]:
         """Go through the finished chunks in order, each with its arrays (trials, rows)."""
@@ -108,7 +106,7 @@ class Store:
 
     def write_failures(self, failures: list[dict[str, Any]]) -> None:
         """Keep the list of failures instead of the one that is there."""
-        _write(self.folder / FAILURES, _json(failures))
+        folders.write(self.folder / FAILURES, folders.json_bytes(failures))
 
     def _chunk(self, path: Path) -> Chunk | None:
         """The chunk of this study that the file's name says it holds."""
@@ -148,12 +146,12 @@ def writing(study: Study, folder: str | Path, resume: bool = False) -> Iterator[
     folder = Path(folder)
     _check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
+    with folders.locked(folder):
         if (folder / MANIFEST).exists():
             _check_same(study, Store(folder), resume)
         else:
             here = {"format": FORMAT, "study": study.to_dict(), "environment": environment()}
-            _write(folder / MANIFEST, _json(here))
+            folders.write(folder / MANIFEST, folders.json_bytes(here))
         (folder / CHUNKS).mkdir(exist_ok=True)
         for left in (*folder.glob(f"*{UNFINISHED}"), *(folder / CHUNKS).glob(f"*{UNFINISHED}")):
             left.unlink()
@@ -213,30 +211,6 @@ def _check_same(study: Study, there: Store, resume: bool) -> None:
         raise ValueError(f"{there.folder} holds this study already: continue it with --resume (resume=True)")
 
 
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Keep other processes out; the system releases what a dead process held."""
-    place = folder.resolve()
-    if place in _HELD:
-        raise ValueError(f"{folder} is in use by this process: wait for it, or give another folder")
-    # a lock of lockf's kind, which worker processes do not inherit, so that they cannot hold it beyond our death
-    with open(folder / LOCK, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            owner = file.read().strip() or "another process"
-            raise ValueError(f"{folder} is in use by {owner}: wait for it, or give another folder") from None
-        _HELD.add(place)
-        try:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-            yield
-        finally:
-            _HELD.discard(place)
-
-
 def _listed(folder: Path) -> list[Path]:
     try:
         return [Path(entry.path) for entry in os.scandir(folder / CHUNKS)]
@@ -255,26 +229,3 @@ def _arrays(chunk: Chunk, path: Path, data: bytes) -> Arrays:
             what = f"{array.dtype} of shape {array.shape}, not float64 of shape ({chunk.trials}, rows)"
             raise ValueError(f"{path} has {name}: {what}: delete it and continue with --resume")
     return arrays
-
-
-def _json(data: Any) -> bytes:
-    return (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, also if the power fails."""
-    unfinished = path.with_name(f"{path.name}{UNFINISHED}")
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name
-    finally:
-        os.close(folder)

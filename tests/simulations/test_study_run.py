@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulations import store
+from simulations import folders, store
 from simulations.study import Study
 from simulations.study_results import StudyResults
 from simulations.study_run import run_study
@@ -178,7 +178,7 @@ def test_a_full_disk_stops_with_nothing_torn(functions, tmp_path, monkeypatch):
         sync(handle)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.os, "fsync", full)
+        patch.setattr(folders.os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
             run_study(study, tmp_path / "full", workers=2)
     assert not list((tmp_path / "full").rglob("*.unfinished"))
@@ -203,7 +203,7 @@ def test_a_folder_that_cannot_be_written(functions, tmp_path, monkeypatch):
     def refuse(path, data):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    monkeypatch.setattr(store, "_write", refuse)
+    monkeypatch.setattr(folders, "write", refuse)
     with pytest.raises(OSError, match="Read-only file system"):
         run_study(Study(functions.normals, {"size": [4]}, 6), tmp_path / "study")
 
@@ -248,7 +248,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(functions, tmp_path
 
 def test_memory_does_not_grow_with_the_number_of_chunks(functions, tmp_path, monkeypatch):
     """400 chunks of 80 kB, 32 MB in all, go through less than 4 MB; so does resuming."""
-    monkeypatch.setattr(store.os, "fsync", lambda handle: None)
+    monkeypatch.setattr(folders.os, "fsync", lambda handle: None)
     study = Study(functions.normals, {"size": [10_000]}, 400, chunk=1)
     for resume in (False, True):
         tracemalloc.start()

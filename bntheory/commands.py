@@ -44,9 +44,7 @@ def network_options(
         return functools.partial(network_options, input_width=input_width, optional=optional, target=target)
 
     @functools.wraps(command)
-    def described(**given: Any) -> None:
-        words = {name: given.pop(name) for name in NETWORK_OPTIONS}
-        words = {name: word for name, word in words.items() if word is not None}
+    def described(words: dict[str, Any], **given: Any) -> None:
         if target:
             given["init"] = words.get("init")
         if target and given["target"] is not None:
@@ -55,13 +53,24 @@ def network_options(
                 raise click.UsageError(f"a torch module is not described by options: leave out {', '.join(others)}")
             words = {}
         none = (optional and not words) or (target and given["target"] is not None)
-        command(net=None if none else _described(words, input_width), **given)
+        command(net=None if none else described_network(words, input_width), **given)
+
+    return network_words(described, input_width)
+
+
+def network_words(command: Callable[..., None], input_width: int | None = None) -> Callable[..., None]:
+    """Add the options that describe a network; the command receives those that are given as a dict, `words`."""
+
+    @functools.wraps(command)
+    def collected(**given: Any) -> None:
+        words = {name: given.pop(name) for name in NETWORK_OPTIONS}
+        command(words={name: word for name, word in words.items() if word is not None}, **given)
 
     for name, settings in reversed(NETWORK_OPTIONS.items()):
         if name == "input_width" and input_width is not None:
             settings = {**settings, "help": f"Units of the input. mlp [default: {input_width}]"}
-        described = click.option(_flag(name), name, default=None, **settings)(described)
-    return described
+        collected = click.option(_flag(name), name, default=None, **settings)(collected)
+    return collected
 
 
 def input_option(required: bool) -> Callable[..., Any]:
@@ -104,6 +113,7 @@ NETWORK_OPTIONS: dict[str, dict[str, Any]] = {
     "gain": {"type": float, "help": "Replaces the initialization's gain."},
     "bias": {"type": float, "help": "Variance of Gaussian biases. mlp, cnn [default: the initialization's own]"},
     "batch_norm": {"is_flag": True, "help": "BatchNorm before every activation."},
+    "final_batch_norm": {"is_flag": True, "help": "BatchNorm of the outputs. resnet"},
     "layer_norm": {"is_flag": True, "help": "LayerNorm before every activation. mlp"},
     "residual": {"is_flag": True, "help": "Pre-activation residual blocks. mlp"},
     "shortcut": {"help": "projection or zero-pad, where the shape changes. resnet [default: projection]"},
@@ -116,8 +126,8 @@ NETWORK_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def _described(given: dict[str, Any], input_width: int | None) -> Sequential:
-    """The network of the options that were given; an option that does not belong is refused by name."""
+def described_network(given: dict[str, Any], input_width: int | None = None) -> Sequential:
+    """Return the network of the options that were given; an option that does not belong is refused by name."""
     import bntheory
     from bntheory import arguments
 

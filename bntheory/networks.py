@@ -434,6 +434,7 @@ def resnet(
     classes: int = 10,
     shortcut: str = "projection",
     activation: str | Activation = "relu",
+    final_batch_norm: bool = False,
 ) -> Sequential:
     """Describe a CIFAR residual network, version 1: three stages of 16, 32, 64 channels, activation after each sum.
 
@@ -450,6 +451,8 @@ def resnet(
     shortcut : {"projection", "zero-pad"}
         Where the shape changes: a 1×1 convolution of stride 2, or subsampling with zero channels.
     activation : str or Activation
+    final_batch_norm : bool
+        A BatchNorm of the classifier's outputs: by itself, the network "with BN in the last layer only".
 
     Returns
     -------
@@ -476,6 +479,7 @@ def resnet(
         raise ValueError(f"depth of a CIFAR ResNet must be 6 n + 2, got {depth}; the nearest is {nearest}")
     arguments.choice("shortcut", shortcut, ("projection", "zero-pad"))
     arguments.flag("batch_norm", batch_norm)
+    arguments.flag("final_batch_norm", final_batch_norm)
     image = _image(image)
     law, phi = initialization(init), activations.activation(activation)
     norm: tuple[Layer, ...] = (BatchNorm(),) if batch_norm else ()
@@ -494,7 +498,7 @@ def resnet(
                 matching = (ZeroPad(channels, stride),)
             branch = Sequential((*conv(channels, stride), phi, *conv(channels)))
             layers += [Residual(branch, Sequential(matching)), phi]
-    layers += [Pool("average"), Flatten(), Dense(classes, law)]
+    layers += [Pool("average"), Flatten(), Dense(classes, law), *(BatchNorm(),) * final_batch_norm]
     return Sequential(tuple(layers), image)
 
 

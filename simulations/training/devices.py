@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 from collections.abc import Iterator
 
 from bntheory import arguments
@@ -38,3 +39,27 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def reproducible(place: str) -> Iterator[None]:
+    """Let cuDNN choose algorithms that give the same bits every time."""
+    if place != "cuda":
+        yield
+        return
+    import torch
+
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
+
+
+def described(place: str) -> dict[str, str | int]:
+    """Return what the bits of a run depend on: the device by its name, threads, and torch's version."""
+    import torch
+
+    name = torch.cuda.get_device_name() if place == "cuda" else platform.processor() or platform.machine()
+    return {"device": place, "name": name, "threads": torch.get_num_threads(), "torch": torch.__version__}

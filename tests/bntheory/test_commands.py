@@ -68,12 +68,12 @@ def test_options_are_the_arguments_of_the_architecture(run, words, net):
 
 
 def test_defaults_are_those_of_the_architecture(monkeypatch):
-    from bntheory.commands import _described
+    from bntheory.commands import described_network
 
-    assert _described({}, None) == bn.mlp(100, 512)
-    assert _described({}, 64) == bn.mlp(100, 512, input_width=64)
+    assert described_network({}, None) == bn.mlp(100, 512)
+    assert described_network({}, 64) == bn.mlp(100, 512, input_width=64)
     for name in ("cnn", "vgg", "resnet"):
-        assert _described({"architecture": name}, 64) == getattr(bn, name)()
+        assert described_network({"architecture": name}, 64) == getattr(bn, name)()
 
 
 def test_batch_and_quantity(run, tmp_path):

@@ -63,6 +63,7 @@ class ImageSet:
         channels: int | None = None,
         pad: int = 0,
         dtype: str = "float64",
+        moments_of: ImageSet | None = None,
     ) -> np.ndarray:
         """Return (x − mean) / standard deviation, one mean and one standard deviation for the whole set.
 
@@ -80,6 +81,8 @@ class ImageSet:
             Pixels of value 0 (black, where bytes are read) to add on every side.
         dtype : str
             "float64" or "float32", of the result.
+        moments_of : ImageSet, optional
+            The set whose mean and standard deviation are taken: for images to test on, the one that was learned from.
 
         Returns
         -------
@@ -103,9 +106,10 @@ class ImageSet:
         pad = arguments.integer("pad", pad, at_least=0)
         size = arguments.integer("size", self.pixels.shape[2] + 2 * pad if size is None else size)
         prepared = (pad, size, channels < stored)
-        if prepared not in self._moments:
-            self._moments[prepared] = self._mean_and_deviation(*prepared)
-        mean, deviation = self._moments[prepared]
+        whole = self if moments_of is None else moments_of
+        if prepared not in whole._moments:
+            whole._moments[prepared] = whole._mean_and_deviation(*prepared)
+        mean, deviation = whole._moments[prepared]
         pixels = self.pixels if chosen is None else self.pixels[chosen]
         images = np.empty((len(pixels), channels, size, size), arguments.choice("dtype", dtype, ("float64", "float32")))
         for part in _chunks(len(pixels)):

@@ -40,13 +40,13 @@ class Null(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def null_of(widths: tuple[int, ...], trials: int, seed: int) -> Null:
+def null_of(widths: tuple[int, ...], trials: int, seed: int, workers: int | None = None) -> Null:
     """Draw products of Gaussian matrices of these widths n_0, …, n_M; kept for the next call.
 
     The units of the deviations come from half as many draws again, so that data and draws are measured alike.
     """
     net = Sequential(tuple(Dense(width, initialization("lecun_normal")) for width in widths[1:]), (widths[0],))
-    logs = log_singular_values(net, trials + trials // 2, seed)
+    logs = log_singular_values(net, trials + trials // 2, seed, workers)
     values = centred(logs)
     low, median, high = np.quantile(values[trials:], [TAIL, 0.5, 1 - TAIL], axis=0)  # of draws that serve nothing else
     found = statistics(deviations(values[:trials], median, median - low, high - median))

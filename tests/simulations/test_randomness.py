@@ -1,5 +1,6 @@
 """The test of randomness: its level, its power, and what it names."""
 
+import importlib.util
 import json
 import math
 import pathlib
@@ -12,7 +13,8 @@ import simulations as sim
 from bntheory import FussCatalan
 from simulations import iid_null, statistics
 
-STUDY = json.loads((pathlib.Path(__file__).parents[1] / "benchmarks" / "randomness_study.json").read_text())
+SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "randomness_study.py"
+STUDY = json.loads(SCRIPT.with_suffix(".json").read_text())
 ENTRIES = {
     "gaussian": lambda rng, shape: rng.standard_normal(shape),
     "uniform": lambda rng, shape: rng.uniform(-1, 1, shape),
@@ -42,6 +44,34 @@ def test_power_in_the_study():
     spikes = {part["size"]: part for part in STUDY["power"] if part["rank"] == 1}
     assert all(part["together"] > 0.99 and part["outliers"] > 0.99 for size, part in spikes.items() if size >= 1)
     assert spikes[0.75]["together"] > 0.8
+
+
+@pytest.fixture(scope="module")
+def study():
+    """The script of that study."""
+    spec = importlib.util.spec_from_file_location("randomness_study", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_study_draws_dense_products(study):
+    """Its QR steps against products that are formed, up to the constant that is left out."""
+    found = study.draw("uniform", 6, 3, 2, 5)
+    rng = np.random.default_rng([1, 6, 3, 1, 2])
+    first, second, third = (rng.uniform(-1, 1, (5, 6, 6)) for _ in range(3))
+    logs = np.log(np.linalg.svd(third @ second @ first, compute_uv=False))
+    np.testing.assert_allclose(iid_null.centred(found["logs"]), iid_null.centred(logs), rtol=0, atol=1e-9)
+    kurtosis = [[iid_null.excess_kurtosis(m) for m in matrices] for matrices in (first, second, third)]
+    np.testing.assert_allclose(found["kurtoses"], np.sum(kurtosis, axis=0), rtol=1e-12)
+
+
+def test_chunks_of_the_study(study):
+    """All repetitions, once; the file of each names the draw that fills it."""
+    for cell in study.CELLS:
+        assert sum(count for _, count in cell.chunks()) == cell.repetitions
+        files = study.spectra_of(cell)
+        assert [task[1:] for task in files.values()] == [(*cell[:3], *chunk) for chunk in cell.chunks()]
 
 
 @pytest.mark.parametrize("name", ENTRIES)

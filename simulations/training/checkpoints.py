@@ -47,12 +47,13 @@ def read(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}")
+    data = path.read_bytes()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         whole = isinstance(state, dict) and set(state) == _PARTS and state["format"] == FORMAT
         if whole:
             state["history"] = History.from_state(state["history"])
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError) as error:
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a checkpoint of a run, or damaged ({what:.80}): {_RIGHT}") from None
     if not whole:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 from bntheory import arguments
 
@@ -61,5 +62,14 @@ def described(place: str) -> dict[str, str | int]:
     """Return what the bits of a run depend on: the device by its name, threads, and torch's version."""
     import torch
 
-    name = torch.cuda.get_device_name() if place == "cuda" else platform.processor() or platform.machine()
-    return {"device": place, "name": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    name = torch.cuda.get_device_name() if place == "cuda" else _processor()
+    return {"device": place, "name": name, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+
+
+def _processor() -> str:
+    """The processor's name where Linux tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

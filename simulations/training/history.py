@@ -127,7 +127,8 @@ class History:
 
         ax = pyplot.subplots(layout="constrained")[1] if ax is None else ax
         ax.plot(self.losses, lw=0.8, color="C0", label="loss of a batch")
-        ax.set(xlabel="step", ylabel="cross-entropy ℓ", yscale="log", title=self._title())
+        ax.set(xlabel="step", ylabel="cross-entropy ℓ", yscale="log")
+        ax.set_title(self._title(), loc="left", fontsize="medium")
         if self.epochs:
             right, ends = ax.twinx(), [self.steps * (epoch + 1) for epoch in range(len(self.epochs))]
             right.plot(
@@ -135,7 +136,8 @@ class History:
             )
             right.set(ylabel="test accuracy", ylim=(0, 1))
             handles = [*ax.get_lines(), *right.get_lines()]
-            ax.legend(handles, [str(line.get_label()) for line in handles], loc="center right")
+            words = [str(line.get_label()) for line in handles]
+            ax.legend(handles, words, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
         return ax
 
     def _title(self) -> str:

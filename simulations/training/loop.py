@@ -178,7 +178,8 @@ def _step(run: _Run, images: torch.Tensor, labels: torch.Tensor) -> bool:
 
 
 def _probed(run: _Run, name: str, probe: Probe, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
-    found = probe(run.model, images, labels)
+    with unchanged_random_states(torch.device(run.place)):
+        found = probe(run.model, images, labels)
     return {"step": len(run.history.losses), "name": name, "result": getattr(found, "to_dict", lambda: found)()}
 
 
@@ -188,7 +189,7 @@ def _close_epoch(run: _Run, test: batches.Examples) -> None:
     loss, accuracy = _tested(run, test)
     history.epochs.append(
         {
-            "learning_rate": run.optimizer.param_groups[0]["lr"],
+            "learning_rate": run.recipe.rate_at(len(history.losses) - history.steps, history.steps * run.recipe.epochs),
             "train_loss": sums["loss"] / history.steps,
             "train_accuracy": sums["correct"] / (history.steps * run.recipe.batch_size),
             "test_loss": loss,

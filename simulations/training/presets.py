@@ -57,7 +57,7 @@ def seconds_of_step(recipe: Recipe, place: str) -> float:
         with torch.autocast(place, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             loss = model(images).square().mean()
         loss.backward()
-        float(loss)  # which waits for the device
+        loss.item()  # which waits for the device
     if place == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter() - start) / TIMED

@@ -261,7 +261,7 @@ class SweepResult:
             spread = f", factor {np.exp(np.log(ratios).std(ddof=1)):.2g} either way" if len(ratios) > 1 else ""
             name = _words(case) or "ratio"
             lines.append(f"  {name:<28} with BatchNorm × {np.exp(np.log(ratios).mean()):.3g}{spread}")
-        lines.append("test accuracy by learning rate (mean ± standard error over seeds that trained; how many did)")
+        lines.append("test accuracy by learning rate (mean ± standard error over the seeds that did not diverge)")
         for case in self.cases():
             lines += [f"  {_words(case):<28} {line}" for line in self._accuracies(case)]
         return "\n".join(lines)
@@ -304,11 +304,12 @@ class SweepResult:
     def _accuracies(self, case: Mapping[str, Any]) -> Iterator[str]:
         for rate in self.results.study.grid.get("learning_rate", ()):
             runs = self.of({**case, "learning_rate": rate})
-            good = np.array([run["test_accuracy"] for run in runs if run["trained"]])
+            good = np.array([run["test_accuracy"] for run in runs if math.isfinite(run["test_accuracy"])])
+            trained = sum(run["trained"] == 1 for run in runs)
             error = f" ± {good.std(ddof=1) / math.sqrt(len(good)):.4f}" if len(good) > 1 else ""
             if runs:
-                mean = f"{good.mean():.4f}{error}" if len(good) else "none"
-                yield f"{rate:<8.3g} {mean} ({len(good)} of {len(runs)})"
+                mean = f"{good.mean():.4f}{error}" if len(good) else "diverged"
+                yield f"{rate:<8.3g} {mean:<17} {trained} of {len(runs)} trained"
 
 
 def _accuracy(run: Mapping[str, Any]) -> float:

@@ -7,6 +7,7 @@ import math
 import shlex
 import sys
 from concurrent.futures import BrokenExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from simulations.training.sweep import SweepResult
 
 RATES = "FROM:TO:NUMBER"
+HALF_DECADES = "1e-5,3e-5,1e-4,3e-4,0.001,0.003,0.01,0.03,0.1,0.3,1,3"
+# that end in ten classes, and begin with digits
+OUTPUTS = {"mlp": {"input_width": 64, "output_width": 10}, "cnn": {"classes": 10, "image": (3, 8, 8)}}
 
 
 @click.command()
@@ -69,7 +73,7 @@ def train(
         raise click.UsageError("--resume needs the folder of the run: --out DIR")
     chosen = _probes(probes)
     click.echo(f"{recipe.net}\n{recipe.data}, learning rate {recipe.learning_rate:g}, {recipe.epochs} epochs, {place}")
-    if preset == "full":
+    if preset == "full" and Path(recipe.data).exists():
         steps = recipe.epochs * 50_000 // recipe.batch_size
         hours = presets.seconds_of_step(recipe, place) * steps / 3600
         click.echo(f"about {hours:.1f} hours on {devices.described(place)['name']} for 50,000 images")
@@ -95,7 +99,9 @@ def train(
 @click.option("--out", required=True, metavar="DIR", help="Folder of the results, made if it is not there.")
 @click.option("--show", is_flag=True, help="Only say what is there.")
 @click.option("--resume", is_flag=True, help="Continue in a folder that holds this sweep.")
-@click.option("--learning-rates", default="1e-5:3:12", show_default=True, metavar=f"{RATES}|LIST", help="Evenly in ln.")
+@click.option(
+    "--learning-rates", default=HALF_DECADES, show_default=True, metavar=f"LIST|{RATES}", help="… evenly in ln."
+)
 @click.option("--norms", default="none,all", show_default=True, help="BatchNorm in none, all or only the last layer.")
 @click.option("--depths", default="20", show_default=True, help="Of the ResNets, 6 n + 2.")
 @click.option("--inits", default="xavier_normal", show_default=True)
@@ -150,8 +156,10 @@ def _recipe(preset: str, words: dict[str, Any], settings: dict[str, Any]) -> Rec
 
     chosen = PRESETS[arguments.choice("preset", preset, PRESETS)]
     other = words.get("architecture", chosen.network["architecture"]) != chosen.network["architecture"]
-    network = words if "net" in words or other else {**chosen.network, **words}
-    net = described_network(dict(network))
+    if "net" in words:
+        net = described_network(words)
+    else:
+        net = described_network({**(OUTPUTS.get(words["architecture"], {}) if other else chosen.network), **words})
     settings = {**chosen.recipe, **settings}
     if "data" not in settings:
         raise click.UsageError(f"--preset {preset} needs --data FOLDER with CIFAR-10 in its Python or binary version")
@@ -162,6 +170,8 @@ def _recipe(preset: str, words: dict[str, Any], settings: dict[str, Any]) -> Rec
 
 
 def _probes(names: tuple[str, ...]) -> dict[str, Any]:
+    if not names:
+        return {}
     from bntheory import arguments
     from simulations.training.probes import PROBES
 

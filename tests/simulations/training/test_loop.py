@@ -1,0 +1,243 @@
+"""The loop: what it learns, that it is repeated, killed and resumed to the same bits, and what divergence leaves."""
+
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import bntheory as bn
+
+torch = pytest.importorskip("torch")
+
+from simulations.training import batches, checkpoints, loop  # noqa: E402
+from simulations.training.divergence import first_not_finite  # noqa: E402
+from simulations.training.modules import build  # noqa: E402
+from simulations.training.recipe import Recipe  # noqa: E402
+
+MLP = Recipe(bn.mlp(2, 32, input_width=64, output_width=10), learning_rate=0.05, epochs=4)
+RESNET = Recipe(bn.resnet(8, batch_norm=True, image=(3, 8, 8)), epochs=2, batch_size=256)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def weights(folder):
+    return checkpoints.read(folder / checkpoints.NAME)["model"]
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_loop_is_momentum_descent_on_the_cross_entropy(tmp_path):
+    """The same in NumPy: one dense layer, its gradient written out."""
+    net = bn.Sequential((bn.Dense(10, "lecun_normal", bias=0.1),), (64,))
+    recipe = Recipe(net, learning_rate=0.1, epochs=4, weight_decay=0.01, momentum=0.8)
+    history = loop.train(recipe, tmp_path)
+    learn, _ = batches.examples(recipe, "cpu")
+    first = build(net, recipe.seed)[0]
+    weight, bias = (tensor.detach().double().numpy() for tensor in (first.weight, first.bias))
+    velocity, losses = [np.zeros_like(weight), np.zeros_like(bias)], []
+    for epoch in range(4):
+        order = batches.order(recipe, epoch, len(learn))[0]
+        for step in range(11):
+            images, labels = (part.numpy() for part in learn.batch(order[128 * step : 128 * (step + 1)]))
+            logits = images @ weight.T + bias
+            logits -= logits.max(axis=1, keepdims=True)
+            shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+            losses.append(-np.log(shares[np.arange(128), labels]).mean())
+            error = (shares - np.eye(10)[labels]) / 128
+            gradients = error.T @ images + 0.01 * weight, error.sum(axis=0) + 0.01 * bias
+            velocity = [0.8 * before + new for before, new in zip(velocity, gradients, strict=True)]
+            rate = recipe.rate_at(11 * epoch + step, 44)
+            weight, bias = weight - rate * velocity[0], bias - rate * velocity[1]
+    np.testing.assert_allclose(history.losses, losses, rtol=1e-5)
+    np.testing.assert_allclose(weights(tmp_path)["0.weight"], weight, atol=1e-5)
+    np.testing.assert_allclose(weights(tmp_path)["0.bias"], bias, atol=1e-5)
+
+
+def test_a_network_with_batch_norm_learns_digits():
+    history = loop.train(dataclasses.replace(RESNET, epochs=6, batch_size=64))
+    assert history.outcome == "trained"
+    assert history.epochs[-1]["test_accuracy"] > 0.9
+    assert [epoch["learning_rate"] for epoch in history.epochs] == pytest.approx([0.1] * 3 + [0.01] * 2 + [0.001])
+
+
+def test_epoch_results_are_those_of_the_network():
+    """Tested once more by hand, in evaluation mode, from the checkpoint."""
+    history = loop.train(MLP)
+    again = loop.train(MLP)
+    assert history.losses == again.losses
+    assert history.epochs[0]["train_loss"] == pytest.approx(np.mean(history.losses[:11]))
+
+
+def test_test_accuracy_is_that_of_the_checkpoint(tmp_path):
+    history = loop.train(RESNET, tmp_path)
+    model, read = checkpoints.load_model(tmp_path)
+    _, test = batches.examples(RESNET, "cpu")
+    images, labels = test.batch(torch.arange(len(test)))
+    with torch.no_grad():
+        correct = (model.eval()(images).argmax(1) == labels).double().mean()
+    assert history.epochs[-1]["test_accuracy"] == pytest.approx(correct.item())
+    assert read.losses == history.losses and read.recipe == RESNET
+
+
+def test_probes_see_every_batch_they_should_and_change_nothing(tmp_path):
+    seen = []
+
+    def probe(model, images, labels):
+        seen.append(images.shape)
+        torch.rand(1)  # which would change Dropout's masks were it not undone
+        return {"norm": float(sum(tensor.detach().square().sum() for tensor in model.parameters()))}
+
+    net = bn.Sequential((bn.Dense(32), bn.Activation("relu"), bn.Dropout(0.3), bn.Dense(10)), (64,))
+    recipe = dataclasses.replace(MLP, net=net)
+    plain, probed = tmp_path / "plain", tmp_path / "probed"
+    loop.train(recipe, plain)
+    history = loop.train(recipe, probed, probes={"norm": probe}, probe_every=5)
+    assert same(weights(plain), weights(probed))
+    assert [found["step"] for found in history.probes] == list(range(0, 44, 5)) and len(seen) == 9
+    assert history.probes[0]["result"]["norm"] > 0
+
+
+def test_the_global_random_state_is_left_alone():
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    loop.train(dataclasses.replace(MLP, epochs=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# one process loads torch and computes nothing with it, so that it can fork those that are killed
+SCRIPT = """
+import os, pathlib, random, signal, sys, time
+import sklearn.datasets, torch
+import bntheory as bn
+from simulations.training import loop
+from simulations.training.recipe import Recipe
+
+layers = (bn.Conv(4, 3, padding=1), bn.BatchNorm(), bn.Activation("relu"), bn.Dropout(0.2), bn.Flatten(), bn.Dense(10))
+recipe = Recipe(bn.Sequential(layers, (1, 8, 8)), epochs=6, augment=True)
+
+def start(folder):
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        slow = {"slow": lambda *_: time.sleep(0.003)}
+        loop.train(recipe, folder, resume=True, save_every=0, probes=slow, probe_every=1)
+        os._exit(0)
+    return child
+
+whole, killed = (pathlib.Path(sys.argv[1]) / name for name in ("whole", "killed"))
+assert os.waitpid(start(whole), 0)[1] == 0
+checkpoint, rng = killed / "checkpoint.pt", random.Random(1)
+for _ in range(5):
+    child, before = start(killed), checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
+        time.sleep(0.001)  # until it goes on
+    time.sleep(rng.uniform(0, 0.1))
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL, "it was over before it could be killed"
+assert os.waitpid(start(killed), 0)[1] == 0
+"""
+
+
+def test_killed_at_five_random_moments_and_resumed(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment, check=True, timeout=300)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    histories = [checkpoints.read(tmp_path / name / checkpoints.NAME)["history"] for name in ("whole", "killed")]
+    assert histories[0].losses == histories[1].losses and len(histories[0].losses) == 66
+    for one, other in zip(histories[0].epochs, histories[1].epochs, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_a_finished_run_that_is_resumed_is_as_it_was(tmp_path):
+    history = loop.train(MLP, tmp_path)
+    again = loop.train(MLP, tmp_path, resume=True)
+    assert again.losses == history.losses and again.finished
+
+
+def test_divergence_is_a_result(tmp_path):
+    recipe = dataclasses.replace(MLP, learning_rate=1e4)
+    history = loop.train(recipe, tmp_path)
+    assert history.outcome == "diverged" and not history.epochs
+    found = history.divergence
+    assert found.step == len(history.losses) - 1 >= 1
+    assert not found.loss <= 1000 * history.losses[0]
+    assert f"diverged at step {found.step}" in history.verdict()
+    again = loop.train(recipe, tmp_path, resume=True)
+    assert again.divergence == found or math.isnan(found.loss)
+
+
+def test_the_row_where_numbers_leave_the_range():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 4, bias=False))
+    images = torch.ones(2, 4)
+    assert first_not_finite(model, images) == ""
+    torch.nn.init.constant_(model[2].weight, 1e38)
+    torch.nn.init.constant_(model[0].bias, 100.0)
+    assert first_not_finite(model, images) == "2"
+    model[0].weight.data[0, 0] = math.nan
+    assert first_not_finite(model, images) == "0.weight"
+
+
+def test_guessing_is_not_called_trained():
+    net = bn.mlp(2, 32, init=bn.initialization("he_normal", gain=3.0), input_width=64, output_width=10)
+    recipe = Recipe(net, learning_rate=1e-9, epochs=1)
+    assert loop.train(recipe).outcome == "stuck"
+
+
+def test_folders_that_are_refused(tmp_path):
+    loop.train(dataclasses.replace(MLP, epochs=1), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"holds a run already: continue it with --resume"):
+        loop.train(dataclasses.replace(MLP, epochs=1), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"is of another run: epochs 1 became 4. Start in another folder"):
+        loop.train(MLP, tmp_path / "run", resume=True)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="is a file: a run needs a folder"):
+        loop.train(MLP, tmp_path / "file")
+    with pytest.raises(ValueError, match=r"is not the folder of a run: it has no checkpoint.pt but file, run"):
+        loop.train(MLP, tmp_path)
+
+
+def test_damaged_checkpoints_are_refused(tmp_path):
+    loop.train(dataclasses.replace(MLP, epochs=1), tmp_path)
+    path = tmp_path / checkpoints.NAME
+    whole = path.read_bytes()
+    recipe = dataclasses.replace(MLP, epochs=1)
+    for bad in (whole[: len(whole) // 2], b"", b"no checkpoint", whole.replace(b"history", b"hystory")):
+        path.write_bytes(bad)
+        with pytest.raises(ValueError, match=r"damaged|is not a checkpoint"):
+            loop.train(recipe, tmp_path, resume=True)
+    torch.save({"format": 1, "model": torch.nn.Linear(2, 2)}, path)  # a pickle that would build a module
+    with pytest.raises(ValueError, match="is not a checkpoint of a run, or damaged"):
+        loop.train(recipe, tmp_path, resume=True)
+    torch.save({**torch.load(_written(tmp_path, whole), weights_only=True), "model": {}}, path)
+    with pytest.raises(ValueError, match="does not fit its own description"):
+        loop.train(recipe, tmp_path, resume=True)
+
+
+def _written(folder, data):
+    path = folder / "whole.unfinished"
+    path.write_bytes(data)
+    return path
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    loop.train(dataclasses.replace(MLP, epochs=1), tmp_path / "one")
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        loop.train(MLP, tmp_path / "two")
+    assert not [path for path in (tmp_path / "two").iterdir() if path.name != "lock"]

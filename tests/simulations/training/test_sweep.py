@@ -1,0 +1,104 @@
+"""Sweeps: runs as a study, what they say, and what is refused."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from simulations.study import Study
+from simulations.study_run import run_study
+from simulations.training.sweep import KIND, SweepResult, recipe_of, sweep, sweep_study, trained
+
+SMALL = {"depth": 8, "image": (3, 8, 8), "epochs": 1, "batch_size": 256}
+
+
+def invented(parameters, seed):
+    """Outcomes with known largest learning rates: 0.01 and 0.02 without BatchNorm, 0.3 with it."""
+    limit = 0.3 if parameters["norm"] == "all" else 0.01 * (1 + parameters["seed"])
+    good = parameters["learning_rate"] <= limit
+    accuracy = 0.9 + 0.01 * parameters["seed"] if good else math.inf
+    return {
+        "test_accuracy": accuracy,
+        "train_accuracy": accuracy,
+        "train_loss": 0.1 if good else math.inf,
+        "first_loss": 2.3,
+        "divergence_step": math.inf if good else 5.0,
+        "trained": float(good),
+    }
+
+
+@pytest.fixture
+def result(tmp_path, monkeypatch):
+    monkeypatch.setattr("simulations.training.sweep.trained", invented)
+    grid = {"norm": ["none", "all"], "learning_rate": [0.001, 0.01, 0.02, 0.3], "seed": [0, 1]}
+    study = sweep_study(grid, "cpu", **SMALL)
+    run_study(study, tmp_path)
+    return SweepResult.read(tmp_path)
+
+
+def test_the_largest_learning_rates_and_their_ratio(result):
+    none, every = result.stability()
+    assert none.case == {"norm": "none"} and none.largest == (0.01, 0.02) and not none.beyond
+    assert every.largest == (0.3, 0.3) and every.beyond and every.geometric_mean == pytest.approx(0.3)
+    ((case, ratios),) = result.ratios()
+    assert case == {} and ratios == pytest.approx([30, 15])
+
+
+def test_what_is_printed_and_written(result):
+    text = result.table()
+    assert "BN none" in text and "≥ 0.3" in text and "with BatchNorm × 21.2" in text
+    assert "0.9050 ± 0.0050   2 of 2 trained" in text and "diverged" in text
+    written = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert len(written["runs"]) == 16 and written["study"]["kind"] == KIND
+    lost = [run for run in written["runs"] if run["test_accuracy"] is None]
+    assert len(lost) == 3 and all(run["divergence_step"] == 5 for run in lost)
+
+
+def test_the_picture_has_every_case(result):
+    ax = result.plot()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["BN none", "BN all"]
+    assert ax.get_xscale() == "log"
+
+
+def test_a_real_sweep_is_repeated_to_the_bit(tmp_path):
+    """In a process of its own, and here."""
+    study = sweep_study({"norm": ["last"], "learning_rate": [0.05], "seed": [3]}, "cpu", **SMALL)
+    found = sweep(study, tmp_path, workers=1)
+    (run,) = found.runs
+    here = trained(study.parameters(0), seed=0)
+    assert {name: run[name] for name in here} == here
+    assert found.results.complete and run["test_accuracy"] <= 1
+
+
+def test_a_diverged_run_has_no_accuracy():
+    found = trained({**SMALL, "norm": "none", "learning_rate": 1e8, "epochs": 2}, seed=1)
+    assert found["test_accuracy"] == math.inf and found["trained"] == 0
+    assert 0 < found["divergence_step"] < 10
+
+
+@pytest.mark.parametrize("norm, where", [("none", 0), ("all", 9), ("last", 1)])
+def test_norms(norm, where):
+    net = recipe_of({"norm": norm, "depth": 8, "learning_rate": 0.1}).net
+    assert str(net.to_json()).count('"BatchNorm"') == where
+
+
+def test_what_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"norm must be one of none, all, last; got 'al'"):
+        sweep_study({"norm": ["al"], "learning_rate": [0.1]}, "cpu")
+    with pytest.raises(ValueError, match=r"a parameter must be one of .* got 'learning_rates'"):
+        sweep_study({"learning_rates": [0.1]}, "cpu")
+    with pytest.raises(ValueError, match="learning_rate must be finite and above 0, got -1"):
+        sweep_study({"learning_rate": [-1]}, "cpu")
+    with pytest.raises(ValueError, match="a sweep is a study made by sweep_study, got one of kind 'growth'"):
+        sweep(Study("growth", {"width": [4]}, 1, {"depth": 2}), tmp_path / "sweep")
+    run_study(Study("growth", {"width": [4]}, 1, {"depth": 2}), tmp_path / "growth")
+    with pytest.raises(ValueError, match="is not the folder of a sweep but of a study of growth"):
+        SweepResult.read(tmp_path / "growth")
+
+
+def test_seeds_are_shared_by_learning_rates():
+    one, other = (recipe_of({"seed": 5, "learning_rate": rate, "depth": 8}) for rate in (0.1, 0.2))
+    assert one.seed == other.seed and np.isclose(other.learning_rate, 0.2)

@@ -148,7 +148,9 @@ class Objective:
         return float(value.detach()), [part.detach() for part in gradient], product
 
     def _at(self, point: Point | None, part: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        leaves = [own.detach().requires_grad_() for own in (self.start if point is None else point)]
+        # a caller in inference mode has made tensors that no graph takes
+        kept = [own.clone() if own.is_inference() else own for own in (self.start if point is None else point)]
+        leaves = [own.detach().requires_grad_() for own in kept]
         return self._loss(leaves, part), leaves
 
     def _loss(self, point: Point, part: Any, wide: bool = False) -> torch.Tensor:

@@ -325,7 +325,7 @@ def run(
         buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
         start = example.detach().requires_grad_(finish is not None).clone()
         tracer.start(start, input_layout(model, example), itertools.chain(_constants(model), buffers.values()))
-        with tracer.following(), _eager(model):
+        with tracer.following(), eager(model):
             try:
                 result = torch.func.functional_call(model, buffers, (start,))
             except Exception as error:
@@ -341,7 +341,7 @@ def run(
     return tracer.trace
 
 
-def _eager(model: nn.Module) -> Any:
+def eager(model: nn.Module) -> Any:
     """Compiled parts run as they were written."""
     compiled = any(getattr(part, "_compiled_call_impl", None) or hasattr(part, "_orig_mod") for part in model.modules())
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()  # whose import takes seconds

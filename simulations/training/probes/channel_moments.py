@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -14,6 +13,7 @@ from bntheory.networks import Layer, Leaf, Sequential
 from simulations import streams
 from simulations.samples import Samples, moments
 from simulations.training.modules import Join, Residual, build, torch
+from simulations.training.probes import passes
 
 nn = torch.nn
 Recorder = Callable[[Leaf, torch.Tensor], None]
@@ -111,12 +111,6 @@ def measure_draws(
 
 
 def _measure(model: nn.Module, batch: np.ndarray | torch.Tensor) -> Samples:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    tensors = (*model.parameters(), *model.buffers())
-    if any(torch.nn.parameter.is_lazy(tensor) for tensor in tensors):
-        raise ValueError("model has lazy modules without shapes: run it once before it is measured")
-    inputs = _tensor(batch, model)
     rows: list[Leaf] = []
     sizes: list[tuple[float, float, float]] = []
 
@@ -124,26 +118,16 @@ def _measure(model: nn.Module, batch: np.ndarray | torch.Tensor) -> Samples:
         rows.append(row)
         sizes.append(moments(_array(output)))
 
-    record(Leaf("input", "input", tuple(inputs.shape[1:]), None), inputs)
-    devices = {tensor.device.index for tensor in (inputs, *tensors) if tensor.device.type == "cuda"}
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with _recording(model, record), torch.random.fork_rng(devices=sorted(devices)), torch.no_grad():
-        # the forward pass works on copies of the buffers: the model's own are never written to
-        torch.func.functional_call(model, buffers, (inputs,))
-    return Samples(tuple(rows), *np.array(sizes).T[:, None, :], method="measured")
+    with passes.forward(model, batch, _hooks(model, record), gradients=False) as run:
+        record(Leaf("input", "input", tuple(run.images.shape[1:]), None), run.images)
+    order = np.roll(np.arange(len(rows)), 1)  # the input first
+    return Samples(tuple(rows[row] for row in order), *np.array(sizes)[order].T[:, None, :], method="measured")
 
 
-@contextlib.contextmanager
-def _recording(model: nn.Module, record: Recorder) -> Iterator[None]:
-    handles = []
-    try:
-        for name, module in model.named_modules():
-            if _has_row(module) and "parametrizations" not in name.split("."):  # those compute weights
-                handles.append(module.register_forward_hook(_hook(name or "model", record)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _hooks(model: nn.Module, record: Recorder) -> Iterator[tuple[nn.Module, passes.Hook]]:
+    for name, module in model.named_modules():
+        if _has_row(module) and "parametrizations" not in name.split("."):  # those compute weights
+            yield module, _hook(name or "model", record)
 
 
 def _has_row(module: nn.Module) -> bool:
@@ -155,7 +139,7 @@ def _has_row(module: nn.Module) -> bool:
     return children in ([], ["parametrizations"])
 
 
-def _hook(name: str, record: Recorder) -> Callable[..., None]:
+def _hook(name: str, record: Recorder) -> passes.Hook:
     def hook(module: nn.Module, _: object, output: object) -> None:
         if not isinstance(output, torch.Tensor) or output.is_complex():
             kind = output.dtype if isinstance(output, torch.Tensor) else type(output).__name__
@@ -176,36 +160,6 @@ def _array(output: torch.Tensor) -> np.ndarray:
     array = output.detach().cpu()
     array = array if array.dtype in (torch.float32, torch.float64) else array.double()
     return array.numpy()[:, None] if array.ndim == 1 else array.numpy()
-
-
-def _tensor(batch: np.ndarray | torch.Tensor, model: nn.Module) -> torch.Tensor:
-    """Return the batch, checked, in the type and on the device of the model's parameters."""
-    given = batch.detach() if isinstance(batch, torch.Tensor) else np.asarray(batch)
-    if str(given.dtype) not in ("float32", "float64", "torch.float32", "torch.float64"):
-        raise ValueError(f"batch must be float32 or float64, got {given.dtype}: convert (and standardise) it first")
-    tensor = torch.as_tensor(given)
-    description = vars(model).get("description")
-    expected = description.input_shape if isinstance(description, Sequential) else None
-    wanted = "*one input's shape" if expected is None else ", ".join(map(str, expected))
-    if tensor.ndim < 2 or 0 in tensor.shape or (expected is not None and tuple(tensor.shape[1:]) != expected):
-        raise ValueError(f"batch must have shape (batch, {wanted}) and entries, got {tuple(tensor.shape)}")
-    bad = int((~torch.isfinite(tensor)).sum())
-    if bad:
-        raise ValueError(f"batch must be finite, got {bad} NaN or infinite of {tensor.numel()} values")
-    low, high = (float(end) for end in torch.aminmax(tensor))
-    if low == high and (high == 0 or tensor.numel() > 1):
-        raise ValueError(f"batch must not be constant (its standardised values would be 0), every value is {high:g}")
-    converted = _like_parameters(tensor, model)
-    if not torch.isfinite(converted).all():
-        raise ValueError(f"batch does not fit into the model's {converted.dtype}, got values from {low:g} to {high:g}")
-    return converted
-
-
-def _like_parameters(tensor: torch.Tensor, model: nn.Module) -> torch.Tensor:
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            return tensor.to(parameter)
-    return tensor
 
 
 def _warn_overflow(samples: Samples) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 
 
 def aligned(heads: Sequence[str], lines: Sequence[Sequence[object]], most: int = 24) -> str:
-    """Columns of text; numbers in four digits, set flush right; of many lines the first and last `most`/2.
+    """Columns set flush right, words in the first left; numbers in four digits; of many lines the first and last `most`/2.
+
 
     >>> print(aligned(("step", "loss"), [(0.1, 2.0), (1, 0.12345)]))
     step    loss
@@ -18,7 +19,8 @@ def aligned(heads: Sequence[str], lines: Sequence[Sequence[object]], most: int =
        1  0.1235
     """
     cells = [tuple(_cell(value) for value in line) for line in lines]
-    right = [bool(lines) and not isinstance(value, str) for value in (lines[0] if lines else heads)]
+    first = bool(lines) and not isinstance(lines[0][0], str)
+    right = [first, *(True,) * (len(heads) - 1)]
     if len(cells) > most:
         half = max(1, most // 2)
         cells = [*cells[:half], ("…",) * len(heads), *cells[-half:]]
@@ -47,6 +49,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, (float, np.floating)) and not math.isfinite(value):
         return None if value == -math.inf else str(float(value))
     return value.item() if isinstance(value, np.generic) else value
+
+
+def short(value: float | None, digits: int = 4) -> str:
+    """A number as text, empty if it is None or NaN.
+
+    >>> short(2 / 3), short(None)
+    ('0.6667', '')
+    """
+    return "" if value is None or math.isnan(value) else f"{value:.{digits}g}"
 
 
 def power(logarithm: float) -> str:

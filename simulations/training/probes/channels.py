@@ -201,6 +201,7 @@ def channel_moments(
 
 def _watched(model: nn.Module, also: Sequence[str]) -> dict[nn.Module, str]:
     """The modules whose outputs are measured, and their names."""
+    passes.refuse_other_models(model)
     modules = dict(model.named_modules())
     for name in also:
         if name not in modules:
@@ -225,7 +226,10 @@ def _layers_and_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _log_moments(output: torch.Tensor, axis: int) -> torch.Tensor:
     """ln std and ln |mean| of channels, (2, channels), float64; in units of the largest entry: nothing overflows."""
     channels = output.movedim(axis, 0).flatten(1)
-    largest = channels.abs().amax().double()
+    largest = torch.linalg.vector_norm(channels, torch.inf).double()
     units = channels.double().div_(torch.where(largest > 0, largest, 1.0))
-    variance, mean = torch.var_mean(units, dim=1, correction=0)
-    return torch.stack([variance.log() / 2, mean.abs().log()]) + largest.log()
+    first = units[:, :1].clone()
+    units -= first  # so that channels which are constant have variance 0, without rounding
+    shift = units.mean(dim=1)
+    variance = (torch.linalg.vector_norm(units, dim=1) ** 2 / units.shape[1] - shift**2).clamp_min(0)
+    return torch.stack([variance.log() / 2, (first[:, 0] + shift).abs().log()]) + largest.log()

@@ -211,7 +211,7 @@ def kernel_alignment(
 def _contributions(module: nn.Module, read: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """Σ|d| and Σd for every weight, (2, *weight's shape), float64; both factors in units of their largest entry."""
     weight_gradient, factors = _weight_gradient(module), (read, gradient)
-    sizes = [factor.abs().amax() for factor in factors]
+    sizes = [torch.linalg.vector_norm(factor, torch.inf) for factor in factors]
     # copies, of this layer alone: they are free again when the backward pass goes on
     units = [factor / torch.where(size > 0, size, 1.0) for factor, size in zip(factors, sizes, strict=True)]
     signed = weight_gradient(*units)
@@ -224,13 +224,14 @@ def _weight_gradient(module: nn.Module) -> Callable[[torch.Tensor, torch.Tensor]
     if isinstance(module, nn.Linear):
         return lambda read, gradient: gradient.flatten(0, -2).T @ read.flatten(0, -2)
     function = next(function for kind, function in CONVOLUTIONS.items() if isinstance(module, kind))
-    shape = module.weight.shape
+    shape, geometry = module.weight.shape, [module.stride, module.padding, module.dilation, module.groups]
     if module.transposed:  # it reads what a convolution's output has, and makes what a convolution reads
-        geometry = (module.stride, module.padding, module.dilation, module.groups)
         return lambda read, gradient: function(gradient, shape, read, *geometry)
-    ends = module._reversed_padding_repeated_twice  # of padding "same" too
+    if module.padding_mode == "zeros" and not isinstance(module.padding, str):
+        return lambda read, gradient: function(read, shape, gradient, *geometry)
+    geometry[1] = 0
+    ends = module._reversed_padding_repeated_twice
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    geometry = (module.stride, 0, module.dilation, module.groups)
     return lambda read, gradient: function(nn.functional.pad(read, ends, mode), shape, gradient, *geometry)
 
 

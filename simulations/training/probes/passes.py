@@ -111,12 +111,17 @@ def loss_of(loss: Loss, outputs: Any, labels: Any, images: torch.Tensor) -> torc
     return value.squeeze()
 
 
-def prepared(batch: np.ndarray | torch.Tensor, model: nn.Module) -> torch.Tensor:
-    """Return the batch, checked, in the type and on the device of the model's parameters."""
+def refuse_other_models(model: Any) -> None:
+    """Raise TypeError for what is no module, ValueError for a module whose weights have no shapes yet."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError("model has lazy modules without shapes: run it once before it is measured")
+
+
+def prepared(batch: np.ndarray | torch.Tensor, model: nn.Module) -> torch.Tensor:
+    """Return the batch, checked, in the type and on the device of the model's parameters."""
+    refuse_other_models(model)
     given = batch.detach() if isinstance(batch, torch.Tensor) else np.asarray(batch)
     if str(given.dtype) not in ("float32", "float64", "torch.float32", "torch.float64"):
         raise ValueError(f"batch must be float32 or float64, got {given.dtype}: convert (and standardise) it first")

@@ -6,6 +6,7 @@ import numbers
 from collections.abc import Iterable
 
 from simulations.training.modules import torch
+from simulations.training.probes import passes
 
 nn = torch.nn
 OFF_THE_PATH = {"shortcut", "downsample"}  # parts of names: ours, torchvision's
@@ -17,13 +18,16 @@ def weights(model: nn.Module) -> dict[str, str]:
     Raises
     ------
     ValueError
-        If there are none.
+        If there are none, or not yet.
+    TypeError
+        If `model` is no module.
 
     Examples
     --------
     >>> weights(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1)))
     {'0': '0.weight', '2': '2.weight'}
     """
+    passes.refuse_other_models(model)
     found = {_layer(name): name for name, parameter in model.named_parameters() if parameter.ndim > 1}
     if not found:
         what = "weights" if next(model.parameters(), None) is not None else "parameters"

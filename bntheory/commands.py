@@ -105,6 +105,7 @@ def _image(ctx: click.Context, option: click.Parameter, text: str | None) -> tup
 
 NETWORK_OPTIONS: dict[str, dict[str, Any]] = {
     "architecture": {"help": "mlp, cnn, vgg or resnet. [default: mlp]"},
+    "resnet": {"type": int, "metavar": "DEPTH", "help": "Short for --architecture resnet --depth DEPTH."},
     "depth": {"type": int, "help": "Layers. [default: mlp 100 (Dense + activation pairs), cnn 20, vgg 16, resnet 110]"},
     "width": {"type": int, "help": "Units of every layer. mlp [default: 512]"},
     "channels": {"type": int, "help": "Of every convolution; vgg: of the first stage. cnn, vgg [default: 64]"},
@@ -136,6 +137,11 @@ def described_network(given: dict[str, Any], input_width: int | None = None) -> 
         if others:
             raise click.UsageError(f"--net describes the whole network: leave out {', '.join(others)}")
         return bntheory.from_json(_text(given["net"]))
+    if "resnet" in given:
+        others = [_flag(name) for name in ("architecture", "depth") if name in given]
+        if others:
+            raise click.UsageError(f"--resnet says both architecture and depth: leave out {', '.join(others)}")
+        given |= {"architecture": "resnet", "depth": given.pop("resnet")}
     architecture = arguments.choice("architecture", given.pop("architecture", "mlp"), ARCHITECTURES)
     build = getattr(bntheory, architecture)
     known = inspect.signature(build).parameters

@@ -19,7 +19,7 @@ def test_python_examples(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = "\n".join(re.findall(r"```python\n(.*?)```", TEXT, re.S))
     result = doctest.DocTestRunner().run(doctest.DocTestParser().get_doctest(text, {}, "README", str(README), 0))
-    assert result.attempted == 23 and result.failed == 0
+    assert result.attempted == 25 and result.failed == 0
 
 
 @pytest.mark.parametrize(("command", "expected"), EXAMPLES, ids=[command for command, _ in EXAMPLES])

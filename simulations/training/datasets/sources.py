@@ -24,6 +24,7 @@ class Inputs(NamedTuple):
     values: np.ndarray
     name: str  # of the set, as in `ImageSet`
     treatment: str  # what was done to the images to fit the shape: empty if nothing was
+    labels: np.ndarray  # (batch,), int64
 
 
 def load(
@@ -104,7 +105,8 @@ def images_for(
     Returns
     -------
     Inputs
-        values : float64 array, (batch, *shape); name : of the set; treatment : what was done to fit the shape.
+        values : float64 array, (batch, *shape); name : of the set; treatment : what was done to fit the shape;
+        labels : int64 array, (batch,), of noise random from 0 to 9.
 
     Raises
     ------
@@ -118,8 +120,9 @@ def images_for(
     """
     batch = arguments.integer("batch", batch)
     if data == "noise":
-        values = streams.input_stream(streams.root(seed)).standard_normal((batch, *shape))
-        return Inputs(values, "noise", "")
+        root = streams.root(seed)
+        values = streams.input_stream(root).standard_normal((batch, *shape))
+        return Inputs(values, "noise", "", _random_labels(root, batch))
     images = load(data, part)
     arguments.integer("batch", batch, at_most=len(images))
     stored, old = images.pixels.shape[1:3]
@@ -133,7 +136,7 @@ def images_for(
         done.append(f"{'enlarged' if side > old else 'averaged'} from {old}×{old} to {side}×{side}")
     if channels != stored:
         done.append(f"in {channels} equal channels" if channels > stored else f"mean of {stored} channels")
-    return Inputs(values, images.name, ", ".join(done))
+    return Inputs(values, images.name, ", ".join(done), images.labels[chosen])
 
 
 def _image_shape(shape: tuple[int, ...], stored: int) -> tuple[int, int]:
@@ -155,7 +158,11 @@ def _noise(part: str, shape: Sequence[int] | None, seed: int | np.random.Generat
         raise ValueError(f"noise needs shape=(number, channels, side, side), got {shape}")
     root = streams.root(seed)
     pixels = streams.input_stream(root).standard_normal(tuple(arguments.integer("shape", side) for side in shape))
-    return ImageSet("noise", pixels, streams.input_stream(root, grid_index=1).integers(10, size=shape[0]))
+    return ImageSet("noise", pixels, _random_labels(root, len(pixels)))
+
+
+def _random_labels(root: int, number: int) -> np.ndarray:
+    return streams.input_stream(root, grid_index=1).integers(10, size=number)
 
 
 def _from_folder(data: str | Path, part: str) -> ImageSet:

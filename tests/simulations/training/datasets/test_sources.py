@@ -98,7 +98,9 @@ def test_a_folder_may_be_called_like_a_set(folder, monkeypatch):
 def test_batches_of_digits(shape, size, channels, treatment):
     pytest.importorskip("sklearn")
     expected = batch_of(digits(size, channels)[0], 5, seed=7).reshape(5, *shape)
-    assert images_for(shape, "digits", 5, 7) == (pytest.approx(expected, abs=0), "digits", treatment)
+    found = images_for(shape, "digits", 5, 7)
+    assert found[:3] == (pytest.approx(expected, abs=0), "digits", treatment)
+    assert np.array_equal(found.labels, batch_of(digits()[1], 5, seed=7))
 
 
 @pytest.mark.parametrize("shape", [(16,), (1, 4, 4)])
@@ -107,7 +109,7 @@ def test_batches_of_smaller_images_are_averages(folder, shape):
     expected = batch_of((pixels - pixels.mean()) / pixels.std(), 20, seed=1).reshape(20, *shape)
     found = images_for(shape, str(folder), 20, 1)
     np.testing.assert_allclose(found.values, expected, rtol=0, atol=1e-12)
-    assert found[1:] == (str(folder), "averaged from 6×6 to 4×4")
+    assert found[1:3] == (str(folder), "averaged from 6×6 to 4×4")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,8 @@ def test_batches_of_colour_images(monkeypatch, shape, channels, side, treatment)
     expected = batch_of((values - values.mean()) / values.std(), 4, seed=2).reshape(4, *shape)
     found = images_for(shape, "a folder", 4, 2)
     np.testing.assert_allclose(found.values, expected, rtol=0, atol=1e-12)
-    assert found[1:] == ("colours", treatment)
+    assert found[1:3] == ("colours", treatment)
+    assert np.array_equal(found.labels, batch_of(np.arange(9), 4, seed=2))
 
 
 def test_batches_are_nested_and_differ_from_seed_to_seed(folder):
@@ -140,7 +143,8 @@ def test_batches_are_nested_and_differ_from_seed_to_seed(folder):
 def test_noise_takes_any_shape(shape):
     expected = streams.input_stream(9).standard_normal((6, *shape))
     found = images_for(shape, "noise", 6, 9)
-    assert np.array_equal(found.values, expected) and found[1:] == ("noise", "")
+    assert np.array_equal(found.values, expected) and found[1:3] == ("noise", "")
+    assert np.array_equal(found.labels, load("noise", shape=(6, 1, 1, 1), seed=9).labels)
 
 
 @pytest.mark.parametrize("shape", [(65,), (3, 4, 5), (2, 2), (), (72,)])

@@ -62,7 +62,7 @@ class ChannelMoments:
         return mean, spread
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the averages as plain data, ready for strict JSON: None for what is not finite."""
+        """Return the averages as plain data, ready for strict JSON (see `reporting.plain`)."""
         found: dict[str, Any] = {
             "rows": list(self.rows),
             "kinds": list(self.kinds),
@@ -160,11 +160,11 @@ def channel_moments(
     Examples
     --------
     >>> model = nn.Sequential(nn.Linear(1, 2), nn.ReLU())
-    >>> _ = model.load_state_dict({"0.weight": torch.tensor([[1.0], [2.0]]), "0.bias": torch.tensor([2.0, -9.0])})
-    >>> print(channel_moments(model, torch.tensor([[-1.0], [1.0]]), also=["1"]))
-    output      of  layer   alive  ln std       ±  ln |mean|      ±
-    0       Linear      1  2 of 2  0.3466  0.3466      1.445  0.752
-    1         ReLU         1 of 2       0       0     0.6931      0
+    >>> _ = model.load_state_dict({"0.weight": torch.tensor([[1.0], [2.0]]), "0.bias": torch.tensor([3.0, -9.0])})
+    >>> print(channel_moments(model, torch.tensor([[-2.0], [2.0]]), also=["1"]))
+    output      of  layer   alive  ln std       ±  ln |mean|       ±
+    0       Linear      1  2 of 2    1.04  0.3466      1.648  0.5493
+    1         ReLU         1 of 2  0.6931       0      1.099       0
     """
     watched = _watched(model, also)
     layers = [name for module, name in watched.items() if isinstance(module, (CONVOLUTION, nn.Linear))]

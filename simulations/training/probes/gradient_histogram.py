@@ -57,7 +57,7 @@ class GradientHistogram:
         return self.reach * np.linspace(-1, 1, len(self.counts) + 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, ready for strict JSON: None for what is not finite."""
+        """Return plain data, ready for strict JSON (see `reporting.plain`)."""
         return {
             "layers": list(self.layers),
             "numbers": list(self.numbers),

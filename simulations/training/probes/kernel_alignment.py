@@ -64,7 +64,7 @@ class KernelAlignment:
     magnitudes: tuple[Floats, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, ready for strict JSON: None for what is not finite, of channel pairs five quantiles."""
+        """Return plain data, ready for strict JSON (see `reporting.plain`), of channel pairs five quantiles."""
         return {
             "layers": list(self.layers),
             "numbers": list(self.numbers),

@@ -48,7 +48,7 @@ class LogitGradients:
         return float(self.predicted.max() / len(self.predictions))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, ready for strict JSON: None for what is not finite, and for a matrix of over 1280."""
+        """Return plain data, ready for strict JSON (see `reporting.plain`): None for a matrix of over 1280."""
         small = self.gradient.size <= MOST
         return {
             "loss": plain([self.loss])[0],

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def aligned(heads: Sequence[str], lines: Sequence[Sequence[object]], most: int = 24) -> str:
-    """Columns set flush right, words in the first left; numbers in four digits; of many lines the first and last `most`/2.
+    """Columns set flush right, words in the first left; numbers in four digits; of many lines both ends, `most` in all.
 
     >>> print(aligned(("step", "loss"), [(0.1, 2.0), (1, 0.12345)]))
     step    loss

@@ -89,11 +89,13 @@ def test_streaming_probes(name):
     assert all(torch.equal(value, state[key]) for key, value in there.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["loss_along_step", "moments_along_step", "curvature"])
-def test_probes_on_demand(name):
+@pytest.mark.parametrize(
+    "name, given", [("loss_along_step", {}), ("moments_along_step", {"step": 0.1}), ("curvature", {})]
+)
+def test_probes_on_demand(name, given):
     here, there, images, labels = pair()
-    one = getattr(sim, name)(here, images, labels).to_dict()
-    other = getattr(sim, name)(there, images.cuda(), labels.cuda()).to_dict()
+    one = getattr(sim, name)(here, images, labels, **given).to_dict()
+    other = getattr(sim, name)(there, images.cuda(), labels.cuda(), **given).to_dict()
     close(one, other, rtol=1e-3)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import math
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,9 @@ NORMS = {"none": {}, "all": {"batch_norm": True}, "last": {"final_batch_norm": T
 SETTINGS = ("data", "learning_rate", "epochs", "batch_size", "momentum", "weight_decay", "augment", "precision", "seed")
 ELSEWHERE = ("norm", "device", "machine", "torch")  # parameters of a run that are in neither recipe nor network
 KIND = "simulations.training.sweep:trained"
+STABLE = 2.0  # times the first loss, which the loss of a stable run does not pass
+LEARNED = 0.5  # accuracy in training
+Ratio = tuple[dict[str, Any], np.ndarray]  # a place in the grid, and one number for each seed
 
 
 def trained(parameters: Mapping[str, Any], seed: int) -> dict[str, float]:
@@ -46,9 +49,8 @@ def trained(parameters: Mapping[str, Any], seed: int) -> dict[str, float]:
     Returns
     -------
     dict
-        test_accuracy, train_accuracy and train_loss of the last epoch, the loss at the first step, the step of
-        divergence, and 1 or 0 for trained: the run did not diverge and ended below the loss of guessing. What there is
-        not is infinite.
+        test_accuracy, train_accuracy and train_loss of the last epoch, the loss at the first step, the largest loss of
+        a step over that, and the step of divergence. What there is not is infinite.
     """
     from simulations.training.loop import train
     from simulations.training.modules import torch
@@ -60,7 +62,18 @@ def trained(parameters: Mapping[str, Any], seed: int) -> dict[str, float]:
         found = {name: history.epochs[-1][name] for name in found}
     step = math.inf if history.divergence is None else history.divergence.step
     first = history.losses[0] if math.isfinite(history.losses[0]) else math.inf
-    return {**found, "first_loss": first, "divergence_step": step, "trained": float(history.outcome == "trained")}
+    rise = math.inf if history.divergence is not None else max(history.losses) / history.losses[0]
+    return {**found, "first_loss": first, "largest_relative_loss": rise, "divergence_step": step}
+
+
+def is_stable(run: Mapping[str, Any]) -> bool:
+    """Whether the loss of no step was above twice the first one."""
+    return run["largest_relative_loss"] < STABLE
+
+
+def has_learned(run: Mapping[str, Any]) -> bool:
+    """Whether half of the last epoch's images were recognized, in training."""
+    return LEARNED <= run["train_accuracy"] < math.inf
 
 
 def recipe_of(parameters: Mapping[str, Any]) -> Recipe:
@@ -159,28 +172,36 @@ def _processes(workers: int) -> Iterator[Executor]:
         yield pool
 
 
+PROPERTIES = {"are stable": is_stable, "learn": has_learned}
+
+
 @dataclass(frozen=True)
-class Stability:
-    """The largest learning rates of one kind of network that train, over its seeds.
+class Largest:
+    """The largest learning rates of one kind of network that have a property, one for each seed.
 
     Parameters
     ----------
     case : dict
         Where in the grid: every axis but learning rate and seed.
-    largest : tuple of float
-        One a seed: the largest learning rate of the sweep whose run trained; 0 if none did.
+    rates : tuple of float
+        One a seed; 0 if the run has the property at no learning rate of the sweep.
     beyond : bool
         Whether for some seed it is the largest of the sweep, so that the true one may lie above.
     """
 
     case: dict[str, Any]
-    largest: tuple[float, ...]
+    rates: tuple[float, ...]
     beyond: bool
 
     @property
     def geometric_mean(self) -> float:
         """exp of the mean logarithm; 0 if a seed has none."""
-        return float(np.exp(np.mean(np.log(self.largest)))) if min(self.largest) > 0 else 0.0
+        return float(np.exp(np.mean(np.log(self.rates)))) if min(self.rates) > 0 else 0.0
+
+    def __str__(self) -> str:
+        each = ", ".join(f"{rate:.3g}" if rate else "none" for rate in self.rates)
+        mean = f"{self.geometric_mean:.3g}" if self.geometric_mean else "–"
+        return f"{'≥ ' if self.beyond else ''}{mean}  ({each})"
 
 
 class SweepResult:
@@ -223,44 +244,41 @@ class SweepResult:
         """Return the runs at a place in the grid."""
         return [run for run in self.runs if all(run[name] == value for name, value in case.items())]
 
-    def stability(self) -> list[Stability]:
-        """Return the largest learning rates that train, for every kind of network."""
+    def largest(self, property: Callable[[Mapping[str, Any]], bool] = is_stable) -> list[Largest]:
+        """Return the largest learning rates whose runs are stable, or have learned, for every kind of network."""
         rates = self.results.study.grid.get("learning_rate", ())
         found = []
         for case in self.cases():
             runs = self.of(case)
             seeds = list(dict.fromkeys(run.get("seed", 0) for run in runs))
-            stable = [(run.get("seed", 0), run["learning_rate"]) for run in runs if run["trained"]]
-            largest = tuple(max((rate for own, rate in stable if own == seed), default=0.0) for seed in seeds)
-            found.append(Stability(case, largest, max(largest) == max(rates)))
+            good = [(run.get("seed", 0), run["learning_rate"]) for run in runs if property(run)]
+            largest = tuple(max((rate for own, rate in good if own == seed), default=0.0) for seed in seeds)
+            found.append(Largest(case, largest, max(largest) == max(rates)))
         return found
 
-    def ratios(self) -> list[tuple[dict[str, Any], np.ndarray]]:
+    def ratios(self, property: Callable[[Mapping[str, Any]], bool] = is_stable) -> list[Ratio]:
         """Return the largest learning rate with BatchNorm in all layers over that without, seed by seed.
 
         Of each kind of network that the sweep has with norm "none" and "all", where all seeds have both.
         """
-        by_case = {tuple(one.case.items()): one for one in self.stability()}
-        found = []
-        for key, plain in by_case.items():
-            normed = by_case.get(tuple((k, "all" if k == "norm" else v) for k, v in key))
-            if ("norm", "none") in key and normed is not None and len(normed.largest) == len(plain.largest):
-                if min(*plain.largest, *normed.largest) > 0:
-                    rest = {k: v for k, v in key if k != "norm"}
-                    found.append((rest, np.array(normed.largest) / np.array(plain.largest)))
+        found, largest = [], self.largest(property)
+        for plain in largest:
+            rest = {name: value for name, value in plain.case.items() if name != "norm"}
+            for normed in largest:
+                if plain.case.get("norm") == "none" and normed.case == {**plain.case, "norm": "all"}:
+                    if len(normed.rates) == len(plain.rates) and min(*plain.rates, *normed.rates) > 0:
+                        found.append((rest, np.array(normed.rates) / np.array(plain.rates)))
         return found
 
     def table(self) -> str:
         """Return the largest learning rates, their ratios, and accuracies at common learning rates."""
-        lines = ["largest learning rate that trains (geometric mean over seeds; each of them)"]
-        for one in self.stability():
-            sign = "≥ " if one.beyond else ""
-            each = ", ".join(f"{rate:.3g}" for rate in one.largest)
-            lines.append(f"  {_words(one.case):<28} {sign}{one.geometric_mean:.3g}  ({each})")
-        for case, ratios in self.ratios():
-            spread = f", factor {np.exp(np.log(ratios).std(ddof=1)):.2g} either way" if len(ratios) > 1 else ""
-            name = _words(case) or "ratio"
-            lines.append(f"  {name:<28} with BatchNorm × {np.exp(np.log(ratios).mean()):.3g}{spread}")
+        lines = []
+        for title, property in PROPERTIES.items():
+            lines.append(f"largest learning rate whose runs {title} (geometric mean over seeds; each of them)")
+            lines += [f"  {_words(one.case):<28} {one}" for one in self.largest(property)]
+            for case, ratios in self.ratios(property):
+                spread = f", factor {np.exp(np.log(ratios).std(ddof=1)):.2g} either way" if len(ratios) > 1 else ""
+                lines.append(f"  {_words(case):<28} with BatchNorm × {np.exp(np.log(ratios).mean()):.3g}{spread}")
         lines.append("test accuracy by learning rate (mean ± standard error over the seeds that did not diverge)")
         for case in self.cases():
             lines += [f"  {_words(case):<28} {line}" for line in self._accuracies(case)]
@@ -269,16 +287,14 @@ class SweepResult:
     def to_dict(self) -> dict[str, Any]:
         """Return study, machine, runs and what they say as plain data; what is infinite as None."""
         runs = [{k: None if v == math.inf else v for k, v in run.items()} for run in self.runs]
-        stability = [{**one.case, "largest": list(one.largest), "beyond": one.beyond} for one in self.stability()]
-        ratios = [{**case, "ratios": values.tolist()} for case, values in self.ratios()]
-        study = self.results.study.to_dict()
-        return {
-            "study": study,
-            "environment": self.results.environment,
-            "runs": runs,
-            "stability": stability,
-            "ratios": ratios,
-        }
+        largest, ratios = {}, {}
+        for title, property in PROPERTIES.items():
+            largest[title] = [
+                {**one.case, "rates": list(one.rates), "beyond": one.beyond} for one in self.largest(property)
+            ]
+            ratios[title] = [{**case, "ratios": values.tolist()} for case, values in self.ratios(property)]
+        study = {"study": self.results.study.to_dict(), "environment": self.results.environment}
+        return {**study, "runs": runs, "largest": largest, "ratios": ratios}
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw test accuracy against learning rate: mean over seeds, all of them as dots, runs that diverged at 0."""
@@ -305,11 +321,11 @@ class SweepResult:
         for rate in self.results.study.grid.get("learning_rate", ()):
             runs = self.of({**case, "learning_rate": rate})
             good = np.array([run["test_accuracy"] for run in runs if math.isfinite(run["test_accuracy"])])
-            trained = sum(run["trained"] == 1 for run in runs)
+            counts = f"stable {sum(map(is_stable, runs))}, learned {sum(map(has_learned, runs))} of {len(runs)}"
             error = f" ± {good.std(ddof=1) / math.sqrt(len(good)):.4f}" if len(good) > 1 else ""
             if runs:
                 mean = f"{good.mean():.4f}{error}" if len(good) else "diverged"
-                yield f"{rate:<8.3g} {mean:<17} {trained} of {len(runs)} trained"
+                yield f"{rate:<8.3g} {mean:<17} {counts}"
 
 
 def _accuracy(run: Mapping[str, Any]) -> float:

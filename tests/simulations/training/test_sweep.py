@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 
 from simulations.study import Study
 from simulations.study_run import run_study
-from simulations.training.sweep import KIND, SweepResult, recipe_of, sweep, sweep_study, trained
+from simulations.training.sweep import KIND, SweepResult, has_learned, is_stable, recipe_of, sweep, sweep_study, trained
 
 SMALL = {"depth": 8, "image": (3, 8, 8), "epochs": 1, "batch_size": 256}
 
@@ -25,8 +25,8 @@ def invented(parameters, seed):
         "train_accuracy": accuracy,
         "train_loss": 0.1 if good else math.inf,
         "first_loss": 2.3,
+        "largest_relative_loss": 1.5 if good else math.inf,
         "divergence_step": math.inf if good else 5.0,
-        "trained": float(good),
     }
 
 
@@ -40,9 +40,9 @@ def result(tmp_path, monkeypatch):
 
 
 def test_the_largest_learning_rates_and_their_ratio(result):
-    none, every = result.stability()
-    assert none.case == {"norm": "none"} and none.largest == (0.01, 0.02) and not none.beyond
-    assert every.largest == (0.3, 0.3) and every.beyond and every.geometric_mean == pytest.approx(0.3)
+    none, every = result.largest()
+    assert none.case == {"norm": "none"} and none.rates == (0.01, 0.02) and not none.beyond
+    assert every.rates == (0.3, 0.3) and every.beyond and every.geometric_mean == pytest.approx(0.3)
     ((case, ratios),) = result.ratios()
     assert case == {} and ratios == pytest.approx([30, 15])
 
@@ -50,7 +50,7 @@ def test_the_largest_learning_rates_and_their_ratio(result):
 def test_what_is_printed_and_written(result):
     text = result.table()
     assert "BN none" in text and "≥ 0.3" in text and "with BatchNorm × 21.2" in text
-    assert "0.9050 ± 0.0050   2 of 2 trained" in text and "diverged" in text
+    assert "0.9050 ± 0.0050   stable 2, learned 2 of 2" in text and "diverged" in text
     written = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert len(written["runs"]) == 16 and written["study"]["kind"] == KIND
     lost = [run for run in written["runs"] if run["test_accuracy"] is None]
@@ -75,7 +75,8 @@ def test_a_real_sweep_is_repeated_to_the_bit(tmp_path):
 
 def test_a_diverged_run_has_no_accuracy():
     found = trained({**SMALL, "norm": "none", "learning_rate": 1e8, "epochs": 2}, seed=1)
-    assert found["test_accuracy"] == math.inf and found["trained"] == 0
+    assert found["test_accuracy"] == found["largest_relative_loss"] == math.inf
+    assert not is_stable(found) and not has_learned(found)
     assert 0 < found["divergence_step"] < 10
 
 

@@ -213,7 +213,7 @@ def _seeing(modules: dict[str, nn.Module]) -> Iterator[dict[str, tuple[Floats, F
             if not isinstance(output, torch.Tensor) or output.dim() < 2 or output.is_complex():
                 got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
                 raise ValueError(f"layers: {name!r} must return a real tensor (batch, channels, …), got {got}")
-            seen[name] = channel_moments(output)
+            seen[name] = _moments_of(output)
 
         return see
 
@@ -225,9 +225,9 @@ def _seeing(modules: dict[str, nn.Module]) -> Iterator[dict[str, tuple[Floats, F
             handle.remove()
 
 
-def channel_moments(output: torch.Tensor) -> tuple[Floats, Floats]:
+def _moments_of(output: torch.Tensor) -> tuple[Floats, Floats]:
     """Mean and variance of every channel of (batch, channels, …), +inf where they are not finite."""
     channels = output.detach().double().transpose(0, 1).flatten(1)
-    variance, mean = torch.var_mean(channels, dim=1, correction=0)
-    found = (np.where(np.isfinite(part), part, np.inf) for part in (mean.cpu().numpy(), variance.cpu().numpy()))
-    return tuple(found)  # type: ignore[return-value]
+    parts = (part.cpu().numpy() for part in torch.var_mean(channels, dim=1, correction=0))
+    variance, mean = (np.where(np.isfinite(part), part, np.inf) for part in parts)
+    return mean, variance

@@ -29,8 +29,9 @@ class Objective:
     ----------
     model : torch.nn.Module
     images : array or tensor, (number, …)
-        Finite; numbers with a point are converted to the type of the model's parameters.
+        Finite; floating-point numbers are converted to the type of the model's parameters, integers stay what they are.
     labels : array or tensor, (number, …)
+        Likewise; integers become int64, as losses of classes want them.
     loss : callable
         (outputs, labels) ↦ one real number, the mean over the images.
 
@@ -83,7 +84,7 @@ class Objective:
             return value, False
         try:
             value = self.value(wide_point(), wide=True)
-        except RuntimeError:  # a part of the module insists on its type
+        except (RuntimeError, ValueError):  # a part of the module, or of the loss, insists on its type
             return np.inf, True
         return (value if np.isfinite(value) else np.inf), True
 

@@ -78,6 +78,30 @@ def test_beyond_the_range_of_float32_and_float64(depth):
     assert np.isposinf(found.relative_loss[-1]) == (depth > 10)
 
 
+def test_parts_that_insist_on_float32():
+    """Where the loss cannot be had in float64, what float32 does not hold is +inf."""
+    weight = torch.ones(1)
+
+    def loss(outputs, labels):
+        return (outputs @ weight[:, None] - labels).square().mean()  # of one type only
+
+    found = loss_along_step(Chain(100), torch.ones(1, 1), torch.zeros(1, 1), loss, [2.0, 5.0])
+    assert found.log_relative_loss[0] == math.inf and found.wide.all() and np.isnan(found.log_relative_loss).sum() == 0
+
+
+def test_tied_weights_take_one_step(blobs, stepped):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)).double()
+    model[2].weight = model[0].weight
+    found = loss_along_step(model, *blobs, steps=[0.5])
+    with torch.no_grad():
+        after, before = (
+            float(nn.functional.cross_entropy(each(blobs[0]), blobs[1]))
+            for each in (stepped(model, *blobs, 0.5), model)
+        )
+    assert found.log_relative_loss[0] == pytest.approx(math.log(after / before), abs=1e-13)
+
+
 def test_quadratic():
     """(1 − αλ)², λ = 2: smallest at 1/λ, level at 2/λ, 10³ at 16.3 times that."""
     model = nn.Linear(1, 1, bias=False, dtype=torch.float64)

@@ -39,7 +39,7 @@ class Null(NamedTuple):
         return float(ordered[math.ceil((1 - level) * (len(ordered) + 1)) - 1])
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)  # of 50 kB each: all shapes of a network
 def null_of(widths: tuple[int, ...], trials: int, seed: int, workers: int | None = None) -> Null:
     """Draw products of Gaussian matrices of these widths n_0, …, n_M; kept for the next call.
 

@@ -100,8 +100,9 @@ def stable_step(
 
     Doubling or halving from `start` until a stable step has a diverging one next to it, then bisection of ln α. On a
     quadratic of curvature λ the border is (1 + threshold^{1/(2T)})/λ, from above to 2/λ as T grows. Deep networks may
-    leave the region of their first curvature for a flatter one, and stand more than `Curvature.stable_step`; stability
-    need not be monotone in α: what is found is one border.
+    leave the region of their first curvature for a flatter one, and stand more than `Curvature.stable_step`: with
+    BatchNorm, where weights that grow make the gradient smaller, a thousand times more. Stability need not be monotone
+    in α: what is found is one border.
 
     Parameters
     ----------
@@ -136,7 +137,8 @@ def stable_step(
 
     References
     ----------
-    Lewkowycz et al. 2020 (arXiv:2003.02218: steps beyond 2/λ); Cohen et al. 2021.
+    Lewkowycz et al. 2020 (arXiv:2003.02218: steps beyond 2/λ); Cohen et al. 2021; Arora, Li, Lyu 2019
+    (arXiv:1812.03981: BatchNorm and the size of steps).
 
     Examples
     --------

@@ -188,11 +188,11 @@ def inner(one: Point, other: Point) -> float:
     return sum(float((a.double() * b.double()).sum()) for a, b in zip(one, other, strict=True))
 
 
-def scalar_loss(loss: Loss, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def scalar_loss(loss: Loss, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
     """loss(outputs, labels), with errors that name what was given."""
     try:
         value = loss(outputs, labels)
-    except (IndexError, RuntimeError, ValueError) as error:
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
         what = str(error).splitlines()[0]
         shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
         raise ValueError(f"loss fails on outputs {shape} and labels {tuple(labels.shape)}: {what}") from error
@@ -206,7 +206,7 @@ def refuse_classes(loss: Loss, outputs: Any, labels: torch.Tensor) -> None:
     """Refuse labels without a logit, before a GPU sees them: its error ends the process's use of it."""
     known = loss in (nn.functional.cross_entropy, nn.functional.nll_loss)
     known = known or isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss))
-    if not known or labels.is_floating_point():
+    if not known or labels.is_floating_point() or not isinstance(outputs, torch.Tensor) or outputs.dim() < 2:
         return
     ignored = labels == getattr(loss, "ignore_index", -100)
     wrong = labels[((labels < 0) | (labels >= outputs.shape[1])) & ~ignored]

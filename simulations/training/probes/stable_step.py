@@ -101,8 +101,8 @@ def stable_step(
     Doubling or halving from `start` until a stable step has a diverging one next to it, then bisection of ln α. On a
     quadratic of curvature λ the border is (1 + threshold^{1/(2T)})/λ, from above to 2/λ as T grows. Deep networks may
     leave the region of their first curvature for a flatter one, and stand more than `Curvature.stable_step`: with
-    BatchNorm, where weights that grow make the gradient smaller, a thousand times more. Stability need not be monotone
-    in α: what is found is one border.
+    BatchNorm, where weights that grow make the gradient smaller, 1400 times as much was seen. Stability need not be
+    monotone in α: what is found is one border.
 
     Parameters
     ----------

@@ -24,6 +24,17 @@ every = pytest.mark.parametrize("name", PROBES)
 on_batch = pytest.mark.parametrize("name", ON_BATCH)
 
 
+class Pair(nn.Module):
+    """Returns no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 3, dtype=torch.float64)
+
+    def forward(self, x):
+        return self.linear(x), x
+
+
 def everything(model):
     """All that a probe could change."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -114,6 +125,7 @@ def test_resnets_of_digits(name):
             ValueError,
             r"loss fails on outputs .* and labels \(",
         ),
+        (lambda m, x, y: (Pair(), x, y), ValueError, r"loss fails on outputs tuple and labels \("),
         (lambda m, x, y: (m, x, y, lambda o, _: (1e200 * o).square().mean()), ValueError, "(the )?loss .*inf"),
     ],
 )

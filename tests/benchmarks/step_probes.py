@@ -63,6 +63,32 @@ def moments(model: torch.nn.Module, batch: tuple, step: float) -> dict:
     return {"step": step, "log_relative_loss": round(float(found.log_relative_loss[-1]), 4), **largest}
 
 
+def summary(runs: dict[str, list]) -> dict:
+    """Medians over the draws, beside what the paper's figures show."""
+
+    def median(values: list) -> list | float:
+        return np.median(values, axis=0).tolist()
+
+    figure3, figure4 = (paper_values()[name] for name in ("figure3", "figure4"))
+    found: dict = {}
+    for key, draws in runs.items():
+        last = [float(run["log_relative_loss"][-1]) / np.log(10) for run in draws]
+        diverging = [run["diverging_step"] for run in draws if run["diverging_step"] is not None]
+        found[key] = {
+            "best_step": median([run["best_step"] for run in draws]),
+            "step_where_relative_loss_passes_1e3": median(diverging) if diverging else None,
+            "draws_that_pass_1e3": len(diverging),
+            "log10_relative_loss_at_0.2": median(last),
+            "paper": figure3[key],
+        }
+    ends = [run["moments"] for run in runs["nobn"] if "moments" in run]
+    found["figure4"] = {"paper": {name: figure4[name] for name in figure4 if name.startswith("max_")}}
+    for index, text in enumerate(("at the smallest diverging step", f"at a step of {TEN_TIMES:g}")):
+        names = ("step", "max_abs_mean_at_full_step", "max_variance_at_full_step")
+        found["figure4"][text] = {name: median([moments[index][name] for moments in ends]) for name in names}
+    return found
+
+
 def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -83,7 +109,7 @@ def main() -> None:
         "step_sizes": steps.tolist(),
         "layers": LAYERS,
         "runs": runs,
-        "paper": {name: paper_values()[name] for name in ("figure3", "figure4")},
+        "medians": summary(runs),
         **vars(given),
         "seconds": round(time.perf_counter() - start),
         "command": f"python tests/benchmarks/{pathlib.Path(__file__).name} "

@@ -109,10 +109,10 @@ class Objective:
     def gradients(self, part: Any = ...) -> list[torch.Tensor]:
         """∇ℓ of every image by itself, (images, *shape) for each parameter; for a loss that is a mean over images."""
         images, labels = self.images[part], self.labels[part]
-        fixed = {**self._frozen, **{name: buffer.clone() for name, buffer in self.model.named_buffers()}}
 
         def single(point: Point, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-            own = {**dict(zip(self.names, point, strict=True)), **fixed}
+            own = {**dict(zip(self.names, point, strict=True)), **self._frozen}
+            own |= {name: buffer.clone() for name, buffer in self.model.named_buffers()}
             outputs = torch.func.functional_call(self.model, own, (image[None].clone(),))
             return self.loss(outputs, label[None]).reshape(())
 

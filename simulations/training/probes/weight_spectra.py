@@ -208,9 +208,8 @@ def weight_spectra(
         if not np.isfinite(matrix).all():
             raise ValueError(f"weights must be finite, got {matrix[~np.isfinite(matrix)][0]} in {name}")
     level = arguments.probability("level", level)
-    by_shape = sorted(matrices, key=lambda name: sorted(matrices[name].shape))  # nulls are kept for the next of a shape
-    found = {name: _spectrum(name, matrices[name], level, trials, root) for name in by_shape}
-    return WeightSpectra(tuple(found[name] for name in matrices), level, trials, root)
+    found = tuple(_spectrum(name, matrix, level, trials, root) for name, matrix in matrices.items())
+    return WeightSpectra(found, level, trials, root)
 
 
 def _spectrum(name: str, matrix: Floats, level: float, trials: int, seed: int) -> WeightSpectrum:

@@ -109,6 +109,17 @@ def test_evaluation_mode_has_images_of_its_own(blobs):
     assert found.mixed == "" and found.variance == pytest.approx(((each - each.mean(0)) ** 2).sum(1).mean(), rel=1e-11)
 
 
+@pytest.mark.parametrize("parts", [(), (nn.ReLU(inplace=True), nn.Linear(4, 3))])
+def test_single_images_leave_the_model_and_the_data(parts, drifting, blobs):
+    model, images = nn.Sequential(*parts) if parts else drifting().eval(), blobs[0].float()
+    given, state = images.clone(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = sgd_noise(model, images, blobs[1], batch_size=4, batches=4)
+    assert found.mixed == "" and getattr(model, "count", 0) == 0 and torch.equal(images, given)
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    each = all_batches(model, images.clone(), blobs[1], 1)
+    assert found.variance == pytest.approx(((each - each.mean(0)) ** 2).sum(1).mean(), rel=1e-5)
+
+
 def test_masks_and_sums_are_said_to_mix(tanh_net, blobs):
     dropping = nn.Sequential(nn.Linear(4, 30), nn.Dropout(0.5), nn.Linear(30, 3)).double()
     assert "the mean of their own losses" in sgd_noise(dropping, *blobs, batch_size=4, batches=4).mixed

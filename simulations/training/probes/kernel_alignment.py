@@ -210,7 +210,7 @@ def kernel_alignment(
 
 def _contributions(module: nn.Module, read: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """Σ|d| and Σd for every weight, (2, *weight's shape), float64; both factors in units of their largest entry."""
-    weight_gradient, factors = _weight_gradient(module), (read, gradient)
+    weight_gradient, factors = _weight_gradient(module), (read, gradient.to(read.dtype))  # it may autocast
     sizes = [torch.linalg.vector_norm(factor, torch.inf) for factor in factors]
     # copies, of this layer alone: they are free again when the backward pass goes on
     units = [factor / torch.where(size > 0, size, 1.0) for factor, size in zip(factors, sizes, strict=True)]

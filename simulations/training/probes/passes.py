@@ -32,7 +32,7 @@ def forward(
     hooks: Iterable[tuple[nn.Module, Hook]] = (),
     gradients: bool = True,
 ) -> Iterator[Pass]:
-    """Run a module in the mode it is in; until the end of the context gradients may be taken.
+    """Run a module in the mode and precision it is in; until the end of the context gradients may be taken.
 
     The pass works on copies of the buffers and on aliases of the parameters: gradients reach no ``.grad`` and no hook
     of a parameter. Afterwards parameters, buffers, attributes, modes, hooks and random states are as before, also if
@@ -62,6 +62,7 @@ def forward(
         tracing.unchanged_random_states(inputs.device),
         tracing.unchanged_module(model),
         tracing.eager(model),
+        torch.autocast(inputs.device.type, enabled=False),
         contextlib.ExitStack() as attached,
     ):
         leaf = inputs.detach().requires_grad_(gradients)

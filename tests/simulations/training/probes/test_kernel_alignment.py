@@ -120,9 +120,24 @@ def test_every_contribution_to_a_linear_layer(axes):
     judged(kernel_alignment(layer, read, gradient, product), np.abs(d).sum(axis=0), np.abs(d.sum(axis=0)))
 
 
-def test_b_is_the_gradient_of_the_weights_throughout_a_network():
-    """Autograd's own weight gradients, through BatchNorm, shortcuts and cross-entropy."""
-    model = build(resnet(14, batch_norm=True, image=(3, 8, 8)), dtype="float64")
+class InPlace(nn.Module):
+    """Writes over the outputs of its layers, as many networks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.last = nn.Linear(256, 10)
+
+    def forward(self, h):
+        h = self.first(h).relu_()
+        h = self.second(h).add_(h).relu_()
+        return self.last(h.flatten(1)).mul_(2)
+
+
+@pytest.mark.parametrize("make", [lambda: build(resnet(14, batch_norm=True, image=(3, 8, 8))), InPlace])
+def test_b_is_the_gradient_of_the_weights_throughout_a_network(make):
+    """Autograd's own weight gradients, through BatchNorm, shortcuts, in-place functions and cross-entropy."""
+    model = make().double()
     images, labels = torch.from_numpy(drawn(5, 3, 8, 8)), torch.arange(5)
     found = kernel_alignment(model, images, labels)
     weights = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim > 1}

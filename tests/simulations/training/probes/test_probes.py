@@ -160,6 +160,28 @@ def test_any_loss_will_do(name):
         PROBES[name](model, images, targets, lambda outputs, labels: (outputs - labels).abs().sum())
 
 
+class MixedPrecision(nn.Module):
+    """Runs its first layer in bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, h):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            h = self.first(h)
+        return self.last(h.float())
+
+
+@every
+def test_mixed_precision(name):
+    """Of the model's own making it is kept; around the probe it is not taken on."""
+    model, (images, labels) = MixedPrecision(), data((4,))
+    alone = PROBES[name](model, images, labels).to_dict()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert PROBES[name](model, images, labels).to_dict() == alone
+
+
 LINEAR = nn.Linear(4, 3)
 REFUSED = {
     "labels must be one for each of 6 images, got shape (5,)": (LINEAR, data((4,))[0], torch.zeros(5, dtype=int)),

@@ -10,6 +10,7 @@ gradient is |∂L/∂O|: exact, at the cost of one more weight gradient a layer.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -224,15 +225,16 @@ def _weight_gradient(module: nn.Module) -> Callable[[torch.Tensor, torch.Tensor]
     if isinstance(module, nn.Linear):
         return lambda read, gradient: gradient.flatten(0, -2).T @ read.flatten(0, -2)
     function = next(function for kind, function in CONVOLUTIONS.items() if isinstance(module, kind))
-    shape, geometry = module.weight.shape, [module.stride, module.padding, module.dilation, module.groups]
+    channels = (module.in_channels, module.out_channels)[:: 1 if module.transposed else -1]
+    shape = (channels[0], channels[1] // module.groups, *module.kernel_size)  # weights may be made when looked at
+    steps = (module.dilation, module.groups)
     if module.transposed:  # it reads what a convolution's output has, and makes what a convolution reads
-        return lambda read, gradient: function(gradient, shape, read, *geometry)
+        return lambda read, gradient: function(gradient, shape, read, module.stride, module.padding, *steps)
     if module.padding_mode == "zeros" and not isinstance(module.padding, str):
-        return lambda read, gradient: function(read, shape, gradient, *geometry)
-    geometry[1] = 0
-    ends = module._reversed_padding_repeated_twice
+        return lambda read, gradient: function(read, shape, gradient, module.stride, module.padding, *steps)
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    return lambda read, gradient: function(nn.functional.pad(read, ends, mode), shape, gradient, *geometry)
+    padded = functools.partial(nn.functional.pad, pad=module._reversed_padding_repeated_twice, mode=mode)
+    return lambda read, gradient: function(padded(read), shape, gradient, module.stride, 0, *steps)
 
 
 def _reduced(magnitudes: torch.Tensor, signed: torch.Tensor) -> tuple[float, float, Floats]:

@@ -27,6 +27,7 @@ class Restless(nn.Module):
     def __init__(self, fail=False):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
+        self.spectral = nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 1))  # iterates when it is looked at
         self.linear = nn.utils.parametrizations.weight_norm(nn.Linear(36, 3))
         self.register_buffer("calls", torch.zeros(1))
         self.fail = fail
@@ -36,7 +37,7 @@ class Restless(nn.Module):
         self.calls += 1
         self.last = h.detach()
         self.conv.weight.data.mul_(0.5)
-        h = nn.functional.dropout(self.norm(self.conv(h)), 0.5).relu_()
+        h = nn.functional.dropout(self.norm(self.spectral(self.conv(h))), 0.5).relu_()
         if self.fail:
             raise RuntimeError("on demand")
         return self.linear(h.flatten(1))

@@ -302,7 +302,7 @@ class SpectralLaw(ABC):
         below, above = below / self._mass, above / self._mass
         depth = np.full(level.shape, np.nan)
         depth[above <= 0], depth[below <= 0] = 0, self._lower_depth
-        inside = (below > 0) & (above > 0)
+        inside = (below > 0) & (above > 0) & np.isnan(at_atom)
         if np.any(inside):
             depth[inside] = self._depth(below[inside], above[inside])
         low, high = self.support

@@ -91,7 +91,8 @@ class KnownLaw(SpectralLaw):
         guess = np.interp(-target, -values, nodes)
         bracket = np.concatenate([[nodes[0] - 80], nodes, nodes[-1:]])
         after = np.searchsorted(-values, -target)
-        return np.exp(solve_monotone(odds, target, guess, bracket[after + 1], bracket[after]))
+        place = solve_monotone(odds, target, guess, bracket[after + 1], bracket[after])
+        return np.exp(np.clip(place, bracket[0], bracket[-1]))  # beyond the last node a step leaves the bracket
 
     @cached_property
     def _table(self) -> tuple[Array, Array]:

@@ -13,20 +13,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit
+from scipy.special import expit, logsumexp
 
 from bntheory import arguments
 from bntheory.spectra.atoms import atoms_above_zero
 from bntheory.spectra.curve import Curve
 from bntheory.spectra.diagonal import Diagonal
-from bntheory.spectra.edges import InfiniteEdge
 from bntheory.spectra.factors import Factor, Powers, merged
 from bntheory.spectra.inverted import Inverted
 from bntheory.spectra.known import KnownLaw
 from bntheory.spectra.law import Array, SpectralLaw, solve_monotone
 from bntheory.spectra.series import Circle, circle, log_moment, moment
 
-LARGEST_ODDS = 330.0  # logarithm: the depth of rarer values would underflow where the density diverges
+LARGEST_ODDS = 330.0  # logarithm: nearer to an edge floats hold neither the depth nor its share
 BORDER = 1e-9  # mass
 FLAT = 1e-9  # Im p beside |p| in a gap
 EXACT, ON_CIRCLE = 100, 8  # orders up to which moments are taken from the series of powers, and of other factors
@@ -291,7 +290,7 @@ class STransformLaw(SpectralLaw):
             return log_below - log_above, -slope * moved
 
         nodes, values, slopes, _ = self._odds_traced
-        least = -LARGEST_ODDS if isinstance(curve.lower, InfiniteEdge) else -math.inf
+        least = -math.inf if curve.lower is None else -LARGEST_ODDS
         target = np.clip(np.log(below) - np.log(above), least, LARGEST_ODDS)
         guess = np.interp(-target, -values, nodes)
         for end in (0, -1):
@@ -352,7 +351,7 @@ class STransformLaw(SpectralLaw):
         if not self.parts:
             return log_moment(self.powers, order) + order * self.log_scale if order <= EXACT else None
         if not self.powers and isinstance(factor := self.parts[0].factor, Diagonal) and factor.count == 1:  # alone
-            return float(np.log(factor.weights @ factor.values**order)) + order * self.log_scale
+            return float(logsumexp(order * np.log(factor.values), b=factor.weights)) + order * self.log_scale
         inner = self._circle.log_moment(order) if order <= ON_CIRCLE and self._circle else None
         return None if inner is None else inner + math.log(self.rank)
 

@@ -23,10 +23,11 @@ from bntheory.spectra.factors import Factor, Powers, merged
 from bntheory.spectra.inverted import Inverted
 from bntheory.spectra.known import KnownLaw
 from bntheory.spectra.law import Array, SpectralLaw, solve_monotone
-from bntheory.spectra.series import Circle, circle, log_moment, moment
+from bntheory.spectra.series import Circle, circle, log_moment, moment, negative_hankel
 
 LARGEST_ODDS = 330.0  # logarithm: nearer to an edge floats hold neither the depth nor its share
 BORDER = 1e-9  # mass
+ONE = 1e-9  # rounding of a rank that is one
 FLAT = 1e-9  # Im p beside |p| in a gap
 EXACT, ON_CIRCLE = 100, 8  # orders up to which moments are taken from the series of powers, and of other factors
 
@@ -67,7 +68,8 @@ class STransformLaw(SpectralLaw):
     Raises
     ------
     ValueError
-        If a c is negative or not finite, a k not an integer, or if no law has this x(y).
+        If a c is negative or not finite, a k not an integer, or if no law has this x(y): by its rank, its poles, or its
+        moments up to the ninth. A few pass and are none all the same: their density has other moments, or is not found.
 
     Notes
     -----
@@ -110,6 +112,14 @@ class STransformLaw(SpectralLaw):
         first = next((c for c, _ in self.powers if c > 0), Fraction(0))
         if orders.get(first, 0) < 0 < first < min([part.size for part in self.parts], default=first + 1):
             raise ValueError(f"no law has this x(y): its pole at y = −{float(first):g} lies nearer to 0 than any zero")
+
+        if self.rank > 1 + ONE:
+            raise ValueError(
+                f"no law has this x(y): its least c of a positive power, the rank, is {float(self.rank):g}"
+            )
+        signs = {k > 0 for c, k in self.powers if c > 0}
+        if not self.parts and signs != {True} and negative_hankel(self.powers, self.rank):
+            raise ValueError(f"no law has this x(y): no law on x ≥ 0 has its moments, got {self!r:.70}")
 
         factors = [(part.factor, part.size) for part in self.parts]
         if not self._alone and any(factor.has_density for factor, _ in factors):

@@ -13,6 +13,7 @@ from bntheory.spectra.discrete import DiscreteLaw
 from bntheory.spectra.fuss_catalan import FussCatalan, MarchenkoPastur
 from bntheory.spectra.jacobian import jacobian_law
 from bntheory.spectra.s_transform import STransformLaw
+from bntheory.spectra.series import _determinant, negative_hankel
 
 RELU = jacobian_law(mlp(5, 64))
 MANY_DIGITS = {
@@ -197,12 +198,47 @@ def test_accuracy_is_reported():
     assert 0 < law.accuracy(law.ppf([0.1, 0.5, 0.9])) < 1e-6
 
 
+def test_no_network_is_refused():
+    """Chains of matrices of any shapes, orthogonal or not, and masks are possible laws, also with widths as floats."""
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        width, powers = int(rng.integers(1, 40)), [(0, -1)]
+        powers.append((width, 1))
+        for _ in range(rng.integers(1, 8)):
+            following = int(rng.integers(1, 40))
+            powers += [(following, 1)] if rng.random() < 0.4 else [(min(width, following), 1), (width, -1)]
+            width = following
+            if rng.random() < 0.5:
+                powers += [(width * Fraction(int(rng.integers(1, 8)), 8), 1), (width, -1)]
+        exact = STransformLaw([(Fraction(c) / width, k) for c, k in powers])
+        assert STransformLaw([(float(c) / width, k) for c, k in powers]).mean == pytest.approx(exact.mean, rel=1e-9)
+
+
+def test_moments_that_no_law_has():
+    """The determinants are those of moments of known laws: positive; of two points, zero from three rows on."""
+    powers = [(Fraction(0), -1), (Fraction(1), 2)]  # Catalan numbers: all determinants are 1
+    for order in (0, 1):
+        rows = [[Fraction(math.comb(2 * k, k), k + 1) for k in range(i + order, i + order + 5)] for i in range(5)]
+        assert _determinant(rows) == 1
+    assert negative_hankel(powers, Fraction(1)) is None
+    mask = [(Fraction(0), -1), (Fraction(1, 3), 1)]  # 0 and 1
+    assert negative_hankel(mask, Fraction(1, 3)) is None
+    assert negative_hankel(mask, Fraction(1, 3) - Fraction(1, 10**6)) == (0, 2)  # E x² < (E x)²/P(x > 0)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: STransformLaw({0: 0, 1: 1}), "x(y) must have a simple pole at y = 0, got the power 0"),
         (lambda: STransformLaw({0: -2, 1: 3}), "x(y) must have a simple pole at y = 0, got the power -2"),
         (lambda: STransformLaw({0: -1, 1: 3, 0.5: -1}), "no law has this x(y): its pole at y = −0.5 lies nearer to 0"),
+        (lambda: STransformLaw({0: -1, 2: 2}), "no law has this x(y): its least c of a positive power, the rank, is 2"),
+        (lambda: STransformLaw({0: -1, 1: 1, 2: -1}), "no law has this x(y): no law on x ≥ 0 has its moments, got STr"),
+        (lambda: STransformLaw({0: -1, 1: 2, 0.5: -1, 0.25: 1}), "no law has this x(y): no law on x ≥ 0 has its mom"),
+        (
+            lambda: STransformLaw({0: -1}),
+            "no law has this x(y): no law on x ≥ 0 has its moments, got STransformLaw({0:",
+        ),
         (lambda: STransformLaw({0: -1, -1: 3}), "c must be finite and at least 0, got -1"),
         (lambda: STransformLaw({0: -1, math.nan: 3}), "c must be finite and at least 0, got nan"),
         (lambda: STransformLaw({0: -1, 1: 2.5}), "k must be an integer, got 2.5"),

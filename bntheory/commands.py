@@ -362,6 +362,8 @@ def spectrum(
     levels = [0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99]
     log_x = law.log.ppf(levels)
     click.echo(name)
+    if law.method == "approximate":
+        click.echo("approximate: slopes of different blocks are taken for independent, see jacobian_law")
     click.echo(f"mean of x {law.mean:.6g}, variance {law.var:.6g}; ln x on {_interval(law.log.support)}")
     for location, mass in law.atoms:
         click.echo(f"atom of mass {mass:.6g} at x = {location:g}")
@@ -379,7 +381,7 @@ def spectrum(
     edge = {"largest_singular_value": float(largest), "atoms": [list(atom) for atom in law.atoms]}
     moments: dict[str, Any] = {"mean": _number(law.mean), "variance": _number(law.var)}
     moments |= {"log_moments": _plain(law.log_moment(k) for k in range(1, 5)), "log_support": _plain(law.log.support)}
-    write_json(json_file, {"law": name, **moments, **edge, **quantiles})
+    write_json(json_file, {"law": name, "method": law.method, **moments, **edge, **quantiles})
     view = "singular" if law.log.support[1] - log_x[3] < 10 else "log"
     save_figure(plot_file, lambda ax: plot_spectrum(law, ax=ax, view=view))
 

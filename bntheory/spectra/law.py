@@ -88,6 +88,7 @@ class SpectralLaw(ABC):
 
     power: float = 1.0
     conditional: bool = False
+    method: str = "limit"  # of large matrices, exact there; or "approximate" there too
 
     # -- what a law supplies -------------------------------------------------------------------------------------
 
@@ -400,6 +401,11 @@ class View(SpectralLaw):
 
     def _view(self, power: float, conditional: bool) -> SpectralLaw:
         return View(self.law, power, conditional)
+
+    @property
+    def method(self) -> str:  # type: ignore[override]
+        """That of the law."""
+        return self.law.method
 
     def _kept(self) -> float:
         """Probability of the event the view conditions on."""

@@ -64,6 +64,8 @@ class STransformLaw(SpectralLaw):
         ln κ.
     parts : tuple of Part
         Factors that are no powers, e.g. from `DiscreteLaw` and `jacobian_law`.
+    method : str
+        "limit", or "approximate" if the factors are only taken for free, as `jacobian_law` says; printed with the law.
 
     Raises
     ------
@@ -95,11 +97,13 @@ class STransformLaw(SpectralLaw):
         powers: Mapping[Any, int] | Iterable[tuple[float | Fraction, int]],
         log_scale: float = 0.0,
         parts: tuple[Part, ...] = (),
+        method: str = "limit",
     ) -> None:
         pairs = powers.items() if isinstance(powers, Mapping) else powers
         self.powers = merged([_term(c, k) for c, k in pairs])
         self.log_scale = arguments.number("log_scale", log_scale)
         self.parts = tuple(parts)
+        self.method = method
         self._check()
 
     def _check(self) -> None:
@@ -133,15 +137,20 @@ class STransformLaw(SpectralLaw):
     def __repr__(self) -> str:
         shown = ", ".join(f"{float(c):g}: {k}" for c, k in self.powers)
         more = f", parts={len(self.parts)}" if self.parts else ""
+        more += f", method={self.method!r}" if self.method != "limit" else ""
         return f"STransformLaw({{{shown}}}, log_scale={self.log_scale:g}{more})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, STransformLaw):
             return NotImplemented
-        return (self.powers, self.log_scale, self.parts) == (other.powers, other.log_scale, other.parts)
+        return self._key == other._key
 
     def __hash__(self) -> int:
-        return hash((self.powers, self.log_scale, self.parts))
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        return self.powers, self.log_scale, self.parts, self.method
 
     def s_transform(self) -> STransformLaw:
         """The law itself."""
@@ -152,18 +161,18 @@ class STransformLaw(SpectralLaw):
     def times(self, other: STransformLaw) -> STransformLaw:
         """The law of a product of free factors of the same size: x = x_1 x_2 · y/(1 + y)."""
         shared = (Fraction(0), 1), (Fraction(1), -1)
-        return STransformLaw(
-            (*self.powers, *other.powers, *shared), self.log_scale + other.log_scale, (*self.parts, *other.parts)
-        )
+        powers, log_scale = (*self.powers, *other.powers, *shared), self.log_scale + other.log_scale
+        method = self.method if self.method != "limit" else other.method
+        return STransformLaw(powers, log_scale, (*self.parts, *other.parts), method)
 
     def to_power(self, count: int) -> STransformLaw:
         """The law of a product of `count` free copies."""
         powers = [(c, count * k) for c, k in self.powers] + [(Fraction(0), count - 1), (Fraction(1), 1 - count)]
-        return STransformLaw(powers, count * self.log_scale, self.parts * count)
+        return STransformLaw(powers, count * self.log_scale, self.parts * count, self.method)
 
     def scaled(self, log_factor: float) -> STransformLaw:
         """The law with x multiplied."""
-        return STransformLaw(self.powers, self.log_scale + log_factor, self.parts)
+        return STransformLaw(self.powers, self.log_scale + log_factor, self.parts, self.method)
 
     def accuracy(self, x: ArrayLike) -> float:
         """Largest relative change of pdf and cdf at x where densities among the factors are given half their nodes.

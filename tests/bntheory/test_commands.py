@@ -135,6 +135,11 @@ def test_spectrum_derived_exactly(run):
     assert status == 0 and "edges: 1/2, 9/2" in out and "moments E x, …, E x^6: 1/2, 5/4," in out
 
 
+def test_spectrum_says_where_its_law_is_approximate(run):
+    assert "\napproximate: slopes of different blocks" in run("spectrum", "--depth", "2", "--residual")[1]
+    assert "approximate" not in run("spectrum", "--depth", "1", "--residual")[1]
+
+
 def test_spectrum_of_a_network(run, tmp_path):
     status, out, _ = run("spectrum", "--depth", "5", "--width", "64", "--json", "s.json", "--plot", "s.png")
     assert status == 0 and "5 × [Dense(64, he_normal), relu]" in out

@@ -17,6 +17,7 @@ from bntheory.spectra.finite_size import finite_size_moments
 from bntheory.spectra.fuss_catalan import FussCatalan, MarchenkoPastur
 from bntheory.spectra.jacobian import jacobian_law
 from bntheory.spectra.residual import ResidualBranch
+from bntheory.spectra.s_transform import STransformLaw
 
 
 def net(*layers, width=64):
@@ -78,6 +79,8 @@ def residual_density(a, layers, u, guess):
             except (ValueError, ZeroDivisionError):
                 continue
             found.append(float(root.imag / mp.pi))
+            if abs(found[-1] / guess - 1) < 1e-12:
+                break  # none is nearer
         return min(found, key=lambda density: abs(density - guess))
 
 
@@ -95,7 +98,7 @@ BRANCHES = {  # φ, hidden width beside 1 if φ lies between two matrices, scale
     "tanh": ("tanh", None, 0.5),
     "strong tanh": ("tanh", None, 2.0),
     "leaky relu": ("leaky_relu(0.2)", None, 1.0),
-    "gelu between a wide and a narrow matrix": ("gelu", 4, 1.0),
+    "gelu between a wide and a narrow matrix": ("gelu", 2, 1.0),
 }
 
 
@@ -124,6 +127,22 @@ def test_one_block_of_any_activation(name):
     x = np.sort(np.exp(2 * simulations.log_singular_values(branch_net(name, 200), trials=3, seed=3)).ravel())
     below, grid = law.cdf(x), np.arange(x.size) / x.size
     assert max(np.max(below - grid), np.max(grid + 1 / x.size - below)) < 0.04
+
+
+def test_the_law_says_where_it_is_approximate():
+    """Two blocks whose slopes act on units that the identity carries; not with a Dense layer before or between."""
+    dense, relu = Dense(64), activation("relu")
+    direct, behind, linear = (
+        Residual(Sequential(branch)) for branch in ((relu, dense), (dense, relu, dense), (dense,))
+    )
+    for layers in ((direct, direct), (direct, linear, direct), (direct, behind, relu), (direct, relu)):
+        law = jacobian_law(net(*layers))
+        assert law.method == law.log.nonzero.method == (2 * law**2).method == "approximate"
+        assert law != STransformLaw(law.powers, law.log_scale, law.parts) and "method='approximate'" in repr(law)
+        assert (law @ FussCatalan(1)).method == (FussCatalan(1) @ law).method == "approximate"
+    for layers in ((direct,), (dense, relu, dense, relu), (direct, dense, direct), (behind, behind), (linear, relu)):
+        law = jacobian_law(net(*layers))
+        assert law.method == law.log.method == FussCatalan(3).method == "limit" and "method" not in repr(law)
 
 
 def test_slopes_of_one_value_are_the_mask():
@@ -252,9 +271,15 @@ def test_batch_norm_in_evaluation_mode_is_a_factor():
     np.testing.assert_allclose(scaled.ppf([0.6, 0.9]), 4 * law.ppf([0.6, 0.9]), rtol=1e-12)
 
 
-@pytest.mark.parametrize("depth", [95, 100, 102, 1000, 10_000])
-@pytest.mark.parametrize("slope", ["0.1", "0.01", "-0.5"])
-def test_deep_leaky_networks(depth, slope):
+@pytest.mark.parametrize(
+    ("slope", "depth"),
+    [
+        *((slope, depth) for slope in ("0.1", "0.01", "-0.5") for depth in (95, 100, 102)),
+        ("-0.5", 1000),
+        ("0.01", 10_000),
+    ],
+)
+def test_deep_leaky_networks(slope, depth):
     """E ln x of the law is that of its layers: 2 ln of a Gaussian entry's share and ln of a slope squared."""
     law = jacobian_law(mlp(depth, 30, f"leaky_relu({slope})"))
     levels = np.linspace(0.01, 0.99, 25)
@@ -278,7 +303,7 @@ def test_masks_on_the_same_units_are_no_free_factors():
     assert jacobian_law(net(Dense(64), Dropout(0.0), activation("relu"))) == jacobian_law(mlp(1, 64))
 
 
-@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0, 10.0])
+@pytest.mark.parametrize("scale", [0.3, 1.0, 10.0])
 def test_the_gap_of_one_block_of_relu(scale):
     """JᵀJ − 1 of I + aWD is zero on half of the diagonal: as many positive as negative eigenvalues, a gap above 1.
 
@@ -289,6 +314,6 @@ def test_the_gap_of_one_block_of_relu(scale):
     quantiles = law.ppf(levels)
     assert np.all(np.diff(quantiles) > 0) and quantiles[12] < 1 < quantiles[14]
     np.testing.assert_allclose(law.cdf(quantiles), levels, rtol=1e-9)
-    around = law.cdf(np.exp(np.linspace(law.log.ppf(0.4), law.log.ppf(0.6), 2000)))
+    around = law.cdf(np.exp(np.linspace(law.log.ppf(0.4), law.log.ppf(0.6), 400)))
     assert np.all(np.diff(around) > -1e-10)
     assert law.cdf(1 + 1e-6) == pytest.approx(0.5, abs=1e-9)

@@ -228,7 +228,8 @@ def test_products_of_discrete_laws(factors):
         assert np.mean(at) == pytest.approx(mass, abs=1e-9)
         x[at] = location
     assert law._mass + sum(mass for _, mass in law.atoms) == pytest.approx(1, abs=1e-14)
-    distance = np.max(np.abs(law.cdf(x) - np.searchsorted(x, x, side="right") / x.size))
+    places = np.unique(x)
+    distance = np.max(np.abs(law.cdf(places) - np.searchsorted(x, places, side="right") / x.size))
     assert distance < 4 / 300
     levels = np.linspace(0.013, 0.987, 40)
     assert np.all(law.cdf(law.ppf(levels)) >= levels * (1 - 1e-12))

@@ -45,6 +45,7 @@ NO_ATOM = 1e-12  # mass
 DISTANCE = 1e-4  # from an atom in ln x beside its mass: y there is its inverse
 NEARLY = 1e-6  # ln x of a point next to a pole
 ROUGHLY, FINELY = 1e-3, 1e-9  # last step of Newton's method, whose error is its square
+PARTS = 9  # of those places, one after another
 FAR = np.logspace(-9, 9, 720)  # of y, where edges are looked for; not 1, where factors may be singular
 
 
@@ -212,7 +213,12 @@ class Curve:
     ) -> Edge:
         """Where the slope of ln x first becomes positive along a line of p or of y."""
         start = start or self._start
-        change = np.flatnonzero(self._slope(start(pair_of(places))).real >= 0)
+        slopes: list[Array] = []
+        for some in np.array_split(places, PARTS):  # most edges lie in the first of them
+            slopes.append(self._slope(start(pair_of(some))).real)
+            if (slopes[-1] >= 0).any():
+                break
+        change = np.flatnonzero(np.concatenate(slopes) >= 0)
         if not len(change) or change[0] == 0:
             raise ValueError("no law has this x(y): no edge of the support was found")
 

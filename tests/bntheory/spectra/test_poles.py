@@ -111,6 +111,16 @@ def test_laws_of_one_density(law, sf, pdf, x):
     assert (2 * law).cdf(2 * x) == pytest.approx(law.cdf(x), rel=1e-12)
 
 
+def test_the_far_tail_of_an_unbounded_density():
+    """Errors of 1e-10 of the whole where e^−x falls from node to node, as `accuracy` says; small with more points."""
+    x = np.array([8.0, 10.0, 12.0])
+    for points, bound in ((8.0, 2e-10 * np.exp(x)), (16.0, 1e-8)):
+        law = density_law(lambda x: np.exp(-x), points=points)
+        error = np.abs(law.sf(x) * np.exp(x) - 1)
+        assert np.all(error < bound)
+        assert law.accuracy(x) > np.abs(law.pdf(x) * np.exp(x) - 1).max()
+
+
 def test_a_constant_slope_is_an_atom():
     law = slope_law("elu")
     assert law.atoms == ((1.0, pytest.approx(0.5, abs=1e-12)),) and law.support[1] == 1.0

@@ -7,13 +7,15 @@
     failures.json   chunks that could not be computed, if any
     lock            held by the process that writes
 
-Files appear by renaming, when they are complete. The checksum in a chunk's name is taken over the manifest, the chunk's
-place and its bytes, so that a file that is torn, altered, renamed or from another study does not count as finished.
+Files appear by renaming, when they are complete. The checksum in a chunk's name is taken over the manifest without its
+number of trials, which may grow, the chunk's place and its bytes, so that a file that is torn, altered, renamed or from
+another study does not count as finished.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -33,7 +35,7 @@ from simulations import folders
 from simulations.folders import LOCK, UNFINISHED
 from simulations.study import Chunk, Study, differences
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, FAILURES, CHUNKS = "study.json", "failures.json", "chunks"
 NAME = re.compile(r"(\d{6,})-(\d{10})-([0-9a-f]{32})\.npz")
 Arrays = dict[str, np.ndarray]
@@ -61,6 +63,7 @@ class Store:
         except ValueError as error:
             raise ValueError(f"{self.folder / MANIFEST} is damaged ({error}): {_DAMAGED}") from None
         given = self.study.to_dict()
+        del given["trials"]
         axes = list(given.pop("grid").items())  # whose order counts
         self._key = json.dumps([axes, given, self.environment], sort_keys=True).encode()
 
@@ -135,6 +138,8 @@ class Store:
 def writing(study: Study, folder: str | Path, resume: bool = False) -> Iterator[Store]:
     """Hold the folder of a study for one process: a new one, or, with `resume`, also one that holds this very study.
 
+    More trials than are there go on after them, where these fill whole chunks.
+
     Raises
     ------
     ValueError
@@ -148,10 +153,12 @@ def writing(study: Study, folder: str | Path, resume: bool = False) -> Iterator[
     folder.mkdir(parents=True, exist_ok=True)
     with folders.locked(folder):
         if (folder / MANIFEST).exists():
-            _check_same(study, Store(folder), resume)
+            there = Store(folder)
+            _check_same(study, there, resume)
+            if there.study.trials < study.trials:
+                _write_manifest(folder, study, there.environment)
         else:
-            here = {"format": FORMAT, "study": study.to_dict(), "environment": environment()}
-            folders.write(folder / MANIFEST, folders.json_bytes(here))
+            _write_manifest(folder, study, environment())
         (folder / CHUNKS).mkdir(exist_ok=True)
         for left in (*folder.glob(f"*{UNFINISHED}"), *(folder / CHUNKS).glob(f"*{UNFINISHED}")):
             left.unlink()
@@ -168,6 +175,11 @@ def environment() -> dict[str, Any]:
     packages = {name: version(name) for name in ("bntheory", "numpy", "scipy", "numba")}
     instructions = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])  # which NumPy's own loops choose by
     return {**packages, "machine": platform.machine(), "instructions": instructions, "blas": blas}
+
+
+def _write_manifest(folder: Path, study: Study, begun_in: dict[str, Any]) -> None:
+    manifest = {"format": FORMAT, "study": study.to_dict(), "environment": begun_in}
+    folders.write(folder / MANIFEST, folders.json_bytes(manifest))
 
 
 _DAMAGED = "put back the file as it was, or start in another folder"
@@ -201,14 +213,23 @@ def _check_place(folder: Path) -> None:
 
 def _check_same(study: Study, there: Store, resume: bool) -> None:
     changed = differences(there.study.to_dict(), study.to_dict())
-    if changed:
-        raise ValueError(f"{there.folder} holds another study: {'; '.join(changed)}. Start in another folder")
+    if changed and not _goes_on(study, there.study):
+        remedy = "Start in another folder"
+        if len(changed) == 1 and study.trials > there.study.trials:
+            remedy = f"Trials can only be added to whole chunks of {study.chunk}; start in another folder"
+        raise ValueError(f"{there.folder} holds another study: {'; '.join(changed)}. {remedy}")
     changed = differences(there.environment, environment())
     if changed:
         where = f"{there.folder} was begun elsewhere, where bits may differ"
         raise ValueError(f"{where}: {'; '.join(changed)}. Go on there, or start in another folder")
     if not resume:
         raise ValueError(f"{there.folder} holds this study already: continue it with --resume (resume=True)")
+
+
+def _goes_on(study: Study, there: Study) -> bool:
+    """Whether it is the same but for trials after those that are there, whose chunks stay what they are."""
+    same = not differences(dataclasses.replace(there, trials=study.trials).to_dict(), study.to_dict())
+    return same and study.trials > there.trials and there.trials % there.chunk == 0
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """The folder of a study: what is damaged is seen, what differs is named, and one process at a time writes."""
 
+import dataclasses
 import io
 import json
 import os
@@ -135,7 +136,7 @@ MANIFESTS = {
     "no study": lambda text: "{}",
     "a list": lambda text: "[]",
     "binary": lambda text: "\udcff\udcfe",
-    "another format": lambda text: text.replace('"format": 1', '"format": 99'),
+    "another format": lambda text: text.replace('"format": 2', '"format": 99'),
     "wrong study": lambda text: text.replace('"trials": 20', '"trials": -20'),
 }
 
@@ -167,6 +168,36 @@ def test_a_changed_study_is_refused_field_by_field(functions, study, done):
     assert str(error.value) == (
         f"{done} holds another study: grid.size [3, 4] became [3, 5]; trials 20 became 30. Start in another folder"
     )
+
+
+def test_more_trials_go_on_after_those_that_are_there(study, done, tmp_path):
+    """The same bits as if all had been asked for at once; finished chunks are neither computed nor written again."""
+    more = dataclasses.replace(study, trials=33)
+    before = {path: path.stat().st_mtime_ns for path in chunks(done)}
+    with pytest.raises(ValueError, match="holds this study already: continue it with --resume"):
+        run_study(more, done)
+    assert run_study(more, done, resume=True).complete
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    run_study(more, tmp_path / "at once")
+    assert contents(done) == contents(tmp_path / "at once")
+    for fewer in (study, dataclasses.replace(study, trials=30)):
+        with pytest.raises(ValueError, match=f"trials 33 became {fewer.trials}. Start in another folder"):
+            run_study(fewer, done, resume=True)
+    with pytest.raises(
+        ValueError, match=r"trials 33 became 40\. Trials can only be added to whole chunks of 5; start in"
+    ):
+        run_study(dataclasses.replace(study, trials=40), done, resume=True)
+
+
+def test_more_trials_of_a_study_that_is_not_finished(study, done, tmp_path):
+    missing = chunks(done)[1]
+    missing.unlink()
+    more = dataclasses.replace(study, trials=25)
+    with writing(more, done, resume=True) as there:
+        assert len(there.finished()) == len(study) - 1  # and here the process dies
+    assert StudyResults(done).study == more
+    assert run_study(more, done, resume=True).complete
+    assert missing.exists()
 
 
 def test_other_versions_are_refused_by_name(study, done, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
@@ -29,7 +30,7 @@ def _of_study(word: str) -> bool:
 @click.command("study")
 @click.argument("study_file", required=False, metavar="[STUDY.toml]")
 @click.option("--out", metavar="DIR", help="Folder of the results, made if it is not there.")
-@click.option("--resume", is_flag=True, help="Continue in a folder that holds this study.")
+@click.option("--resume", is_flag=True, help="Continue in a folder that holds this study, or fewer trials of it.")
 @click.option("--workers", type=int, help="Chunks at a time. [default: one a core, or as many as fit into memory]")
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Let the workers of a Dask scheduler do it.")
 @click.option("--show", metavar="DIR", help="Only say how far a study is, with the estimates so far.")
@@ -54,7 +55,7 @@ def study(
     from simulations.cluster import connected
     from simulations.study_files import read_study
     from simulations.study_results import StudyResults
-    from simulations.study_run import run_study
+    from simulations.study_run import Abandoned, run_study
 
     if show is not None:
         if any((study_file, out, resume, workers is not None, scheduler)):
@@ -70,10 +71,12 @@ def study(
             with contextlib.nullcontext() if scheduler is None else connected(scheduler) as cluster:
                 threads = workers if cluster is None or workers is not None else cluster.threads
                 results = run_study(given, out, resume, threads, cluster and cluster.executor)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             with contextlib.suppress(ValueError):  # where nothing was begun
                 click.echo(f"\nStopped; {StudyResults(out).status()}", err=True)
             click.echo(again, err=True)
+            if isinstance(stop, Abandoned):
+                os._exit(130)  # an exit would wait for the threads
             ctx.exit(130)
         except (OSError, BrokenExecutor) as error:
             what = f"{error.strerror}: {error.filename or out}" if isinstance(error, OSError) else str(error)

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -26,6 +27,10 @@ ATTEMPTS = 3  # at a chunk that raises or has a NaN
 Running = dict[Future, tuple[Chunk, int]]  # with the number of the attempt
 
 
+class Abandoned(KeyboardInterrupt):
+    """A second Ctrl-C: the chunks in work are not waited for; threads that compute them end with the process."""
+
+
 def run_study(
     study: Study,
     folder: str | Path,
@@ -42,7 +47,8 @@ def run_study(
     folder : str or Path
         Made if it is not there; read at any time, also while the study runs, by `StudyResults`.
     resume : bool
-        Whether to go on in a folder that holds this very study, from the chunks that are finished.
+        Whether to go on in a folder that holds this very study, or one that differs in fewer trials only (a multiple of
+        ``chunk``), from the chunks that are finished.
     workers : int, optional
         Chunks at a time. None: one a core, or as many as fit into memory.
     executor : concurrent.futures.Executor, optional
@@ -66,7 +72,7 @@ def run_study(
     concurrent.futures.BrokenExecutor
         If all workers of an executor are gone.
     KeyboardInterrupt
-        On Ctrl-C, when the chunks in work are finished and kept.
+        On Ctrl-C, when the chunks in work are finished and kept; on a second one at once (`Abandoned`).
 
     Notes
     -----
@@ -93,10 +99,23 @@ def run_study(
         finished, _ = there.scan()
         with tqdm(total=len(study), initial=len(finished), unit="chunk", disable=_hidden(progress), leave=False) as bar:
             missing = (chunk for chunk in study.chunks() if chunk not in finished)
-            own = ThreadPoolExecutor(wanted) if executor is None else contextlib.nullcontext(executor)
+            own = _threads(wanted) if executor is None else contextlib.nullcontext(executor)
             with threadpool_limits(1), own as pool:  # for the executor's threads too, if it has some here
                 _run(there, missing, pool, wanted, bar)
     return StudyResults(folder)
+
+
+@contextlib.contextmanager
+def _threads(workers: int) -> Iterator[Executor]:
+    """A pool that an interruption does not wait for: what was to be waited for is finished by then."""
+    pool, waits = ThreadPoolExecutor(workers), True
+    try:
+        yield pool
+    except KeyboardInterrupt:
+        waits = False
+        raise
+    finally:
+        pool.shutdown(waits, cancel_futures=True)
 
 
 def run_chunk(text: str, chunk: Chunk, home: int) -> study_kinds.Arrays:
@@ -159,8 +178,11 @@ def _run(there: Store, missing: Iterator[Chunk], pool: Executor, workers: int, b
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 settle(future)
     except KeyboardInterrupt:
-        bar.set_description("finishing the chunks in work")
-        _finish(there, running)
+        try:
+            tqdm.write("\nFinishing the chunks in work; Ctrl-C once more stops at once.", file=sys.stderr)
+            _finish(there, running)
+        except KeyboardInterrupt:
+            raise Abandoned from None
         raise
     finally:
         for future in running:

@@ -246,6 +246,31 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(functions, tmp_path
     assert before.items() <= bits(tmp_path / "out").items()
 
 
+def test_a_second_ctrl_c_stops_at_once(functions, tmp_path):
+    """While two chunks of a minute are in work: both messages come in a moment, and nothing is torn."""
+    path = tmp_path / "study.toml"
+    path.write_text('kind = "study_functions:sleeper"\ntrials = 40\nchunk = 1\n[grid]\nseconds = [0.02, 60]\n')
+    words = ["bntheory", "simulate", str(path), "--out", str(tmp_path / "out"), "--workers", "2"]
+    process = child(f"import sys; from bntheory.cli import main; sys.argv = {words!r}; main()", tmp_path)
+    deadline = time.monotonic() + 30
+    while len(list((tmp_path / "out").glob("chunks/*.npz"))) < 40:
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() + process.stderr.readline() == (
+        "\nFinishing the chunks in work; Ctrl-C once more stops at once.\n"
+    )
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=20)[1]
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert errors.startswith("\nStopped; 40 of 80 chunks are finished.\ncontinue with: bntheory simulate ")
+    assert len(bits(tmp_path / "out")) == 40 and all(name.endswith(".npz") for name in bits(tmp_path / "out"))
+    study = Study(functions.sleeper, {"seconds": [0.02, 60]}, 40, chunk=1)
+    with store.writing(study, tmp_path / "out", resume=True) as there:  # whose lock is free
+        assert len(there.finished()) == 40
+
+
 def test_memory_does_not_grow_with_the_number_of_chunks(functions, tmp_path, monkeypatch):
     """400 chunks of 80 kB, 32 MB in all, go through less than 4 MB; so does resuming."""
     monkeypatch.setattr(folders.os, "fsync", lambda handle: None)

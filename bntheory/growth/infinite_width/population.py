@@ -147,15 +147,34 @@ def pairing(particles: np.ndarray, row: int) -> np.ndarray:
 
 
 def _uncorrelated(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The second part without what correlation the pairing has left, at its own mean and variance."""
-    mean, deviation = second.mean(axis=0), _unit(first - first.mean(axis=0))
-    centred = second - mean
-    square = np.mean(deviation**2, axis=0)
-    slope = np.divide(np.mean(deviation * centred, axis=0), square, out=np.zeros_like(square), where=square > 0)
-    cleaned = centred - slope * deviation
-    before, after = np.mean(_unit(centred) ** 2, axis=0), np.mean(_unit(cleaned) ** 2, axis=0)
-    before, after = np.sqrt(before) * np.abs(centred).max(axis=0), np.sqrt(after) * np.abs(cleaned).max(axis=0)
-    return mean + cleaned * np.divide(before, after, out=np.ones_like(after), where=after > 0)
+    """The second part without what correlation the pairing has left, at its own mean and variance.
+
+    Exact zeros stay: where both parts have one, a ReLU of the sum has slope 0. Of the other entries, m + u with their
+    mean m, what is along the first part's deviation t there goes, and what the zeros' places have to do with it is
+    made up for: m + α w − k t, w the rest of u, α such that the variance remains.
+    """
+    inside, deviation = second != 0, _unit(first - first.mean(axis=0))
+    share = np.maximum(inside.mean(axis=0), 1 / len(second))
+    mean, along = second.mean(axis=0) / share, np.where(inside, deviation, 0)
+    placed = along.mean(axis=0)
+    along -= np.where(inside, placed / share, 0)
+    own = np.where(inside, second - mean, 0)
+    square = np.mean(along**2, axis=0)
+    rest = own - along * _ratio(np.mean(along * own, axis=0), square)
+    made_up = mean * _ratio(placed, square)
+    kept = 1 - _ratio(made_up * np.sqrt(square), _size(own)) ** 2
+    factor = np.sqrt(np.maximum(kept, 0)) * _ratio(_size(own), _size(rest), 1.0)
+    return np.where(inside, mean + factor * rest - made_up * along, 0)
+
+
+def _ratio(one: np.ndarray, other: np.ndarray, otherwise: float = 0.0) -> np.ndarray:
+    """One over the other, but where that is 0."""
+    return np.divide(one, other, out=np.full_like(other, otherwise), where=other > 0)
+
+
+def _size(values: np.ndarray) -> np.ndarray:
+    """Root mean square of columns of any size."""
+    return np.sqrt(np.mean(_unit(values) ** 2, axis=0)) * np.abs(values).max(axis=0)
 
 
 def _unit(values: np.ndarray) -> np.ndarray:

@@ -184,3 +184,30 @@ def test_quantiles_of_sampled_units():
     fields = np.arange(12.0).reshape(3, 2, 2)  # values 0, 2, … 10 at the first point
     assert population.quantiles_of(fields, 3).tolist() == [[2.0, 3.0], [6.0, 7.0], [10.0, 11.0]]
     assert population.quantiles_of(fields, 6)[:, 0].tolist() == [0, 2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize("before", range(6))
+@pytest.mark.parametrize(
+    "layer, shape", [(Dense(64), (64,)), (Conv(64, 3, padding=1), (64, 4, 4))], ids=["dense", "conv"]
+)
+def test_sums_of_two_relus_keep_their_exact_zeros(layer, shape, before):
+    """A quarter of the units of a sum of two independent ReLU rows is 0: the ReLU after it lets 3/4 of g² through.
+
+    However many rows come before: the pairing, and the sign of what it leaves, depends on their number.
+    """
+    net = Sequential((*(layer,) * before, layer, RELU, Residual((layer, RELU)), RELU, layer), shape)
+    above, below = predict_growth(net).log_gradient[[-2, -3]]
+    assert below - above == pytest.approx(math.log(3 / 4), abs=1e-3)
+
+
+def test_a_part_paired_by_ranks_keeps_zeros_mean_and_variance():
+    rng = np.random.default_rng(0)
+    first = np.maximum(rng.standard_normal((4096, 3)), 0)
+    second = np.maximum(0.1 * first + rng.standard_normal((4096, 3)) - [0.5, 0.0, -9.0], 0)  # of the last none is 0
+    found = population._uncorrelated(first, second)
+    np.testing.assert_array_equal(found == 0, second == 0)
+    np.testing.assert_allclose(found.mean(axis=0), second.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found.std(axis=0), second.std(axis=0), rtol=1e-9)
+    correlations = [abs(np.corrcoef(one, other)[0, 1]) for one, other in zip(first.T, found.T, strict=True)]
+    assert max(correlations) < 1e-9
+    np.testing.assert_array_equal(population._uncorrelated(first, np.zeros((4096, 3))), 0)

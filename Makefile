@@ -13,7 +13,7 @@ test: .venv/installed
 	$(BIN)/pytest -q --numprocesses auto --dist loadfile --doctest-modules bntheory simulations paper_figures tests --ignore=tests/benchmarks
 
 bench: .venv/installed
-	$(BIN)/pytest tests/benchmarks -s --benchmark-columns=median,rounds
+	$(BIN)/python tests/benchmarks/table.py --out docs
 
 # pip comes from outside through --python, so that a Python without ensurepip will do.
 .venv/installed: pyproject.toml constraints.txt

@@ -1,13 +1,11 @@
 """Simulation without weights: its time and memory beside explicit weights and torch, how they scale, what it is for.
 
-Every ratio is of times taken in one run, after a run that compiles and fills the memory. Explicit weights at n = 4096
-are drawn for one network on one core, then for two on two (14 GB), and the faster counts; drawing takes most of the
-time. torch computes in float32 on all cores; its weights, 3 GB at a depth of 50, stay in memory and are drawn again in
-place for every network.
+Explicit weights are drawn for two networks at a time, on two cores (14 GB at n = 4096, L = 50); drawing takes most of
+their time. torch computes in float32 on all cores; its weights, 3 GB at a depth of 50, stay in memory and are drawn
+again in place for every network.
 """
 
 import math
-import statistics
 import subprocess
 import sys
 import time
@@ -26,17 +24,19 @@ from simulations.statistics import mean_with_error
 WIDTH = 4096  # but where another is named
 
 
-def seconds(function, *words, **options):
-    start = time.perf_counter()
-    function(*words, **options)
-    return time.perf_counter() - start
+def without_weights(net, trials, **options):
+    """What simulates so many networks, run once, which compiles and fills the memory."""
+
+    def run():
+        simulate_growth(net, trials, method="conditional", seed=0, **options)
+
+    run()
+    return run
 
 
-def conditional_seconds(net, trials, rounds=3, **options):
-    """Time a network takes: the median of some rounds."""
-    options = {"method": "conditional", "seed": 0, **options}
-    simulate_growth(net, trials, **options)
-    return statistics.median(seconds(simulate_growth, net, trials, **options) for _ in range(rounds)) / trials
+def with_weights(net, **options):
+    """What simulates two networks."""
+    return lambda: simulate_growth(net, 2, method="weights", workers=2, seed=0, **options)
 
 
 class TorchNetwork:
@@ -60,67 +60,57 @@ class TorchNetwork:
         loss = torch.sum(h * torch.randn_like(h))
         torch.autograd.grad(loss, [inputs, *(self.weights if weight_gradients else [])])
 
-    def seconds(self, *words, rounds=2, **options):
-        self.run(*words, **options)
-        return statistics.median(seconds(self.run, *words, **options) for _ in range(rounds))
 
-
-def test_ten_thousand_networks_in_a_second():
-    """One input, n = 1000, L = 100: a few numbers a layer."""
+def test_ten_thousand_networks_in_a_second(seconds, floor):
+    """One input, there and back: a few numbers a layer."""
     net, trials = mlp(100, 1000), 10_000
-    conditional = conditional_seconds(net, trials)
-    explicit = seconds(simulate_growth, net, 2, method="weights", seed=0) / 2
-    print(
-        f"\none input, n = 1000, L = 100: {trials} networks in {conditional * trials:.2f} s, "
-        f"explicit weights {explicit:.2f} s a network: {explicit / conditional:.0f} times faster"
-    )
-    assert conditional * trials < 1
-    assert explicit > 5000 * conditional
+    ours, explicit = seconds(without_weights(net, trials), with_weights(net), rounds=3)
+    floor("10,000 ReLU networks of 100 × 1000 units, one input", ours, most=1)
+    words = "a ReLU network of 100 × 1000 units, one input, beside explicit weights"
+    floor(words, ours / trials, "s", explicit / 2, least=5000)
 
 
-def test_a_hundred_times_faster_than_explicit_weights():
-    """A batch of 8, n = 4096, L = 50; torch also without its gradients by the weights, which take half its time."""
-    net = mlp(50, WIDTH)
-    conditional = conditional_seconds(net, 16, batch=8, workers=2)
+@pytest.mark.parametrize("batch, depth, gradients, rounds", [(2, 20, False, 3), (8, 50, True, 2)])
+def test_a_hundred_times_faster_than_explicit_weights(seconds, floor, batch, depth, gradients, rounds):
+    net, options = mlp(depth, WIDTH), {"batch": batch, "gradients": gradients}
+    conditional = without_weights(net, 16, workers=2, **options)
+    ours, explicit = seconds(conditional, with_weights(net, **options), rounds=rounds)
+    words = f"ReLU, {depth} × 4096 units, batch of {batch}, {'there and back' if gradients else 'forward'}"
+    floor(f"{words}, beside explicit weights", ours / 16, "s", explicit / 2, least=100)
+
+
+@pytest.mark.parametrize("weight_gradients", [True, False])
+def test_fifty_times_faster_than_torch(seconds, floor, weight_gradients):
+    """Also without torch's gradients by the weights, which take half its time."""
     network = TorchNetwork(50)
-    torch = network.seconds(8)
-    lean = network.seconds(8, weight_gradients=False)
-    del network
-    explicit = min(
-        seconds(simulate_growth, net, workers, batch=8, method="weights", workers=workers, seed=0) / workers
-        for workers in (1, 2)
-    )
-    others = {"explicit weights": explicit, "torch": torch, "torch without gradients by the weights": lean}
-    line = ", ".join(f"{name} {other:.1f} s ({other / conditional:.0f} times)" for name, other in others.items())
-    print(f"\nB = 8, n = {WIDTH}, L = 50, a network: conditional {1000 * conditional:.1f} ms, {line}")
-    assert explicit > 100 * conditional
-    assert min(torch, lean) > 50 * conditional
+    network.run(8, weight_gradients=weight_gradients)
+    conditional = without_weights(mlp(50, WIDTH), 16, batch=8, workers=2)
+    ours, torch = seconds(conditional, lambda: network.run(8, weight_gradients=weight_gradients), rounds=3)
+    words = "ReLU, 50 × 4096 units, batch of 8, there and back, beside torch in float32"
+    floor(words + ("" if weight_gradients else " without its ∂/∂W"), ours / 16, "s", torch, least=50)
 
 
-def test_batch_norm_against_torch():
-    """L = 30, n = 4096: the cost grows as B², that of torch hardly while it draws weights."""
-    network, net, ratios = TorchNetwork(30), mlp(30, WIDTH, batch_norm=True), {}
+def test_batch_norm_against_torch(seconds, floor):
+    """The cost grows as B², that of torch hardly while it draws weights."""
+    network, net = TorchNetwork(30), mlp(30, WIDTH, batch_norm=True)
     network.run(8)
-    for batch, trials in {8: 16, 32: 8, 64: 4, 128: 2, 256: 2}.items():
-        conditional = conditional_seconds(net, trials, rounds=1, batch=batch, workers=2)
-        torch = statistics.median(seconds(network.run, batch, batch_norm=True) for _ in range(2))
-        ratios[batch] = torch / conditional
-    line = ", ".join(f"{ratio:.1f} at B = {batch}" for batch, ratio in ratios.items())
-    print(f"\nBN-ReLU, n = {WIDTH}, L = 30: torch / conditional {line}")
-    assert ratios[32] > 15
-    assert ratios[128] > 2
+    for batch, trials, least in ((8, 16, None), (32, 8, 15), (128, 2, 2), (256, 2, None)):
+        conditional = without_weights(net, trials, batch=batch, workers=2)
+        ours, torch = seconds(conditional, lambda batch=batch: network.run(batch, batch_norm=True), rounds=3)
+        words = f"BN-ReLU, 30 × 4096 units, batch of {batch}, there and back, beside torch in float32"
+        floor(words, ours / trials, "s", torch, least)
 
 
-def test_where_torch_becomes_faster():
+def test_where_torch_becomes_faster(seconds, floor):
     """The batch at which both take the same time, interpolated in the logarithms; no floor."""
     network, net, batches, logs = TorchNetwork(4), mlp(4, WIDTH, batch_norm=True), (128, 256, 512), []
     for batch in batches:
-        conditional = conditional_seconds(net, 4, rounds=2, batch=batch, workers=2)
-        logs.append(math.log(network.seconds(batch, batch_norm=True) / conditional))
+        network.run(batch, batch_norm=True)
+        conditional = without_weights(net, 4, batch=batch, workers=2)
+        ours, torch = seconds(conditional, lambda batch=batch: network.run(batch, batch_norm=True), rounds=3)
+        logs.append(math.log(4 * torch / ours))
     crossing = np.exp(np.interp(0, logs[::-1], np.log(batches[::-1])))
-    line = ", ".join(f"{math.exp(log):.2f} at B = {batch}" for batch, log in zip(batches, logs, strict=True))
-    where = f"beyond B = {batches[-1]}" if logs[-1] > 0 else f"at B = {crossing:.0f}, B/n = {crossing / WIDTH:.3f}"
-    print(f"\nBN-ReLU, n = {WIDTH}, L = 4: torch / conditional {line}; equal {where}")
+    floor("BN-ReLU, 4 × 4096 units: batch at which torch is as fast" + ", if not more" * (logs[-1] > 0), crossing, "")
     assert logs == sorted(logs, reverse=True)
 
 
@@ -138,13 +128,12 @@ print(time.perf_counter() - start, int(peak) * 1024 / 1e9)
 """
 
 
-def test_a_million_units():
-    """Forward through 100 layers, a batch of 8, in a process of its own, whose highest memory is measured."""
+def test_a_million_units(floor):
+    """In a process of its own, whose highest memory is measured."""
     command = [sys.executable, "-c", MILLION]
     taken, peak = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-    print(f"\nn = 1,000,000, L = 100, B = 8, forward: {taken:.1f} s, {peak:.2f} GB")
-    assert taken < 60
-    assert peak < 1.5
+    floor("ReLU, 100 × 1,000,000 units, batch of 8, forward", taken, most=60)
+    floor("the same: highest memory", peak, "GB", most=1.5)
 
 
 def exponent(values, run):
@@ -160,29 +149,23 @@ def exponent(values, run):
     return np.polyfit(np.log(values), np.log(times), 1)[0]
 
 
-def test_cost_is_linear_in_depth_width_and_trials():
+def test_cost_is_linear_in_depth_width_and_trials(floor):
     def run(depth, width, trials):
         simulate_growth(mlp(depth, width), trials, batch=8, method="conditional", workers=1, seed=0)
 
     exponents = {
-        "L": exponent([25, 50, 100, 200], lambda depth: run(depth, 2048, 8)),
-        "n": exponent([1024, 2048, 4096, 8192], lambda width: run(25, width, 8)),
+        "depth": exponent([25, 50, 100, 200], lambda depth: run(depth, 2048, 8)),
+        "width": exponent([1024, 2048, 4096, 8192], lambda width: run(25, width, 8)),
         "trials": exponent([8, 16, 32, 64], lambda trials: run(25, 2048, trials)),
     }
-    print("\ntime as a power, B = 8: " + ", ".join(f"{name}^{power:.3f}" for name, power in exponents.items()))
-    assert all(0.85 < power < 1.15 for power in exponents.values())
+    for name, power in exponents.items():
+        floor(f"batch of 8, there and back: exponent of the time in {name}", power, "", least=0.85, most=1.15)
 
 
-def test_two_threads():
-    """n = 2048, L = 50, B = 8; the least time of each, taken in turn."""
-    times = {1: [], 2: []}
-    for _ in range(6):  # of which the first warms up
-        for workers, taken in times.items():
-            options = {"batch": 8, "method": "conditional", "workers": workers, "seed": 0}
-            taken.append(seconds(simulate_growth, mlp(50, 2048), 64, **options))
-    one, two = (min(taken[1:]) for taken in times.values())
-    print(f"\nthreads: one {one:.2f} s, two {two:.2f} s: {one / two:.2f} times faster")
-    assert one > 1.7 * two
+def test_two_threads(seconds, floor):
+    runs = [without_weights(mlp(50, 2048), 64, batch=8, workers=workers) for workers in (2, 1)]
+    two, one = seconds(*runs)
+    floor("64 networks of 50 × 2048 units, batch of 8, on two threads, beside one", two, "s", one, least=1.7)
 
 
 def relu_growth(batch):
@@ -203,7 +186,7 @@ def linear_growth(batch):
 
 
 @pytest.mark.parametrize("name, batch", [("relu", 8), ("relu", 32), ("relu", 128), ("linear", 8), ("linear", 32)])
-def test_batch_norm_gradients_grow(name, batch):
+def test_batch_norm_gradients_grow(floor, name, batch):
     """ln(E |g|² below / E |g|² above) over the layers between, away from input and output; finite width is biased."""
     depth, low, high, trials = 24, 6, 20, {8: 200, 32: 60, 128: 8}[batch]
     net = Sequential((Dense(WIDTH), BatchNorm(0.0), activation(name)) * depth, (WIDTH,))
@@ -213,6 +196,6 @@ def test_batch_norm_gradients_grow(name, batch):
     expected = {"relu": relu_growth, "linear": linear_growth}[name](batch)
     growth = (means[0] / means[1]) ** (1 / (high - low))
     error = mean_with_error(np.diff(squares / means, axis=1)[:, 0]).standard_error / (high - low)
-    print(f"\nBN-{name}, B = {batch}: gradients grow {growth:.4f} ± {growth * error:.4f} a layer, law {expected:.4f}")
+    words = f"BN-{name}, 24 × 4096 units, batch of {batch}: growth of squared gradients a layer, off the law by"
+    floor(words, 100 * abs(growth / expected - 1), "%", most=1)
     assert error < 0.002
-    assert abs(growth / expected - 1) < 0.01

@@ -244,4 +244,9 @@ def test_what_the_condition_number_example_says(tmp_path):
 
 
 def test_there_are_examples():
-    assert [path.stem for path in EXAMPLES] == ["condition_number", "finite_width"]
+    assert [path.stem for path in EXAMPLES] == [
+        "batch_norm_batch_size",
+        "condition_number",
+        "finite_width",
+        "relu_against_tanh",
+    ]

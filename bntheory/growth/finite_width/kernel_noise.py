@@ -113,8 +113,7 @@ def through(layer: Any, noise: Noise, before: State, after: State, shape: Shape)
     if isinstance(layer, Unflatten):
         return _unflattened(layer, noise)
     if isinstance(layer, Pad):
-        inside = positions.within(shape[1:], layer.sides)
-        return mixed(sampled_row(noise), np.eye(after.points, dtype=np.float32)[:, inside])
+        return _padded(noise, np.eye(after.points, dtype=np.float32)[:, positions.within(shape[1:], layer.sides)])
     if isinstance(layer, ZeroPad):
         index = np.arange(before.points).reshape(shape[1:])[:: layer.stride, :: layer.stride].ravel()
         return mixed(sampled_row(noise), np.eye(before.points, dtype=np.float32)[index])
@@ -370,6 +369,14 @@ def _repeated(noise: Noise, index: np.ndarray) -> Noise:
     own = noise.own and each(lambda block: block[np.ix_(index, index)], noise.own)
     fixed = None if noise.fixed is None else (noise.fixed[0][index], noise.fixed[1][index])
     return dataclasses.replace(copied, own=own, fixed=fixed)
+
+
+def _padded(noise: Noise, matrix: np.ndarray) -> Noise:
+    """Zeros do not vary; what sampling units adds stays apart, for activations and means to replace it by theirs."""
+    if noise.parts is not None or noise.norm:
+        noise = sampled_row(noise)
+    own = noise.own and each(lambda block: matrix @ block @ matrix.T, noise.own)
+    return dataclasses.replace(mixed(noise, matrix), own=own)
 
 
 def _unflattened(layer: Unflatten, noise: Noise) -> Noise | None:

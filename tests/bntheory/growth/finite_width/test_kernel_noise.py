@@ -10,7 +10,7 @@ from bntheory.growth.finite_width import kernel_noise
 from bntheory.growth.finite_width.noise import Noise
 from bntheory.growth.infinite_width import moments
 from bntheory.growth.infinite_width.state import State
-from bntheory.layers import BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pool, both
+from bntheory.layers import BatchNorm, Conv, Dense, Flatten, GroupNorm, LayerNorm, Pad, Pool, both
 from bntheory.networks import Residual, Sequential
 from simulations import simulate_growth
 
@@ -160,3 +160,20 @@ def test_squares_of_a_sum_vary_with_its_branch():
     own = kernel_noise.added(Residual(Sequential((RELU,))), still, still, states, channels=10).own[0]
     size = np.diagonal(x + f)
     np.testing.assert_allclose(own, (4 * x * f + 2 * f**2) / (10 * size * size[:, None]), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh"])
+@pytest.mark.parametrize("behind", [(), (Conv(16, 3),)], ids=["last", "convolved"])
+def test_zeros_around_an_image_count_nothing_twice(name, behind):
+    """The same networks, number by number, with zeros before φ, after it, or in a padding."""
+    layer, phi = Conv(16, 3, padding=1), activation(name)
+    pairs = [
+        ((layer, phi, layer, Pad(1), phi, *behind), (layer, phi, layer, phi, Pad(1), *behind)),
+        ((layer, phi, layer, Pad(1), Pool("average", 2)), (layer, phi, layer, Pool("average", 2, padding=1))),
+        ((layer, phi, Pad(2), Conv(16, 3, padding=0)), (layer, phi, Conv(16, 3, padding=2))),
+    ]
+    for one, other in pairs:
+        first, second = (predict_growth(Sequential(layers, (3, 6, 6))) for layers in (one, other))
+        assert second.log_growth_std[-1] > 0.03
+        assert first.log_growth_std[-1] == pytest.approx(second.log_growth_std[-1], rel=1e-5)
+        assert first.log_growth_mean[-1] == pytest.approx(second.log_growth_mean[-1], abs=1e-5)

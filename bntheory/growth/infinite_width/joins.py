@@ -244,7 +244,7 @@ def product(first: State, second: State, row: int) -> State | None:
     if not independent(first, second) and not alike(first, second):
         return None
     apart = disjoint(first.lineage | first.beside, second.lineage | second.beside)
-    if not apart and first.lineage != second.lineage:
+    if not apart and (first.lineage, first.windows) != (second.lineage, second.windows):
         return None
     points = max(first.points, second.points)
     first, second = everywhere(first, points), everywhere(second, points)

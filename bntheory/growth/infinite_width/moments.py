@@ -109,7 +109,10 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
         return _dropout(layer, state, row)
     if state.values is not None:
         return _known(layer, state)
-    return RULES[type(layer)](layer, state, shape)
+    made = RULES[type(layer)](layer, state, shape)
+    if isinstance(layer, Pool) and made is not None:
+        return dataclasses.replace(made, windows=made.windows | {row})
+    return made
 
 
 def by_channels(layer: Any) -> bool:
@@ -346,13 +349,16 @@ def _offset(layer: Offset, state: State, shape: Shape, row: int) -> State | None
 
 
 def added(block: Residual, shortcut: State, branch: State) -> State | None:
-    """Moments after the sum; None if branch and shortcut share weights but are not functions of the same units."""
+    """Moments after the sum; None if branch and shortcut share weights but are not functions of the same units.
+
+    Units of two pools, or of a pool and what it reads, are functions of several positions of the same units.
+    """
     if not joins.alike(shortcut, branch):
         return None
     if shortcut.values is not None and branch.values is not None:
         return joins.known(shortcut.values + block.scale * branch.values, [shortcut, branch])
     independent = joins.independent(shortcut, branch)
-    if not independent and shortcut.lineage != branch.lineage:
+    if not independent and (shortcut.lineage, shortcut.windows) != (branch.lineage, branch.windows):
         return None
     if shortcut.parts or branch.parts:
         return joins.pairwise(functools.partial(added, block), shortcut, branch)

@@ -114,6 +114,7 @@ class State:
     common are independent;
     beside : rows whose channels the units act on one by one, with weights that all channels share: uncorrelated with
     these, so that sums are those of independent units, but not products;
+    windows : rows of pools since the last weights, after which units are no longer functions of those before;
     population : draws sampled units of a row that is not Gaussian, None if it is;
     mixed : whether they are Gaussian plus given numbers (an identity shortcut from the input): activations are sampled;
     parts : of a concatenation, in the order of the channels, if their units have different laws;
@@ -136,6 +137,7 @@ class State:
     sphere: float = math.inf
     lineage: Lineage = frozenset((0,))
     beside: Lineage = frozenset()
+    windows: frozenset[int] = frozenset()
     population: Callable[[], Population] | None = None
     mixed: bool = False
     parts: tuple[Part, ...] = ()

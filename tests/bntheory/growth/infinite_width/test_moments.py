@@ -481,3 +481,30 @@ def test_refused_combinations():
         predict_growth(mlp(2, 8, batch_norm=True), batch_size=1)
     with pytest.raises(ValueError, match="row 1: BatchNorm needs a batch"):
         predict_growth(mlp(2, 8, batch_norm=True, input_width=6), INPUTS[:1])
+
+
+@pytest.mark.parametrize("before", [(), (Conv(8, 3, padding=1),)], ids=["given", "drawn"])
+@pytest.mark.parametrize(
+    ("branch", "shortcut"),
+    [
+        ((Pool("max", 2),), (Pool("average", 2),)),
+        ((Pool("average", 3, 1, 1),), (Pool("max", 3, 1, 1),)),
+        ((Pool("max", 3, 1, 1),), ()),
+    ],
+)
+def test_sums_of_pools_of_the_same_units_have_no_rule(before, branch, shortcut):
+    """The sum needs a unit's positions together: it is named, not added as if they were of different units."""
+    growth = predict_growth(Sequential((*before, Residual(branch, shortcut), RELU), (3, 8, 8)))
+    assert growth.unsupported is not None and growth.unsupported.operation == "sum"
+    apart = predict_growth(
+        Sequential((*before, Residual((*branch, Conv(3 + 5 * len(before), 3, padding=1)), shortcut)), (3, 8, 8))
+    )
+    assert apart.unsupported is None
+
+
+def test_sums_of_pools_of_given_numbers_are_exact():
+    inputs = np.random.default_rng(0).standard_normal((4, 3, 8, 8))
+    net = Sequential((Residual((Pool("max", 2),), (Pool("average", 2),)),), (3, 8, 8))
+    windows = inputs.reshape(4, 3, 4, 2, 4, 2)
+    expected = np.mean((windows.max(axis=(3, 5)) + windows.mean(axis=(3, 5))) ** 2)
+    assert predict_growth(net, inputs=inputs).log_second_moment[-1] == pytest.approx(math.log(expected), rel=1e-12)

@@ -154,11 +154,16 @@ def _evenness(phi: Activation, log_q: float) -> float:
 
 
 def _unit_by_unit(phi: Activation, before: State, gradient: Gradient) -> Gradient:
-    """Slopes of chosen units hardly differ: their links remain."""
+    """Slopes of chosen units hardly differ: their links remain. Two activations in turn count as one."""
     units = population.drawn(before)
     if gradient.values.ndim == 2:
         values = _slopes(phi, units.particles, units.log_scale) ** 2 * gradient.values
-        return averaged(dataclasses.replace(gradient, values=values))
+        links = gradient.links
+        if links is not None and units.fields is not None and gradient.above and gradient.above.slopes:
+            above, _, behind = gradient.above.slopes()
+            both = above * _slopes(phi, units.fields[: len(above)], units.log_scale)
+            links = covariances.each(np.multiply, behind, covariances.normalized(population.products(both))[1])
+        return averaged(dataclasses.replace(gradient, values=values, links=links))
     assert units.fields is not None
     fields = units.fields[: len(gradient.values)]
     values = _slopes(phi, fields, units.log_scale) ** 2 * gradient.values

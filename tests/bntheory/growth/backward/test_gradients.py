@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from bntheory import activation, from_json, mlp, predict_growth, resnet
+from bntheory import Activation, activation, from_json, mlp, predict_growth, resnet
 from bntheory.growth.backward import covariances, gradient_rows, gradients
 from bntheory.growth.backward.covariances import Field
 from bntheory.growth.backward.gradient_rows import Gradient
@@ -325,3 +325,21 @@ def test_layer_norms_divide_gradients_by_the_standard_deviation(name):
     for row in range(2, len(growth.rows)):
         mean, error = mean_with_error(np.exp(samples.log_gradient[:, row] - growth.log_gradient[row]))
         assert abs(mean - 1) < 0.05 + tolerance(error, RARE, len(growth.rows)), growth.name[row]
+
+
+@pytest.mark.parametrize("inner", ["relu", "leaky_relu"])
+def test_two_activations_in_turn_are_one(inner):
+    """tanh after φ, and their composition: the same networks. Images are smooth, so that slopes go together."""
+    first, second = activation(inner), activation("tanh")
+    whole = Activation.from_function(
+        "whole", lambda h: second.phi(first.phi(h)), lambda h: second.dphi(first.phi(h)) * first.dphi(h)
+    )
+    images = np.random.default_rng(0).standard_normal((8, 3, 12, 12)).cumsum(axis=2).cumsum(axis=3)[..., 4:, 4:]
+    images /= np.sqrt(np.mean(images**2, axis=(1, 2, 3), keepdims=True))
+    conv, tail = Conv(64, 3, padding=1), (Pool("average"), Flatten(), Dense(8))
+    one, other = (
+        predict_growth(Sequential((conv, conv, *phis, *tail), (3, 8, 8)), inputs=images)
+        for phis in ((first, second), (whole,))
+    )
+    np.testing.assert_allclose(one.log_weight_gradient[1:3], other.log_weight_gradient[1:3], rtol=0, atol=0.02)
+    np.testing.assert_allclose(one.log_gradient[:3], other.log_gradient[:3], rtol=0, atol=0.005)

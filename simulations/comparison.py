@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FALSE_ALARM = 1e-3  # of the whole comparison, where theory is exact: a third each for means, dead rows and the band
 FEWEST = 5  # living draws from which a mean is judged
+ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}  # relative, of one operation
 TENTH_OF_A_DECADE = 0.1 * math.log(10)  # granted to mean-field predictions, with Σ 1/width over the layers before
 
 
@@ -273,7 +274,7 @@ def compare(predicted: Growth, measured: Samples, single: bool) -> Crosscheck:
     comparisons = max(1, int(exact.sum()))
     with np.errstate(invalid="ignore"):
         scale = np.maximum(error, predicted.log_growth_std / np.sqrt(np.maximum(count, 1)))
-    slack = 1e-9 * (1 + np.abs(lower)) + (0.0 if measured.rounding is None else 10 * measured.rounding[:, 0])
+    slack = 1e-9 * (1 + np.abs(lower)) + _rounding(measured)
     narrow = statistics.tolerance(scale, FALSE_ALARM / 3, comparisons) + slack
     wide = TENTH_OF_A_DECADE + _inverse_widths(predicted) + 3 * error
     restarted = np.array([method == "measured" for method in predicted.moment_method])
@@ -291,6 +292,13 @@ def compare(predicted: Growth, measured: Samples, single: bool) -> Crosscheck:
     verdicts = judged, np.where(judged, z, np.nan), allowed, np.array(strange)
     held = _row_coverage(predicted, measured, single)
     return Crosscheck(predicted, measured, lower, upper, estimate, error, *verdicts, coverage, counted, held)
+
+
+def _rounding(measured: Samples) -> np.ndarray | float:
+    """What the numbers of the measurement may be off by: known of its rows, or that of single operations in PyTorch."""
+    if measured.rounding is not None:
+        return 10 * measured.rounding[:, 0]
+    return 10 * ROUNDING.get(measured.dtype, 0.0) if measured.method == "measured" else 0.0
 
 
 def _mean_log(measured: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -331,7 +339,8 @@ def _coverage(predicted: Growth, measured: Samples, law: np.ndarray) -> tuple[fl
     """Share of the living draws inside the 90% band at the last row with an exact law, and how many they are."""
     last = int(np.flatnonzero(law)[-1])
     values = measured.log_second_moment[measured.alive[:, last], last]
-    if last == 0 or predicted.band_method[last] != "exact" or not len(values):
+    varies = predicted.band_method[last] == "exact" and predicted.log_growth_std[last] > 0
+    if not varies or not len(values):
         return math.nan, 0
     lower, upper = predicted.band(0.9)
     return float(np.mean((values >= lower[last]) & (values <= upper[last]))), len(values)

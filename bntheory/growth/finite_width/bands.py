@@ -14,6 +14,7 @@ from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, Unknown
 from bntheory.networks import Join, Leaf, Residual, Sequential
 from bntheory.positional import ConvTranspose, Mix, Offset
 
+RANDOM = (Dense, Conv, ConvTranspose, Mix, Offset, Dropout, Unknown)
 FAR = 0.2  # of the law's mean from ln of the second moment, with BatchNorm: more is no effect of width
 
 Columns = dict[str, np.ndarray]  # the numbers of `walk.Moments`
@@ -50,7 +51,7 @@ def of_activations(net: Sequential, rows: Sequence[Leaf], batch: float, moments:
     if not of_one_input(net, rows):
         log_mean = moments["log_second_moment"] + moments["log_shift"]
         variance = np.where(np.isneginf(log_mean), 0.0, moments["log_variance"])  # zeros do not vary
-        return _normal(log_mean - variance / 2, np.sqrt(variance), dead)
+        return _normal(log_mean - variance / 2, np.sqrt(variance), dead, _first_random(rows))
     return _of_vectors(net, rows, batch, moments, dead, given)
 
 
@@ -101,11 +102,13 @@ def of_one_input(net: Sequential, rows: Sequence[Leaf]) -> bool:
 
 def _without_weights(net: Sequential) -> int:
     """How many layers there are before the first that has weights, or parts."""
-    plain = [
-        not isinstance(layer, (Dense, Conv, Sequential, Residual, Join, Unknown, Dropout, Offset, Mix, ConvTranspose))
-        for layer in net.layers
-    ]
+    plain = [not isinstance(layer, (*RANDOM, Sequential, Residual, Join)) for layer in net.layers]
     return plain.index(False) if False in plain else len(plain)
+
+
+def _first_random(rows: Sequence[Leaf]) -> int:
+    """The first row that differs from draw to draw, or that has no rule."""
+    return next((place for place, row in enumerate(rows) if isinstance(row.layer, RANDOM)), len(rows))
 
 
 def _known(rows: Sequence[Leaf], law: first_order.Fluctuations, moments: Columns) -> np.ndarray:
@@ -128,7 +131,7 @@ def of_gradients(net: Sequential, rows: Sequence[Leaf], log_start: float, batch:
     if len(rows[0].shape) == 3 and not flat:
         unknown = np.full(len(rows), np.nan)
         unknown[-1] = 0.0
-        return _normal(unknown, np.where(np.isnan(unknown), np.nan, 0.0), np.full(len(rows), np.nan))
+        return _normal(unknown, np.where(np.isnan(unknown), np.nan, 0.0), np.full(len(rows), np.nan), len(rows))
     inner = Sequential(net.layers[1:], rows[1].shape) if flat else net
     law = first_order_gradients.gradient_fluctuations(inner, log_start, batch)
     own = [0, *range(len(law.mean))] if flat else range(len(law.mean))  # the image's is that of the vector
@@ -141,8 +144,10 @@ def of_gradients(net: Sequential, rows: Sequence[Leaf], log_start: float, batch:
     return Bands(law.mean[list(own)], law.std[list(own)], np.full(len(rows), np.nan), method, edges)
 
 
-def _normal(mean: np.ndarray, std: np.ndarray, dead: np.ndarray) -> Bands:
-    method = ["unsupported" if math.isnan(value) else "first-order" if value else "exact" for value in std]
+def _normal(mean: np.ndarray, std: np.ndarray, dead: np.ndarray, first: int) -> Bands:
+    """`first` is the first row that varies: before it all is exact, behind it a normalized row varies by its ε."""
+    words = ["exact" if row < first else "first-order" for row in range(len(std))]
+    method = ["unsupported" if math.isnan(value) else word for value, word in zip(std, words, strict=True)]
 
     def edges(level: float) -> tuple[np.ndarray, np.ndarray]:
         reach = float(special.ndtri((1 + level) / 2)) * std

@@ -42,7 +42,7 @@ import numpy as np
 
 from bntheory.activations import Activation
 from bntheory.growth.by_rows import by_rows
-from bntheory.growth.finite_width import given_images, innovations
+from bntheory.growth.finite_width import given_images, innovations, readings
 from bntheory.growth.finite_width.given_images import Unevenness
 from bntheory.growth.finite_width.innovations import Blocks, each
 from bntheory.growth.finite_width.noise import Noise, combined, in_the_mean, mixed, projected, sampled_row, scaled
@@ -134,7 +134,12 @@ def _weights(layer: Dense | Conv, noise: Noise, before: State, after: State, sha
     else:
         excess = pairs.excess(2 * pairs.correlation() ** 2, known, after.log_q)
         uneven = Unevenness(excess / 2, pairs)
-    own = _raised(known, 2 * uneven.squares, channels)
+    extra = 2 * uneven.squares
+    if isinstance(layer, Conv) and readings.matter(layer, noise):
+        spread = readings.spread(layer, before, _kept(layer, after, shape), shape, noise)
+        known = each(lambda block, more: block + 2 * more, known, spread)
+        extra = extra if before.values is None else np.zeros(2)  # samples of given images are of all that differ
+    own = _raised(known, extra, channels)
     read = _read(layer, sampled_row(noise), before, after, shape)
     result = dataclasses.replace(read, own=own, uneven=uneven, norm="", fixed=None, unknown=False)
     return result.without_pairs(after) if np.abs(uneven.squares).max() < FADED else result
@@ -146,7 +151,7 @@ def _normalized(layer: LayerNorm | GroupNorm, noise: Noise, before: State, shape
     groups = layer.groups if isinstance(layer, GroupNorm) else 1
     noise = _with_normalized_pairs(layer, noise, before, shape[0] // groups)
     kernel = np.diagonal(projected(noise, before, together=False).within)
-    sampled = np.zeros_like(kernel) if noise.own is None else noise.own[0] @ in_the_mean(before)
+    sampled = np.zeros_like(kernel) if noise.sampling is None else noise.sampling[0] @ in_the_mean(before)
     after = projected(sampled_row(noise), before, together=False)
     return dataclasses.replace(after, norm="image", fixed=(kernel, sampled * groups), unknown=False)
 
@@ -154,7 +159,7 @@ def _normalized(layer: LayerNorm | GroupNorm, noise: Noise, before: State, shape
 def _fixed(noise: Noise) -> Noise:
     """Where the second moment of every point is the same in all draws."""
     within, cross = each(np.zeros_like, (noise.within, noise.cross))
-    sampled = np.zeros(len(within)) if noise.own is None else np.diagonal(noise.own[0])
+    sampled = np.zeros(len(within)) if noise.sampling is None else np.diagonal(noise.sampling[0])
     linked = noise.linked and each(np.zeros_like, noise.linked)
     after = dataclasses.replace(sampled_row(noise), within=within, cross=cross, linked=linked)
     fixed = np.zeros(len(within)), sampled
@@ -185,7 +190,8 @@ def _pooled(layer: Pool, noise: Noise, before: State, after: State, shape: Shape
     shares = _shares(positions.averaging(layer, shape), before)
     if layer.kind == "average" and before.gaussian:
         own = _raised(innovations.of_weights(after), np.zeros(2), shape[0])
-        noise = dataclasses.replace(noise, norm="", fixed=None)
+        own = noise.without_held(own, lambda block: shares @ block @ shares.T)
+        noise = dataclasses.replace(noise, held=None, norm="", fixed=None)
         return dataclasses.replace(mixed(noise, shares), own=own, unknown=bool(noise.uneven.squares.any()))
     own = _raised(innovations.of_pool(before, after, shares), np.zeros(2), shape[0])
     blur = noise.blur if layer.kind == "average" else noise.blur + MAXIMUM**2
@@ -211,13 +217,13 @@ def added(
     share = share.astype(np.float32)
     blocks = combined(share, shortcut, branch, link)
     shift = shortcut.shift + share * (branch.shift - shortcut.shift)
-    if total.gaussian:
-        own = _raised(innovations.of_weights(total), np.zeros(2), channels)
-        uneven = shortcut.uneven
-        return Noise(*blocks, shift, own=own, uneven=uneven, unknown=batch_norm, batch_norm=batch_norm, blur=blur)
-    parts = dataclasses.replace(shortcut, linked=None, parts=None), dataclasses.replace(branch, parts=None), link
     known = innovations.of_sum(first, total)
     sampled = None if known is None else _raised(known, np.zeros(2), channels)
+    if total.gaussian and sampled is not None:
+        held = each(np.subtract, _raised(innovations.of_weights(total), np.zeros(2), channels), sampled)
+        after = Noise(*blocks, shift, own=sampled, held=held, uneven=shortcut.uneven)
+        return dataclasses.replace(after, unknown=batch_norm, batch_norm=batch_norm, blur=blur)
+    parts = dataclasses.replace(shortcut, linked=None, parts=None), dataclasses.replace(branch, parts=None), link
     return Noise(*blocks, shift, own=sampled, parts=parts, unknown=batch_norm, batch_norm=batch_norm, blur=blur)
 
 
@@ -263,8 +269,10 @@ def _activation(phi: Activation, noise: Noise, before: State, after: State, shap
     known = innovations.of_activation(phi, before, noise.norm)
     extra, uneven = _unevenness(phi, noise, known, before, after, float(np.mean(slope)))
     own = _raised(known, extra, channels)
+    single = slope.astype(np.float32)
+    own = noise.without_held(own, lambda block: block * single[:, None] * single)
     return dataclasses.replace(
-        changed, shift=shift, own=own, uneven=uneven, norm="", fixed=None, unknown=noise.batch_norm
+        changed, shift=shift, own=own, held=None, uneven=uneven, norm="", fixed=None, unknown=noise.batch_norm
     )
 
 
@@ -347,8 +355,11 @@ def _offset(layer: Offset, noise: Noise, before: State, after: State, shape: Sha
         return noise
     if not after.gaussian or after.mixed:
         return None
+    share = np.exp(before.log_q - after.log_q)
     own = _raised(innovations.of_weights(after), np.zeros(2), shape[0])
-    less = scaled(noise.without_pairs(before), np.exp(before.log_q - after.log_q))
+    held = noise.held and each(lambda block: block * share[:, None] * share, noise.held)
+    less = dataclasses.replace(scaled(noise.without_pairs(before), share), held=held)
+    own = less.without_held(own, lambda block: block)
     return dataclasses.replace(less, own=own, norm="", fixed=None, parts=None, unknown=noise.batch_norm)
 
 
@@ -366,9 +377,9 @@ def _repeated(noise: Noise, index: np.ndarray) -> Noise:
     if noise.parts is not None:
         noise = sampled_row(noise)
     copied = mixed(noise, np.eye(len(noise.within), dtype=np.float32)[index])
-    own = noise.own and each(lambda block: block[np.ix_(index, index)], noise.own)
+    own, held = (part and each(lambda block: block[np.ix_(index, index)], part) for part in (noise.own, noise.held))
     fixed = None if noise.fixed is None else (noise.fixed[0][index], noise.fixed[1][index])
-    return dataclasses.replace(copied, own=own, fixed=fixed)
+    return dataclasses.replace(copied, own=own, held=held, fixed=fixed)
 
 
 def _padded(noise: Noise, matrix: np.ndarray) -> Noise:
@@ -390,7 +401,7 @@ def _unflattened(layer: Unflatten, noise: Noise) -> Noise | None:
 
 def _of_channels(layer: Channels, noise: Noise, shape: Shape) -> Noise | None:
     """Fewer channels are sampled; None where they have been, or are normalized together with others."""
-    if noise.own is None or noise.parts is not None or noise.norm == "image":
+    if noise.own is None or noise.parts is not None or noise.held is not None or noise.norm == "image":
         return None
     fewer = np.float32(shape[0] / (layer.stop - layer.start))
     return dataclasses.replace(noise, own=each(lambda block: block * fewer, noise.own))
@@ -404,10 +415,15 @@ def _shares(matrix: np.ndarray, state: State) -> np.ndarray:
     return np.divide(weighted, total, out=np.zeros_like(weighted), where=total > 0).astype(np.float32)
 
 
+def _kept(layer: Dense | Conv, after: State, shape: Shape) -> np.ndarray:
+    """Of the weights in every second moment; the rest is the bias."""
+    bias = layer.bias_variance(shape)
+    return 1 - np.exp(math.log(bias) - after.log_q) if bias else np.ones(after.points)
+
+
 def _read(layer: Dense | Conv, noise: Noise, before: State, after: State, shape: Shape) -> Noise:
     """The same for the shares in q'_P of the points that are read; what is missing to one is the bias."""
-    bias = layer.bias_variance(shape)
-    kept = 1 - np.exp((math.log(bias) if bias else -math.inf) - after.log_q) if bias else np.ones(after.points)
+    kept = _kept(layer, after, shape)
     if isinstance(layer, Dense):
         return scaled(noise, kept)
     q = np.maximum(positions.linear(before.log_q)[0], SILENT).astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ class Noise:
 
     within, cross : (points, points), of the second moments of which the row's units are drawn;
     own : the same shape, what sampling the row's channels adds;
+    held : at a Gaussian sum, what of that is in `within` and `cross` already, as the shortcut's channels persist;
     shift : (points,), of ln E q from infinite width;
     uneven : what pairs of given images add that are not alike;
     linked : covariance of something outside, (its points, points), with this row;
@@ -40,6 +42,7 @@ class Noise:
     cross: np.ndarray | None
     shift: np.ndarray
     own: Blocks | None = None
+    held: Blocks | None = None
     uneven: Unevenness = given_images.ALIKE
     linked: Blocks | None = None
     parts: tuple[Noise, Noise, Blocks] | None = None
@@ -62,6 +65,15 @@ class Noise:
             return self
         shift = self.shift + self.uneven.pairs.shift(state.log_q)
         return dataclasses.replace(self, shift=shift, uneven=Unevenness(self.uneven.squares))
+
+    @property
+    def sampling(self) -> Blocks | None:
+        """What sampling the row's channels adds, that of the shortcut of a sum included."""
+        return self.own if self.own is None or self.held is None else each(np.add, self.own, self.held)
+
+    def without_held(self, own: Blocks, change: Callable[[np.ndarray], np.ndarray]) -> Blocks:
+        """What sampling channels adds after a linear map of the noise, less what has been counted before it."""
+        return own if self.held is None else each(lambda block, held: block - change(held), own, self.held)
 
     def times(self, factor: float) -> Noise:
         """Of the row times a number, under which relative deviations remain."""
@@ -96,10 +108,11 @@ class Noise:
 def sampled_row(noise: Noise) -> Noise:
     """The noise of a row whose own channels are drawn."""
     if noise.own is None or noise.own[0].shape != noise.within.shape:
-        return dataclasses.replace(noise, own=None, parts=None, norm="", fixed=None)
+        return dataclasses.replace(noise, own=None, held=None, parts=None, norm="", fixed=None)
     within = noise.within + noise.own[0]
     cross = None if noise.cross is None or noise.own[1] is None else noise.cross + noise.own[1]
-    return dataclasses.replace(noise, within=within, cross=cross, own=None, parts=None, norm="", fixed=None)
+    changed = dataclasses.replace(noise, within=within, cross=cross, own=None, held=None)
+    return dataclasses.replace(changed, parts=None, norm="", fixed=None)
 
 
 def combined(share: np.ndarray, shortcut: Noise, branch: Noise, link: Blocks) -> Blocks:
@@ -148,7 +161,7 @@ def projected(noise: Noise, state: State, together: bool) -> Noise:
     within, cross = _centred((noise.within, noise.cross), shares, state.copies if together else 1, both=True)
     linked = noise.linked and _centred(noise.linked, shares, state.copies if together else 1, both=False)
     shift = noise.shift - float(shares @ noise.shift)
-    return dataclasses.replace(noise, within=within, cross=cross, shift=shift, own=None, linked=linked)
+    return dataclasses.replace(noise, within=within, cross=cross, shift=shift, own=None, held=None, linked=linked)
 
 
 def in_the_mean(state: State) -> np.ndarray:

@@ -220,7 +220,8 @@ def added(
     known = innovations.of_sum(first, total)
     sampled = None if known is None else _raised(known, np.zeros(2), channels)
     if total.gaussian and sampled is not None:
-        held = each(np.subtract, _raised(innovations.of_weights(total), np.zeros(2), channels), sampled)
+        excess = 2 * shortcut.uneven.squares * float(1 - share.mean()) ** 2
+        held = each(np.subtract, _raised(innovations.of_weights(total), excess, channels), sampled)
         after = Noise(*blocks, shift, own=sampled, held=held, uneven=shortcut.uneven)
         return dataclasses.replace(after, unknown=batch_norm, batch_norm=batch_norm, blur=blur)
     parts = dataclasses.replace(shortcut, linked=None, parts=None), dataclasses.replace(branch, parts=None), link

@@ -1,7 +1,8 @@
 """Draw the narrow networks of the zoo many times, and keep quantiles of ln(mean of h²) of every row.
 
 The weights are drawn as the prediction takes them: normal, of the variances that the first draw has. Too slow for the
-test suite; `tests/bntheory/torch_models/test_zoo.py` reads the file and judges the predicted bands by it.
+test suite; `tests/bntheory/torch_models/test_zoo.py` reads the file and judges the predicted bands by it. Networks that
+the file has already are not drawn again: remove it where one of them has changed.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/module_bands_study.py
 """
@@ -25,8 +26,8 @@ def main() -> None:
     spec = importlib.util.spec_from_file_location("zoo", ZOO)
     zoo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(zoo)
-    quantiles = {}
-    for word in zoo.NARROW:
+    quantiles = dict(np.load(RESULT)) if RESULT.exists() else {}
+    for word in (word for word in zoo.NARROW if word not in quantiles):
         model, batch = zoo.narrow(word)
         measured = measure_module(model, batch, DRAWS, gradients=False, seed=1)
         quantiles[word] = np.quantile(measured.log_second_moment, LEVELS, axis=0).astype(np.float32)

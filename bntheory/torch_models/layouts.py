@@ -21,10 +21,15 @@ def of_shape(sizes: Shape, like: tuple[Layout, Shape] | None = None) -> tuple[La
     ----------
     sizes : tuple of int
     like : (layout, sizes), optional
-        Of a tensor it was made from, whose layout is kept if the sizes are the same.
+        Of a tensor it was made from, whose layout is kept if there are as many axes, and as many units.
+
+    >>> of_shape((32, 19), (SEQUENCE, (32, 20))), of_shape((32, 19))
+    ((('c', 'p'), (32, 19, 1)), (('p', 'c'), (19, 32, 1)))
     """
-    if like is not None and like[1] == sizes and like[0]:
-        return like[0], described(like[0], sizes)
+    if like is not None and like[0] and len(like[1]) == len(sizes):
+        unit = next(axis for axis, word in enumerate(like[0]) if word in "nc")
+        if sizes[unit] == like[1][unit] or like[1] == sizes:
+            return like[0], described(like[0], sizes)
     layout: Layout = {1: VECTOR, 2: TOKENS, 3: IMAGE}.get(len(sizes), ())
     return layout, described(layout, sizes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from bntheory.layers import Flatten, Pad, Pool, ZeroPad
 from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 from bntheory.torch_models import layouts
-from bntheory.torch_models.rules.registry import number, pair, rule
+from bntheory.torch_models.rules.registry import number, pair, rule, scaled
 
 if TYPE_CHECKING:
     from bntheory.torch_models.tracing import Call, Value
@@ -78,16 +79,18 @@ def _adaptive(call: Call, input: Any, size: Any, kind: str) -> Value | None:
     return call.leaf(value, Pool(kind, number(pair(tuple(map(int, windows)), sides, 1))), value.layout)
 
 
-@rule("mean", "amax")
+@rule("mean", "sum", "amax", "max")
 def mean(call: Call, input: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Value | None:
     """Over all positions: a pool of the whole map, and a vector unless the axes are kept."""
-    value = call.value(input)
+    value = None if isinstance(dim, torch.Tensor) else call.value(input)
     if value is None or dim is None or "c" not in value.layout:
         return None
     axes = {axis % input.dim() - 1 for axis in (dim if isinstance(dim, (tuple, list)) else (dim,))}
     if axes != {axis for axis, word in enumerate(value.layout) if word != "c"}:
         return None
-    pooled = call.leaf(value, Pool("max" if call.function == "amax" else "average"), value.layout)
+    pooled = call.leaf(value, Pool("max" if call.function in ("amax", "max") else "average"), value.layout)
+    if call.function == "sum":
+        pooled = scaled(call, pooled, float(math.prod(value.sizes[axis] for axis in axes)), 0.0)
     return pooled if keepdim else call.leaf(pooled, Flatten(), layouts.VECTOR)
 
 

@@ -29,6 +29,24 @@ def matmul(call: Call, input: Any, other: Any) -> Value | None:
     return _weighted(call, value, other.T, None, key=other)
 
 
+@rule("einsum")
+def einsum(call: Call, equation: Any, *operands: Any) -> Value | None:
+    """A matrix on the last axis, in either orientation: "bi,oi->bo" or "...i,io->...o"."""
+    sides, arrow, result = (str(equation).replace(" ", "").replace("...", ".")).partition("->")
+    if not arrow or len(operands) != 2 or sides.count(",") != 1:
+        return None
+    (one, other), (input, weight) = sides.split(","), operands
+    if call.value(input) is None:
+        one, other, input, weight = other, one, weight, input
+    value = call.value(input)
+    if value is None or call.value(weight) or len(other) != 2 or one[-1:] != (set(other) - {result[-1:]}).pop():
+        return None
+    if len({*one, *other}) != len(one) + 1 or result[:-1] != one[:-1] or not layouts.channels_last(value.layout):
+        return None
+    matrix = weight if other == result[-1] + one[-1] else weight.T
+    return _weighted(call, value, matrix, None, key=weight)
+
+
 @rule("addmm")
 def addmm(call: Call, input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Value | None:
     value = call.value(mat1)

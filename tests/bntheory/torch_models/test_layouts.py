@@ -25,7 +25,8 @@ def test_sizes_tell_the_layout(sizes, layout, shape):
 def test_a_layout_is_kept_where_the_sizes_are():
     like = (("h", "w", "c"), (7, 6, 4))
     assert layouts.of_shape((7, 6, 4), like) == (("h", "w", "c"), (4, 7, 6))
-    assert layouts.of_shape((6, 7, 4), like) == (("c", "h", "w"), (6, 7, 4))
+    assert layouts.of_shape((7, 2, 4), like) == (("h", "w", "c"), (4, 7, 2))
+    assert layouts.of_shape((7, 6, 3), like) == (("c", "h", "w"), (7, 6, 3))
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))

@@ -65,6 +65,9 @@ FUNCTIONS = {
     "mean over the map, kept": (lambda x: x.mean(dim=[-2, -1], keepdim=True), IMAGE),
     "maximum over the map": (lambda x: torch.amax(x, dim=(2, 3)), IMAGE),
     "mean over tokens": (lambda x: x.mean(1), TOKENS),
+    "sum over the map": (lambda x: x.sum((2, 3)), IMAGE),
+    "sum over tokens, kept": (lambda x: torch.sum(x, dim=1, keepdim=True), TOKENS),
+    "maximum over tokens": (lambda x: x.max(dim=1)[0], TOKENS),
     "flatten": (lambda x: torch.flatten(x, 1), IMAGE),
     "view": (lambda x: x.view(x.size(0), -1), IMAGE),
     "map to sequence": (lambda x: torch.tanh(x.flatten(2)), IMAGE),
@@ -130,10 +133,10 @@ def test_layers_do_what_the_function_does(word):
     function, shape = FUNCTIONS[word]
     example = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
     found, expected, (start, layout) = trace(function, example)
-    assert not any(isinstance(node.layer, Unknown) for node in found.nodes)
     path = [found.output]
     while path[0]:
         path.insert(0, *found.nodes[path[0]].parents)
+    assert not any(isinstance(found.nodes[row].layer, Unknown) for row in path)
     state = of_values(tracing.canonical(start, found.nodes[0], layout))
     for before, row in itertools.pairwise(path):
         state = moments.through(found.nodes[row].layer, state, found.nodes[before].shape, row)
@@ -153,6 +156,8 @@ WEIGHTED = {
     "matmul": (lambda x: torch.matmul(x, torch.ones(5, 3) / 2), TOKENS),
     "addmm": (lambda x: torch.addmm(torch.ones(5), x, torch.full((12, 5), 0.3)), VECTOR),
     "linear on tokens": (nn.Linear(5, 9), TOKENS),
+    "einsum": (lambda x: torch.einsum("bi,oi->bo", x, torch.arange(60.0).reshape(5, 12) / 30), VECTOR),
+    "einsum on tokens": (lambda x: torch.einsum("...c, cd -> ...d", x, torch.ones(5, 3) / 2), TOKENS),
     "linear, channels last": (lambda x: F.linear(x.permute(0, 2, 3, 1), torch.ones(6, 4) / 3), IMAGE),
     "convolution": (nn.Conv2d(4, 6, 3), IMAGE),
     "strided, padded, dilated": (nn.Conv2d(4, 6, 3, stride=2, padding=2, dilation=2), IMAGE),

@@ -120,7 +120,9 @@ def predict_module(
     change through an alias, of drawn factors, and of numbers that come from outside torch. Where `init` names other
     weights than it has, such rows behind weights stay unsupported, and always those behind numbers that are not finite.
     Attention, recurrent layers and interpolation other than the nearest are such calls. Other weights that several
-    rows share count as independent; the verdict says so, and where weights have a mean or heavy tails.
+    rows share count as independent; the verdict says so, and where weights have a mean or heavy tails. Weights that are
+    computed from others, as by `weight_norm` and `spectral_norm`, count as independent draws of their second moment:
+    there are no bands from there on.
     Where a forward pass depends on data, the prediction is of the branch that the example takes.
 
     Examples
@@ -136,4 +138,7 @@ def predict_module(
     found = read(model, example_input, init)
     growth = prediction.predicted(found.net, found.rows, found.inputs, batch_size, covariances, found.measured())
     fields = {field.name: getattr(growth, field.name) for field in dataclasses.fields(Growth)}
+    if found.computed:  # those who normalize weights fix what independent ones would vary by
+        fields["_band_rule"] = lambda: growth._band.without(slice(found.computed[0], None))
+        fields["_gradient_band_rule"] = lambda: growth._gradient_band.without(slice(0, -1))
     return ModuleGrowth(**fields, weights=tuple(found.trace.weights), notes=found.notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,10 +54,23 @@ class Reading:
             lines.append(
                 f"weights shared between rows count as independent: {len(shared)} rows, first {first} with {of}"
             )
+        if computed := self.computed:
+            lines.append(
+                f"weights of {len(computed)} rows are computed from others, first {self.rows[computed[0]].name}: "
+                "they count as independent draws, and how much draws differ is not predicted from there on"
+            )
         aside = [self.trace.nodes[node].name for node in graph.unused(self.trace.nodes, self.trace.output)]
         if aside:
             lines.append(f"not on the way to the output: {', '.join(aside[:5])}{', …' if len(aside) > 5 else ''}")
         return tuple(lines)
+
+    @functools.cached_property
+    def computed(self) -> list[int]:
+        """Rows whose weights are no parameters, but made of them: normalized, perhaps."""
+        own = {id(parameter) for parameter in self.model.parameters()}
+        pairs = zip(self.trace.weights, self.trace.tensors, strict=True)
+        names = {known.row for known, (weight, _) in pairs if id(weight) not in own}
+        return [place for place, node in enumerate(self.nodes) if self.trace.nodes[node].name in names]
 
     def measured(self) -> Measured:
         """Numbers of its rows, on demand."""
@@ -162,8 +176,10 @@ def _module(model: Any) -> nn.Module:
         model = model.module
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError("a scripted module hides its calls: pass the module it was made from")
+    scripted = next((name for name, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)), None)
+    if scripted is not None:
+        where = f" (part {scripted})" if scripted else ""
+        raise ValueError(f"a scripted or traced module hides its calls{where}: pass the module it was made from")
     tensors = [*model.parameters(), *model.buffers()]
     if any(is_lazy(tensor) for tensor in tensors):
         raise ValueError("the module has lazy parameters: run it once on an example, which gives them their shapes")
@@ -176,7 +192,10 @@ def _module(model: Any) -> nn.Module:
 def _example(model: nn.Module, example: Any) -> torch.Tensor:
     like = next((part for part in model.parameters() if part.is_floating_point()), torch.empty(0))
     if not isinstance(example, torch.Tensor):
-        example = torch.as_tensor(np.asarray(example))
+        array = np.asarray(example)
+        if array.dtype.kind not in "biufc":
+            raise ValueError(f"example_input must be a tensor or an array of numbers, got {type(example).__name__}")
+        example = torch.as_tensor(array)
         example = example.to(like.dtype) if example.is_floating_point() else example
     if not example.is_floating_point():
         what = "complex" if example.is_complex() else str(example.dtype).removeprefix("torch.")
@@ -184,6 +203,9 @@ def _example(model: nn.Module, example: Any) -> torch.Tensor:
         raise ValueError(f"example_input must hold real floating-point numbers, got {what} numbers{hint}")
     if not 2 <= example.dim() <= 4 or 0 in example.shape:
         raise ValueError(f"example_input must be {AXES}, got shape {tuple(example.shape)}")
+    if example.is_meta or example.layout != torch.strided:
+        kind = "one on the meta device" if example.is_meta else f"a {example.layout} one"
+        raise ValueError(f"example_input must be a dense tensor that holds numbers, got {kind}")
     bad = int((~torch.isfinite(example)).sum())
     if bad:
         raise ValueError(

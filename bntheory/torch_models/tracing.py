@@ -257,10 +257,9 @@ class Tracer(TorchFunctionMode):
         if rule is not None and call.result.is_floating_point():
             try:
                 value = rule(call, *args, **options)
-            except ValueError as error:
-                if str(error).startswith("row "):
-                    raise
-            except TypeError:  # arguments that the rule does not know
+            except weights.Refused:
+                raise
+            except (ValueError, TypeError):  # arguments that the rule or its layer does not know
                 pass
         if value is None:
             del self.trace.nodes[rows:], self.trace.weights[weighted:], self.trace.tensors[weighted:]
@@ -328,6 +327,8 @@ def run(
         with tracer.following(), eager(model):
             try:
                 result = torch.func.functional_call(model, buffers, (start,))
+            except weights.Refused:
+                raise
             except Exception as error:
                 error.add_note(f"raised by the module's own forward, after row {tracer.trace.nodes[-1].name!r}")
                 raise

@@ -10,6 +10,10 @@ import torch
 from bntheory.initializations import Initialization
 
 
+class Refused(ValueError):
+    """Weights of which nothing can be predicted, with their row."""
+
+
 class Weights(NamedTuple):
     """What is known of the weights of a row.
 
@@ -33,19 +37,19 @@ def read(row: str, weight: torch.Tensor, bias: torch.Tensor | None, shared_with:
 
     Raises
     ------
-    ValueError
+    Refused
         If a weight is not finite, or all are zero.
     """
     values = weight.detach().double().flatten()
     for word, numbers in (("weights", values), ("biases", None if bias is None else bias.detach().double())):
         if numbers is not None and not bool(torch.isfinite(numbers).all()):
             bad = int((~torch.isfinite(numbers)).sum())
-            raise ValueError(
+            raise Refused(
                 f"row {row}: {word} must be finite, got {bad} of {numbers.numel()} that are NaN or infinite"
             )
     largest = float(values.abs().max()) if values.numel() else 0.0
     if largest == 0:
-        raise ValueError(f"row {row}: all {values.numel()} weights are zero: initialize them, or name a law with init=")
+        raise Refused(f"row {row}: all {values.numel()} weights are zero: initialize them, or name a law with init=")
     unit = values / largest
     second, mean = float((unit**2).mean()), float(unit.mean())
     centred = (unit - mean) ** 2

@@ -41,6 +41,20 @@ class Bands:
         return np.where(np.isnan(self.mean), np.nan, 0.0) if self.sampled_error is None else self.sampled_error
 
 
+    def without(self, rows: slice) -> Bands:
+        """The same, some of the rows unsupported."""
+        mean, std, method = self.mean.copy(), self.std.copy(), np.array(self.method, dtype=object)
+        mean[rows] = std[rows] = np.nan
+        method[rows] = "unsupported"
+
+        def edges(level: float) -> tuple[np.ndarray, np.ndarray]:
+            lower, upper = (side.copy() for side in self.edges(level))
+            lower[rows] = upper[rows] = np.nan
+            return lower, upper
+
+        return Bands(mean, std, self.p_dead, tuple(method), edges, self.sampled_error)
+
+
 def of_activations(net: Sequential, rows: Sequence[Leaf], batch: float, moments: Columns, given: bool) -> Bands:
     """Bands of ln(mean of h²).
 

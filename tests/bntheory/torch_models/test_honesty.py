@@ -250,3 +250,14 @@ def test_gradients_of_computed_weights_are_left_out():
     measured = measure_module(model, torch.randn(4, 16), draws=3, redraw=lambda _: None)
     assert np.isnan(measured.log_weight_gradient[:, 1]).all()
     assert np.isfinite(measured.log_weight_gradient[:, 3]).all()
+
+
+@pytest.mark.parametrize("normalized", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_normalized_weights_have_no_bands(normalized):
+    """A norm that is fixed varies less than that of independent weights, and one that is estimated more."""
+    model, batch = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), normalized(nn.Linear(16, 8))), torch.randn(4, 16)
+    predicted = bn.predict_module(model, batch)
+    assert predicted.band_method[:3] == ("exact",) * 3 and predicted.band_method[3] == "unsupported"
+    assert np.isnan(predicted.band()[0][3]) and np.isfinite(predicted.band()[0][:3]).all()
+    assert predicted.gradient_band_method[:-1] == ("unsupported",) * 3 and predicted.moment_method[-1] == "exact"
+    assert "computed from others, first 2" in predicted.verdict()

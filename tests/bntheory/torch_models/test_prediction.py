@@ -145,6 +145,10 @@ REFUSED = {
     "meta": (meta, torch.randn(2, 4), "got weight on the meta device"),
     "lazy": (lambda: nn.LazyLinear(4), torch.randn(2, 4), "lazy parameters: run it once"),
     "integers": (lambda: nn.Linear(4, 4), torch.ones(2, 4, dtype=torch.int64), "got int64 numbers"),
+    "words": (lambda: nn.Linear(4, 4), "images", "must be a tensor or an array of numbers, got str"),
+    "no example": (lambda: nn.Linear(4, 4), None, "must be a tensor or an array of numbers, got NoneType"),
+    "example without numbers": (lambda: nn.Linear(4, 4), torch.empty(2, 4, device="meta"), "got one on the meta device"),
+    "sparse": (lambda: nn.Linear(4, 4), torch.eye(4).to_sparse(), r"dense tensor .* got a torch\.sparse_coo one"),
     "complex": (lambda: nn.Linear(4, 4), torch.ones(2, 4, dtype=torch.complex64), "got complex numbers"),
     "one axis": (lambda: nn.Linear(4, 4), torch.randn(4), r"got shape \(4,\)"),
     "five axes": (lambda: nn.Conv3d(1, 1, 1), torch.randn(2, 1, 3, 3, 3), r"got shape \(2, 1, 3, 3, 3\)"),
@@ -161,14 +165,19 @@ REFUSED = {
 def test_what_cannot_be_predicted_is_refused(word):
     make, example, message = REFUSED[word]
     settings = {"batch of another size": {"batch_size": 7}, "init": {"init": "he_norma"}}.get(word, {})
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         bn.predict_module(make(), example, **settings)
+    assert not hasattr(caught.value, "__notes__")  # of the module's own errors
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_scripted_modules_are_refused():
-    with pytest.raises(ValueError, match="a scripted module hides its calls"):
-        bn.predict_module(torch.jit.script(nn.Sequential(nn.Linear(4, 4))), torch.randn(2, 4))
+    layers, example = nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 4)
+    for made in (torch.jit.script(layers), torch.jit.trace(layers, example)):
+        with pytest.raises(ValueError, match="scripted or traced module hides its calls: pass the module"):
+            bn.predict_module(made, example)
+    with pytest.raises(ValueError, match=r"hides its calls \(part 1\)"):
+        bn.predict_module(nn.Sequential(nn.Linear(4, 4), torch.jit.script(layers)), example)
 
 
 def test_errors_of_the_module_are_its_own():

@@ -1,5 +1,7 @@
 """Products of few channels that weights read, against explicit covariances, matrices and weights."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from bntheory.layers import BatchNorm, Conv
 from bntheory.networks import Residual, Sequential
 from simulations import simulate_growth
 
-RELU, LINEAR = activation("relu"), activation("linear")
+RELU = activation("relu")
 SHAPE = (5, 4, 3)
 IMAGES = np.random.default_rng(0).standard_normal((4, *SHAPE)) + np.linspace(0, 1, 12).reshape(4, 3)
 
@@ -52,7 +54,7 @@ def test_a_depthwise_kernel_reads_fourth_moments_of_one_channel():
 def test_a_kernel_of_one_position_by_drawn_channels(norm):
     """E K̂² − ρ² of n channels: 200,000 draws, a mean of squares errs by 0.004 at n = 12; terms in 1/n² are left."""
     state, noise, (within, _) = row_of_weights()
-    noise = kernel_noise.dataclasses.replace(noise, norm=norm)
+    noise = dataclasses.replace(noise, norm=norm)
     n, rho = 12, within[3, 8] / np.sqrt(within[3, 3] * within[8, 8])
     found = readings.spread(Conv(4, kernel=1), state, np.ones(12), (n, *SHAPE[1:]), noise)[0][3, 8]
     rng = np.random.default_rng(1)
@@ -96,7 +98,7 @@ def test_bands_of_few_channels_against_explicit_weights(layers):
 
 @pytest.mark.parametrize("given", [True, False])
 def test_a_shortcut_is_sampled_once(given):
-    """Branches that count for nothing leave the deviation of their sum as it is, and an activation sees them no more."""
+    """Branches that count for nothing leave the deviation of their sum as it is, and that of an activation of it."""
     quiet = Residual((RELU, Conv(16, bias=0.0)), scale=1e-3)
     images = np.random.default_rng(1).standard_normal((4, 3, 6, 6)) if given else None
     plain = Sequential((Conv(16), RELU, Conv(16)), (3, 6, 6))

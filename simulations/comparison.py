@@ -103,7 +103,7 @@ class Crosscheck:
         if not self._covered():
             return f"Theory and measurement DISAGREE: the 90% band holds {self.coverage:.1%} of the draws ({scope})."
         first = self.predicted.unsupported
-        if first is not None and first is self.predicted.rows[1]:
+        if first is not None and first is self.predicted.rows[1] and not self.compared[1:].any():
             return f"Nothing to compare: theory has no rule for {first.operation} (row {first.name})."
         if not self.counted and not self.compared[1:].any():
             return f"Theory and measurement cannot be compared: too few draws live, or they differ too much ({scope})."

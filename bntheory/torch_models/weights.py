@@ -44,9 +44,7 @@ def read(row: str, weight: torch.Tensor, bias: torch.Tensor | None, shared_with:
     for word, numbers in (("weights", values), ("biases", None if bias is None else bias.detach().double())):
         if numbers is not None and not bool(torch.isfinite(numbers).all()):
             bad = int((~torch.isfinite(numbers)).sum())
-            raise Refused(
-                f"row {row}: {word} must be finite, got {bad} of {numbers.numel()} that are NaN or infinite"
-            )
+            raise Refused(f"row {row}: {word} must be finite, got {bad} of {numbers.numel()} that are NaN or infinite")
     largest = float(values.abs().max()) if values.numel() else 0.0
     if largest == 0:
         raise Refused(f"row {row}: all {values.numel()} weights are zero: initialize them, or name a law with init=")

@@ -223,3 +223,38 @@ def test_activations_out_of_range_are_refused():
             part.weight.mul_(1e4)
     with pytest.raises(ValueError, match=r"activations leave float32 in PyTorch at row \d+"):
         crosscheck(model, torch.randn(2, 8), trials=3)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, lambda width: nn.GroupNorm(4, width)], ids=["BatchNorm", "GroupNorm"])
+@pytest.mark.parametrize("side", [2, 6])
+def test_a_normalized_row_of_a_single_image_is_not_taken_for_exact(norm, side):
+    """It varies by ε over the variance that it divides by, 1e-5 to 5e-3 of its size."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 32, 3, padding=1), norm(32), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), norm(32), nn.ReLU())
+    checked = crosscheck(nn.Sequential(*layers), torch.randn(1, 3, side, side), trials=40)
+    assert checked.agrees, checked.verdict()
+    assert math.isnan(checked.coverage) and checked.compared.all()
+
+
+def test_rows_before_the_weights_are_granted_the_rounding_of_single_precision():
+    """Exact rows of float32, of which a mean of squares errs by 1e-7; a Join of given numbers has no band to be in."""
+
+    class Shuffled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(6, 16, 3)
+
+        def forward(self, x):
+            return self.conv(torch.cat([x / 3, torch.tanh(x)], dim=1))
+
+    torch.manual_seed(0)
+    checked = crosscheck(Shuffled(), torch.randn(1, 3, 6, 6), trials=20)
+    assert checked.agrees, checked.verdict()
+    assert math.isnan(checked.coverage)
+
+
+def test_rows_after_a_first_row_without_a_rule_are_compared():
+    torch.manual_seed(0)
+    checked = crosscheck(nn.Sequential(nn.Softmax(1), nn.Linear(16, 64), nn.ReLU()), torch.randn(4, 16), trials=40)
+    assert checked.agrees and "agree: largest deviation" in checked.verdict()
+    assert "no rule at row 0" in checked.verdict()

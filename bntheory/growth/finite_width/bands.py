@@ -40,7 +40,6 @@ class Bands:
         """Standard error of the mean: 0 where it is a law's, NaN where there is none."""
         return np.where(np.isnan(self.mean), np.nan, 0.0) if self.sampled_error is None else self.sampled_error
 
-
     def without(self, rows: slice) -> Bands:
         """The same, some of the rows unsupported."""
         mean, std, method = self.mean.copy(), self.std.copy(), np.array(self.method, dtype=object)

@@ -147,7 +147,11 @@ REFUSED = {
     "integers": (lambda: nn.Linear(4, 4), torch.ones(2, 4, dtype=torch.int64), "got int64 numbers"),
     "words": (lambda: nn.Linear(4, 4), "images", "must be a tensor or an array of numbers, got str"),
     "no example": (lambda: nn.Linear(4, 4), None, "must be a tensor or an array of numbers, got NoneType"),
-    "example without numbers": (lambda: nn.Linear(4, 4), torch.empty(2, 4, device="meta"), "got one on the meta device"),
+    "example without numbers": (
+        lambda: nn.Linear(4, 4),
+        torch.empty(2, 4, device="meta"),
+        "got one on the meta device",
+    ),
     "sparse": (lambda: nn.Linear(4, 4), torch.eye(4).to_sparse(), r"dense tensor .* got a torch\.sparse_coo one"),
     "complex": (lambda: nn.Linear(4, 4), torch.ones(2, 4, dtype=torch.complex64), "got complex numbers"),
     "one axis": (lambda: nn.Linear(4, 4), torch.randn(4), r"got shape \(4,\)"),

@@ -30,6 +30,7 @@ from bntheory.growth.infinite_width.state import State, two, worse
 MOST_NUMBERS = 2**19  # in particles; fields may have twice as many
 FEWEST, MOST, ENOUGH = 2**9, 2**16, 2**11  # particles or fields; as many fields are enough for means over an image
 FAR = 30.0  # |ln size| from which a smooth φ is a power law, well inside single precision
+MANY = 2**13  # particles, which err by 1e-5 in a second moment; fields, drawn at random, take more
 GOLDEN = (math.sqrt(5) - 1) / 2
 MODES = 64  # of a matrix of covariances that is none, as of images at equal sizes
 NEARLY = 0.9  # of its trace
@@ -54,7 +55,7 @@ def drawn(state: State, like: Population | None = None) -> Population:
     """
     if state.population is not None:
         return state.population()
-    count = _power_of_two(MOST_NUMBERS // state.points) if like is None else len(like.particles)
+    count = min(MANY, _power_of_two(MOST_NUMBERS // state.points)) if like is None else len(like.particles)
     many, kept = _field_shape(state) if like is None or like.fields is None else like.fields.shape[:2]
     if state.values is not None:
         return _given(state.values, count, (many, kept) if state.log_d is not None else None)

@@ -274,7 +274,20 @@ def _normalization(
     same_units = before.centred and before.population is not None
     times = scaled if same_units else averaged
     top = float(log_s.min())
-    return lambda gradient: times(gradient, np.exp(top - log_s), -top)
+    members = shape[0] // layer.groups if isinstance(layer, GroupNorm) and len(shape) == 3 else math.inf
+    return lambda gradient: times(_less_means(gradient, members), np.exp(top - log_s), -top)
+
+
+def _less_means(gradient: Gradient, members: float) -> Gradient:
+    """Less its mean over positions and a group of channels, of which one channel counts 1/members."""
+    if gradient.links is None or members == math.inf:
+        return gradient
+
+    def less(block: np.ndarray) -> np.ndarray:
+        means = block.mean(axis=1, dtype=float)
+        return block - (means[:, None] + means - means.mean()) / members
+
+    return of_moments(covariances.each(less, gradient.moments()), gradient.log_scale, gradient.evenness)
 
 
 def _log_sizes(layer: LayerNorm | GroupNorm, before: State, shape: Shape) -> np.ndarray:
@@ -288,6 +301,9 @@ def _log_sizes(layer: LayerNorm | GroupNorm, before: State, shape: Shape) -> np.
         log_square = positions.log(variance) + 2 * units.log_scale
     if together:
         log_square = np.full(before.points, log_mean(log_square))
+    if isinstance(layer, GroupNorm) and together and (log_d := before.folded().log_d) is not None:
+        share = math.exp(min(float(log_mean(log_d)) - math.log(2) - float(log_square[0]), 0.0))
+        log_square = log_square + math.log1p((share - 1) * layer.groups / shape[0])  # the group's mean is taken away
     return np.logaddexp(log_square, math.log(layer.epsilon) if layer.epsilon else -math.inf)
 
 

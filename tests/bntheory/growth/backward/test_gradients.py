@@ -14,7 +14,7 @@ from bntheory.growth.backward.gradient_rows import Gradient
 from bntheory.growth.infinite_width import batch_norm
 from bntheory.growth.infinite_width.moments import through
 from bntheory.growth.infinite_width.state import State
-from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, LayerNorm, Pool, both
+from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, both
 from bntheory.networks import Residual, Sequential
 from simulations import pullbacks
 from simulations.growth import simulate_growth, uncorrelated_inputs
@@ -311,6 +311,10 @@ ON_RELU = {
     "vectors": ((60,), (Dense(200), RELU, LayerNorm(), Dense(200), RELU, LayerNorm(0.3), Dense(200))),
     "images": ((9, 5, 5), (Conv(128), RELU, LayerNorm(), Conv(128), RELU, LayerNorm(0.3), Conv(128))),
     "channels": ((9, 5, 5), (*(Conv(128), RELU, LayerNorm(over="channels")) * 2, Conv(128))),
+    "groups of one or two channels": (
+        (9, 5, 5),
+        (Conv(128), GroupNorm(128), RELU, Conv(128), GroupNorm(64, 0.1), RELU, Conv(128)),
+    ),
     "channels, centred": ((9, 5, 5), (*(Conv(128), LayerNorm(0.1, "channels"), RELU) * 2, Conv(128))),
 }
 

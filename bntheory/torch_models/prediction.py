@@ -85,9 +85,11 @@ def predict_module(
         On any device. Nothing is changed: weights (of which a copy is kept meanwhile), buffers, gradients, random
         states, training flags, hooks, attributes.
     example_input : torch.Tensor or array
-        (batch, n), (batch, channels, length), (batch, tokens, channels) or (batch, channels, height, width). Its values
-        give the second moments and covariances that the prediction starts from. Of three axes the last counts as the
-        channels, unless the first layer with weights is one of `Conv1d` or `BatchNorm1d`.
+        (batch, n), (batch, channels, length), (batch, tokens, channels) or (batch, channels, height, width); or whole
+        numbers, (batch, tokens), of a module that looks them up in an Embedding first: row 0 is then what it finds, and
+        the table stays as it is. Its values give the second moments and covariances that the prediction starts from. Of
+        three axes the last counts as the channels, unless the first layer with weights is one of `Conv1d` or
+        `BatchNorm1d`.
     init : str or Initialization, optional
         Law of all weights in place of their own variances; biases stay as they are.
     batch_size : int, optional
@@ -104,8 +106,8 @@ def predict_module(
     Raises
     ------
     ValueError
-        If the module is scripted, lazy or on the meta device; if the example is not a finite batch of real
-        floating-point numbers; if weights are not finite or all zero, or a BatchNorm sees a single number (the row is
+        If the module or a part of it is scripted, lazy or on the meta device; if the example is not a finite batch of
+        real floating-point numbers, or of tokens; if weights are not finite or all zero, or a BatchNorm sees a single number (the row is
         named); if paths cross too often.
     Exception
         What the module's own forward raises, with the row reached as a note.

@@ -41,7 +41,9 @@ class Reading:
 
     @property
     def inputs(self) -> np.ndarray:
-        """The example, (batch, *shape)."""
+        """The example, (batch, *shape), or what an embedding makes of it."""
+        if (rows := self.trace.looked_up) is not None:
+            return tracing.canonical(rows, self.trace.nodes[0], layouts.TOKENS)
         return tracing.canonical(self.example, self.trace.nodes[0], tracing.input_layout(self.model, self.example))
 
     @property
@@ -131,6 +133,10 @@ def read(model: Any, example_input: Any, init: str | Initialization | None = Non
     example = _example(module, example_input)
     law = None if init is None else initialization(init)
     trace = tracing.run(module, example, law)
+    if not example.is_floating_point() and trace.looked_up is None:
+        raise ValueError(
+            f"example_input of {_kind(example)} numbers must be (batch, tokens), looked up in an Embedding"
+        )
     tied = {weights.row for weights in trace.weights if weights.shared_with}
     found = graph.description(trace.nodes, trace.output, tied)
     named = (trace.nodes[node].name for node in found.nodes)
@@ -146,8 +152,9 @@ def describe_module(model: Any, example_input: Any, init: str | Initialization |
     model : torch.nn.Module
         Unchanged, as by `predict_module`.
     example_input : torch.Tensor or array
-        (batch, n), (batch, channels, length), (batch, tokens, channels) or (batch, channels, height, width); its sizes
-        and, where the forward pass depends on data, its values decide what is described.
+        (batch, n), (batch, channels, length), (batch, tokens, channels) or (batch, channels, height, width), or whole
+        numbers, (batch, tokens), which an Embedding looks up: then row 0 is what it finds. Its sizes and, where the
+        forward pass depends on data, its values decide what is described.
     init : str or Initialization, optional
         Law of all weights; None: normal ones of the second moment that each layer's weights have.
 
@@ -197,10 +204,10 @@ def _example(model: nn.Module, example: Any) -> torch.Tensor:
             raise ValueError(f"example_input must be a tensor or an array of numbers, got {type(example).__name__}")
         example = torch.as_tensor(array)
         example = example.to(like.dtype) if example.is_floating_point() else example
-    if not example.is_floating_point():
-        what = "complex" if example.is_complex() else str(example.dtype).removeprefix("torch.")
-        hint = "" if example.is_complex() else ": of tokens give what the embedding makes, to the module behind it"
-        raise ValueError(f"example_input must hold real floating-point numbers, got {what} numbers{hint}")
+    tokens = example.dtype in (torch.int32, torch.int64) and any(map(_is_table, model.modules()))
+    if not example.is_floating_point() and not tokens:
+        hint = "" if example.is_complex() else ", which only an Embedding reads"
+        raise ValueError(f"example_input must hold real floating-point numbers, got {_kind(example)} numbers{hint}")
     if not 2 <= example.dim() <= 4 or 0 in example.shape:
         raise ValueError(f"example_input must be {AXES}, got shape {tuple(example.shape)}")
     if example.is_meta or example.layout != torch.strided:
@@ -212,3 +219,11 @@ def _example(model: nn.Module, example: Any) -> torch.Tensor:
             f"example_input must be finite, got {bad} of {example.numel()} values that are NaN or infinite"
         )
     return example.detach().to(like.device)
+
+
+def _is_table(module: nn.Module) -> bool:
+    return isinstance(module, nn.Embedding)
+
+
+def _kind(example: torch.Tensor) -> str:
+    return "complex" if example.is_complex() else str(example.dtype).removeprefix("torch.")

@@ -50,7 +50,8 @@ class Trace:
     """What a forward pass has shown.
 
     nodes : the rows, the input first;  weights : of those that have some, and `tensors`, weights and biases themselves;
-    notes : remarks, by a key;  output : the row of the module's result.
+    notes : remarks, by a key;  output : the row of the module's result;
+    looked_up : of whole numbers, what the first embedding has made of them: row 0.
     """
 
     nodes: list[Node] = dataclasses.field(default_factory=list)
@@ -58,6 +59,7 @@ class Trace:
     tensors: list[tuple[torch.Tensor, torch.Tensor | None]] = dataclasses.field(default_factory=list)
     notes: dict[str, str] = dataclasses.field(default_factory=dict)
     output: int = 0
+    looked_up: torch.Tensor | None = None
 
 
 class Call:
@@ -90,6 +92,10 @@ class Call:
         if layer == "concatenate":
             shape = (sum(self._shape(part)[0] for part in parts), *shape[1:])
         return self._row(tuple(part.node for part in parts), layer, shape, layout)
+
+    def looked_up(self, table: torch.Tensor) -> Value | None:
+        """Rows of a table that the module's input names, (batch, tokens): given numbers, in place of the input."""
+        return self._tracer.looked_up(self.result, table)
 
     def unknown(self) -> Value:
         """A row without a rule."""
@@ -143,10 +149,22 @@ class Tracer(TorchFunctionMode):
         self._batch, self._device = len(tensor), tensor.device
         self.trace.nodes.append(Node("input", (), None, layouts.described(layout, _sizes(tensor))))
         self._remember(tensor, Value(0, layout, _sizes(tensor)))
-        if self._observe is not None:
+        if self._observe is not None and tensor.is_floating_point():
             self._observe(0, tensor, layout)
         for constant in constants:
             self._constants[constant] = True
+
+    def looked_up(self, tensor: torch.Tensor, table: torch.Tensor) -> Value | None:
+        """As `Call.looked_up`; None if it has been done before, or of another shape. No layer may share the table."""
+        if self.trace.looked_up is not None or tensor.dim() != 3:
+            return None
+        self.trace.looked_up = tensor.detach()
+        self._rows_of_weights[self._sources.get(table, table)] = "input", {()}  # no orientation of a matrix
+        shape = layouts.described(layouts.TOKENS, _sizes(tensor))
+        self.trace.nodes[0] = Node("input", (), None, shape)
+        if self._observe is not None:
+            self._observe(0, tensor, layouts.TOKENS)
+        return Value(0, layouts.TOKENS, _sizes(tensor))
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -181,7 +199,7 @@ class Tracer(TorchFunctionMode):
         earlier, orientations = self._rows_of_weights.setdefault(self._sources.get(key, key), (row, set()))
         orientations.add(weight.stride())
         if len(orientations) > 1:
-            raise ValueError(f"weights of {earlier}, transposed: they depend on what they have made")
+            raise ValueError(f"weights of {earlier}, used otherwise: they depend on what they have made")
         stored = weights.read(row, weight, bias, "" if earlier == row else earlier)
         sums = weight.detach().double().flatten(1).sum(1)
         if float((sums**2).max()) < STANDARDIZED * fan_in * stored.second_moment:
@@ -322,7 +340,7 @@ def run(
         unchanged_module(model) as changed,
     ):
         buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-        start = example.detach().requires_grad_(finish is not None).clone()
+        start = example.detach().requires_grad_(finish is not None and example.is_floating_point()).clone()
         tracer.start(start, input_layout(model, example), itertools.chain(_constants(model), buffers.values()))
         with tracer.following(), eager(model):
             try:

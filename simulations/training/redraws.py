@@ -180,4 +180,5 @@ def _log_square(tensor: torch.Tensor) -> float:
 
 
 def _dtype(found: Reading) -> str:
-    return str(found.example.dtype).removeprefix("torch.")
+    start = found.example if found.trace.looked_up is None else found.trace.looked_up
+    return str(start.dtype).removeprefix("torch.")

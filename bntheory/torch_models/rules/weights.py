@@ -120,3 +120,12 @@ def transposed_convolution(
     kernel, step, pad, extra = sizes
     layer = ConvTranspose(weight.shape[1], kernel, step, pad, extra, init=law, bias=variance)
     return call.leaf(value, layer, value.layout)
+
+
+@rule("embedding")
+def embedding(call: Call, input: Any, weight: Any, *_: Any, **__: Any) -> Value | None:
+    """The first look-up of the module's own input."""
+    value = call.value(input)
+    if value is None or value.node or input.is_floating_point() or call.value(weight):
+        return None
+    return call.looked_up(weight)

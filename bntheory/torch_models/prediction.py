@@ -107,8 +107,8 @@ def predict_module(
     ------
     ValueError
         If the module or a part of it is scripted, lazy or on the meta device; if the example is not a finite batch of
-        real floating-point numbers, or of tokens; if weights are not finite or all zero, or a BatchNorm sees a single number (the row is
-        named); if paths cross too often.
+        real floating-point numbers, or of tokens; if weights are not finite or all zero, or a BatchNorm sees a single
+        number (the row is named); if paths cross too often.
     Exception
         What the module's own forward raises, with the row reached as a note.
     ImportError

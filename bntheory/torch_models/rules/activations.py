@@ -22,32 +22,38 @@ if TYPE_CHECKING:
     *("hardsigmoid", "hardswish"),
 )
 def named(call: Call, input: Any, inplace: bool = False) -> Value | None:
+    """Activations that go by the same name."""
     return _activation(call, input, Activation(call.function))
 
 
 @rule("log_sigmoid")
 def log_sigmoid(call: Call, input: Any) -> Value | None:
+    """The logarithm of a sigmoid, by its other name."""
     return _activation(call, input, Activation("logsigmoid"))
 
 
 @rule("leaky_relu")
 def leaky_relu(call: Call, input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Value | None:
+    """With its slope."""
     return _activation(call, input, Activation("leaky_relu", negative_slope))
 
 
 @rule("prelu")
 def prelu(call: Call, input: Any, weight: Any) -> Value | None:
+    """A leaky ReLU, if all channels have one slope."""
     slope = weights.constant(weight)
     return None if isinstance(slope, tuple) else _activation(call, input, Activation("leaky_relu", slope))
 
 
 @rule("gelu")
 def gelu(call: Call, input: Any, approximate: str = "none") -> Value | None:
+    """Exact, or by tanh."""
     return _activation(call, input, Activation({"none": "gelu", "tanh": "gelu_tanh"}[approximate]))
 
 
 @rule("elu", "celu")
 def elu(call: Call, input: Any, alpha: float = 1.0, scale: float = 1, input_scale: float = 1, **_: Any) -> Value | None:
+    """With its α; a CELU is the same at α = 1."""
     if (scale, input_scale) != (1, 1):
         return None
     return _activation(call, input, Activation("elu", alpha)) if call.function == "elu" or alpha == 1 else None
@@ -55,11 +61,13 @@ def elu(call: Call, input: Any, alpha: float = 1.0, scale: float = 1, input_scal
 
 @rule("softplus")
 def softplus(call: Call, input: Any, beta: float = 1, threshold: float = 20) -> Value | None:
+    """At any β, by its own values."""
     return named(call, input) if beta == 1 else pointwise(call, input, beta=beta, threshold=threshold)
 
 
 @rule("clamp", "clip")
 def clamp(call: Call, input: Any, min: Any = None, max: Any = None) -> Value | None:
+    """A ReLU, or kinks at both ends."""
     if (min, max) == (0, None):
         return _activation(call, input, Activation("relu"))
     ends = [end for end in (min, max) if end is not None]
@@ -68,6 +76,7 @@ def clamp(call: Call, input: Any, min: Any = None, max: Any = None) -> Value | N
 
 @rule("clamp_min")
 def clamp_min(call: Call, input: Any, min: Any) -> Value | None:
+    """Without an upper end."""
     return clamp(call, input, min=min)
 
 
@@ -75,6 +84,7 @@ def clamp_min(call: Call, input: Any, min: Any) -> Value | None:
 def hardtanh(
     call: Call, input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
 ) -> Value | None:
+    """Between any two ends."""
     word = {(-1.0, 1.0): "hardtanh", (0.0, 6.0): "relu6"}.get((min_val, max_val))
     if word is not None:
         return _activation(call, input, Activation(word))
@@ -83,6 +93,7 @@ def hardtanh(
 
 @rule("pow")
 def power(call: Call, input: Any, exponent: Any) -> Value | None:
+    """Of a number that is given."""
     return pointwise(call, input, exponent=exponent) if numbers(exponent) else None
 
 

@@ -21,16 +21,19 @@ if TYPE_CHECKING:
 
 @rule("add", "__add__", "__radd__", "__iadd__")
 def add(call: Call, input: Any, other: Any, *, alpha: float = 1) -> Value | None:
+    """Two paths, or a path and a constant."""
     return _sum(call, input, other, 1.0, float(alpha))
 
 
 @rule("sub", "subtract", "__sub__", "__isub__")
 def subtract(call: Call, input: Any, other: Any, *, alpha: float = 1) -> Value | None:
+    """The same with a sign."""
     return _sum(call, input, other, 1.0, -float(alpha))
 
 
 @rule("rsub", "__rsub__")
 def subtract_from(call: Call, input: Any, other: Any, *, alpha: float = 1) -> Value | None:
+    """The same the other way round."""
     return _sum(call, input, other, -float(alpha), 1.0)
 
 
@@ -67,6 +70,7 @@ def _offset(call: Call, value: Value, constant: Any) -> Value | None:
 
 @rule("mul", "multiply", "__mul__", "__rmul__", "__imul__")
 def multiply(call: Call, input: Any, other: Any) -> Value | None:
+    """Two paths, or a path and a factor."""
     value, factor = call.value(input), call.value(other)
     if value is not None and factor is not None:
         return _product(call, value, factor)
@@ -93,6 +97,7 @@ def _product(call: Call, first: Value, second: Value) -> Value | None:
 
 @rule("div", "divide", "true_divide", "__div__", "__truediv__", "__itruediv__")
 def divide(call: Call, input: Any, other: Any, *, rounding_mode: Any = None) -> Value | None:
+    """By a number, or one a channel."""
     value = call.value(input)
     if value is None or call.value(other) or rounding_mode is not None:
         return None
@@ -105,6 +110,7 @@ def divide(call: Call, input: Any, other: Any, *, rounding_mode: Any = None) -> 
 
 @rule("neg", "negative", "__neg__")
 def negative(call: Call, input: Any) -> Value | None:
+    """The opposite sign."""
     value = call.value(input)
     return None if value is None else scaled(call, value, -1.0, 0.0)
 
@@ -125,6 +131,7 @@ def _per_channel(constant: Any, result: torch.Tensor, layout: Layout) -> float |
 
 @rule("cat", "concat", "concatenate")
 def concatenate(call: Call, tensors: Any, dim: int = 0, *_: Any) -> Value | None:
+    """Channels side by side."""
     values = [call.value(tensor) for tensor in tensors]
     first = values[0]
     if first is None or not first.layout or dim % call.result.dim() == 0:

@@ -26,6 +26,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Value | None:
+    """Over the batch, or with running statistics, then γ and β."""
     value = call.value(input)
     if value is None or value.layout not in (layouts.VECTOR, layouts.IMAGE, layouts.SEQUENCE):
         return None
@@ -48,6 +49,7 @@ def batch_norm(
 def layer_norm(
     call: Call, input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Value | None:
+    """Over channels, or over all that an example has."""
     value = call.value(input)
     if value is None:
         return None
@@ -68,6 +70,7 @@ def layer_norm(
 def group_norm(
     call: Call, input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5
 ) -> Value | None:
+    """Over groups of channels."""
     value = call.value(input)
     if value is None or value.layout not in (layouts.VECTOR, layouts.IMAGE, layouts.SEQUENCE):
         return None
@@ -88,6 +91,7 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Value | None:
+    """Every channel by itself."""
     return group_norm(call, input, input.shape[1], weight, bias, eps) if use_input_stats else None
 
 
@@ -97,6 +101,7 @@ def _affine(call: Call, value: Value, gamma: Any, beta: Any, always: bool = Fals
 
 @rule("dropout")
 def dropout(call: Call, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value | None:
+    """Nothing in evaluation mode."""
     value = call.value(input)
     if value is None or not training or p == 0:
         return value
@@ -105,4 +110,5 @@ def dropout(call: Call, input: Any, p: float = 0.5, training: bool = True, inpla
 
 @rule("dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 def other_dropout(call: Call, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value | None:
+    """No rule but in evaluation mode."""
     return None if training and p else call.value(input)

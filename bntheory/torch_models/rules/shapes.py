@@ -27,6 +27,7 @@ def max_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Value | None:
+    """Maxima over windows."""
     plain = not ceil_mode and not return_indices and dilation in (1, (1, 1), (1,))
     return _pool(call, input, "max", kernel_size, stride, padding) if plain else None
 
@@ -42,6 +43,7 @@ def average_pool(
     count_include_pad: bool = True,
     divisor_override: Any = None,
 ) -> Value | None:
+    """Means over windows."""
     unpadded = padding in (0, (0,), (0, 0))
     plain = not ceil_mode and divisor_override is None and (count_include_pad or unpadded)
     return _pool(call, input, "average", kernel_size, stride, padding) if plain else None
@@ -59,11 +61,13 @@ def _pool(call: Call, input: Any, kind: str, kernel: Any, stride: Any, padding: 
 
 @rule("adaptive_avg_pool2d", "adaptive_avg_pool1d")
 def adaptive_average_pool(call: Call, input: Any, output_size: Any) -> Value | None:
+    """Windows of one size, if they divide the map."""
     return _adaptive(call, input, output_size, "average")
 
 
 @rule("adaptive_max_pool2d", "adaptive_max_pool1d")
 def adaptive_max_pool(call: Call, input: Any, output_size: Any, return_indices: bool = False) -> Value | None:
+    """The same of maxima."""
     return None if return_indices else _adaptive(call, input, output_size, "max")
 
 
@@ -96,6 +100,7 @@ def mean(call: Call, input: Any, dim: Any = None, keepdim: bool = False, **_: An
 
 @rule("flatten", "reshape", "view", "_unsafe_view", "squeeze", "unsqueeze", "unflatten", "view_as", "reshape_as")
 def reshape(call: Call, input: Any, *_: Any, **__: Any) -> Value | None:
+    """To a vector, to an image, or both sides of a map in one."""
     value, sizes = call.value(input), tuple(call.result.shape[1:])
     if value is None or call.result.shape[:1] != input.shape[:1]:
         return None
@@ -113,6 +118,7 @@ def reshape(call: Call, input: Any, *_: Any, **__: Any) -> Value | None:
 
 @rule("transpose", "swapaxes", "permute", "movedim")
 def permute(call: Call, input: Any, *args: Any, **options: Any) -> Value | None:
+    """Axes in another order, height before width."""
     value = call.value(input)
     if value is None or not value.layout:
         return None
@@ -137,6 +143,7 @@ def _order(function: str, axes: int, args: Any, options: dict[str, Any]) -> list
     *("requires_grad", "alias", "__get__"),
 )
 def unchanged(call: Call, input: Any, *_: Any, **__: Any) -> Value | None:
+    """The same numbers."""
     value = call.value(input)
     same = value is not None and call.result.shape == input.shape
     kept = call.function != "__get__" or call.qualified.endswith(".data.__get__")
@@ -202,6 +209,7 @@ def split(call: Call, input: Any, *args: Any, dim: int = 0, **_: Any) -> Value |
 
 @rule("narrow")
 def narrow(call: Call, input: Any, dim: int, start: int, length: int) -> Value | None:
+    """A slice along one axis."""
     index = [slice(None)] * input.dim()
     index[dim] = slice(start, start + length)
     return getitem(call, input, tuple(index))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 @rule("linear")
 def linear(call: Call, input: Any, weight: Any, bias: Any = None) -> Value | None:
+    """A matrix and a bias."""
     value = call.value(input)
     if value is None or call.value(weight) or call.value(bias):
         return None
@@ -23,6 +24,7 @@ def linear(call: Call, input: Any, weight: Any, bias: Any = None) -> Value | Non
 
 @rule("matmul", "mm", "__matmul__")
 def matmul(call: Call, input: Any, other: Any) -> Value | None:
+    """A matrix on the right."""
     value = call.value(input)
     if value is None or call.value(other) or other.dim() != 2:
         return None
@@ -49,6 +51,7 @@ def einsum(call: Call, equation: Any, *operands: Any) -> Value | None:
 
 @rule("addmm")
 def addmm(call: Call, input: Any, mat1: Any, mat2: Any, *, beta: float = 1, alpha: float = 1) -> Value | None:
+    """A matrix on the right, and a bias."""
     value = call.value(mat1)
     if value is None or call.value(mat2) or call.value(input) or (beta, alpha) != (1, 1):
         return None
@@ -81,6 +84,7 @@ def convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Value | None:
+    """Over one or two sides."""
     value, sides = call.value(input), weight.dim() - 2
     if value is None or call.value(weight) or call.value(bias) or call.result.dim() != input.dim():
         return None
@@ -110,6 +114,7 @@ def transposed_convolution(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Value | None:
+    """From every position to several."""
     value = call.value(input)
     if value is None or call.value(weight) or call.value(bias) or value.layout != layouts.IMAGE:
         return None

@@ -27,8 +27,8 @@ from bntheory.growth.infinite_width import population, positions
 from bntheory.growth.infinite_width.state import State
 from bntheory.layers import Conv, Shape
 
-NUMBERS = 2**26  # products of points of all sampled units together
-FEWEST, MOST = 64, 2048  # sampled units
+NUMBERS = 2**28  # products of points of all sampled units together, over the kernel
+FEWEST, MOST = 16, 2048  # sampled units, which are as many samples as there are places far apart
 TOGETHER = 2**22  # products at a time
 
 
@@ -75,7 +75,7 @@ def _sampled(layer: Conv, before: State, shape: Shape) -> Blocks:
     units = population.drawn(before).fields
     assert units is not None
     points = layer.output_shape(shape)[1] * layer.output_shape(shape)[2]
-    units = units[: min(MOST, max(FEWEST, NUMBERS // points**2)), :2]
+    units = units[: min(MOST, max(FEWEST, NUMBERS // (points**2 * layer.area))), :2]
     read = _windows(layer, units, shape)
     square = np.mean(np.einsum("mkpa,mkpa->mkp", read, read), axis=(0, 1))
     size = np.sqrt(np.where(square > 0, square, 1)).astype(np.float32)

@@ -316,10 +316,12 @@ def predict_growth(
     in a residual block (a factor that counts at all positions) are shown for the last block only. A sum whose parts
     share weights without being functions of the same units has no rule. Layers without a rule give "unsupported" and
     NaN in their row and all that follow. Weight gradients behind a global average are up to e^0.5 too low at tens of
-    channels. So are gradients in front of a BatchNorm (GroupNorm) over channels (groups) that have sizes of their own:
-    those of a depthwise convolution by e^0.3 in its own row and e^0.1 in those before, and by more if its channels
-    hardly vary between positions; and gradients of an image are up to e^0.3 too high in front of a convolution with
-    BatchNorm over few numbers, which takes away what its weights have made.
+    channels. Gradients of an image are up to e^0.3 too high in front of a convolution with BatchNorm over few numbers,
+    which takes away what its weights have made.
+    Channels of a depthwise convolution count as Gaussian and alike, though each has a size of its own. Gradients in
+    front of a BatchNorm over them are e^0.3 too low in the convolution's row and e^0.1 in those before, or more if the
+    channels hardly vary between positions (GroupNorm: groups of few channels); and means over maps of uncorrelated
+    positions up to e^0.4 too low, if no activation comes between.
 
     References
     ----------

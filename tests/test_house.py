@@ -115,7 +115,8 @@ def test_help_is_light_and_fast():
     loaded = _loaded_after(code)
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert all(
-        f"\n  {name} " in text for name in ("growth", "spectrum", "phase", "simulate", "crosscheck", "train", "sweep", "probe", "report")
+        f"\n  {name} " in text
+        for name in ("growth", "spectrum", "phase", "simulate", "crosscheck", "train", "sweep", "probe", "report")
     )
     assert not loaded & {"numpy", "scipy", "sympy", "torch", "numba", "matplotlib", "xarray", "sklearn"}
     times = []
@@ -142,7 +143,18 @@ def test_commands_are_found_through_entry_points(tmp_path):
     )
     assert run.stdout == "hello from outside\n", run.stderr
     own = {point.name for point in importlib.metadata.entry_points(group="bntheory.commands")}
-    assert own == {"growth", "spectrum", "phase", "predict", "simulate", "crosscheck", "train", "sweep", "probe", "report"}
+    assert own == {
+        "growth",
+        "spectrum",
+        "phase",
+        "predict",
+        "simulate",
+        "crosscheck",
+        "train",
+        "sweep",
+        "probe",
+        "report",
+    }
 
 
 @pytest.mark.parametrize("package", ORDER[:2])

@@ -1,0 +1,121 @@
+"""Appendix: the largest learning rates with and without BN, by depth, from sweeps whose results are kept as data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paper_figures.checks import Check, between
+from paper_figures.results import training_results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLE = "Learning rates by depth, with and without BN (digits, not the paper's CIFAR-10)"
+TEXT = (
+    "ResNets (Xavier normal) of three depths, trained for 16 epochs on the digits (8×8, batches of 64) at rates "
+    "from 0.00001 to 3, three seeds each. Without BN the rates that still train fall with depth, to about 0.0001 at "
+    "depth 110; with BN they fall much less. Left: accuracy in training at the end (0: diverged). Right: the largest "
+    "rate at which three of ten images (open) or half of them (filled) are recognized in training."
+)
+LEVELS = (0.3, 0.5)  # accuracies in training that count as learned; guessing has 0.1
+NORMS = {"none": "no BN", "all": "BN"}
+
+
+def compute(seed: int = 0, device: str = "cpu") -> dict[str, Any]:
+    """Read the sweeps.
+
+    Parameters
+    ----------
+    seed, device : not used
+        The runs were made once; see ``paper_figures/results``.
+
+    Returns
+    -------
+    dict
+        "commands"; "depths"; for each depth and norm "accuracy": rates → accuracies in training, one a seed, 0 for runs
+        that diverged; "largest": level → largest learning rate, one a seed, None where there is none.
+    """
+    sweeps = [training_results(name) for name in ("digits_sweep", "digits_sweep_110")]
+    runs = [run for sweep in sweeps for run in sweep["runs"]]
+    data: dict[str, Any] = {"commands": [sweep["command"] for sweep in sweeps]}
+    data["depths"] = sorted({run["depth"] for run in runs})
+    for depth in data["depths"]:
+        data[depth] = {
+            norm: _case([run for run in runs if (run["depth"], run["norm"]) == (depth, norm)]) for norm in NORMS
+        }
+    return data
+
+
+def _case(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    accuracy: dict[float, list[float]] = {}
+    largest: dict[float, dict[int, float]] = {level: {} for level in LEVELS}
+    for run in runs:
+        reached, rate = run["train_accuracy"] or 0.0, run["learning_rate"]
+        accuracy.setdefault(rate, []).append(reached)
+        for level, found in largest.items():
+            if reached >= level:
+                found[run["seed"]] = max(rate, found.get(run["seed"], 0.0))
+    seeds = sorted({run["seed"] for run in runs})
+    return {
+        "accuracy": accuracy,
+        "largest": {level: [found.get(seed) for seed in seeds] for level, found in largest.items()},
+    }
+
+
+def ratio(data: dict[str, Any], depth: int, level: float) -> float:
+    """Geometric mean over seeds of the largest rate with BN over that without; NaN where a seed has none."""
+    without, with_bn = (data[depth][norm]["largest"][level] for norm in NORMS)
+    if None in (*without, *with_bn):
+        return float("nan")
+    return float(np.exp(np.mean(np.log(np.array(with_bn) / np.array(without)))))
+
+
+def check(data: dict[str, Any]) -> list[Check]:
+    """Compare the ratios of learning rates with what the paper says, 1000 at depth 110 and less at smaller depths."""
+    first, *_, last = data["depths"]
+    low = LEVELS[0]
+    return [
+        between(f"depth {last}: largest rate with BN over that without (paper: 1000)", ratio(data, last, low), 100, 1e4),
+        between(f"depth {first}: the same", ratio(data, first, low), 1, 100),
+        between(
+            f"how much more depth {last} loses without BN than depth {first}",
+            ratio(data, last, low) / ratio(data, first, low), 3, 1e4,
+        ),
+    ]  # fmt: skip
+
+
+def draw(data: dict[str, Any]) -> Figure:
+    """Draw accuracies by learning rate, and the largest learning rates by depth."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, 4.2))
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for colour, depth in enumerate(data["depths"]):
+        for norm, style in zip(NORMS, ("--", "-"), strict=True):
+            rates, accuracies = zip(*sorted(data[depth][norm]["accuracy"].items()), strict=True)
+            label = f"depth {depth}, {NORMS[norm]}"
+            left.plot(rates, [np.mean(each) for each in accuracies], style, color=f"C{colour}", label=label)
+    left.set(xscale="log", xlabel="learning rate α", ylabel="accuracy in training", ylim=(0, 1.02))
+    for norm, marker in zip(NORMS, "so", strict=True):
+        _largest(right, data, norm, marker)
+    right.set(xscale="log", yscale="log", xlabel="depth", ylabel="largest learning rate α")
+    right.set_xticks(data["depths"], [str(depth) for depth in data["depths"]])
+    right.minorticks_off()
+    right.legend()
+    figure.legend(*left.get_legend_handles_labels(), ncols=3, loc="outside upper center")
+    return figure
+
+
+def _largest(axes: Axes, data: dict[str, Any], norm: str, marker: str) -> None:
+    colour = {"none": "C1", "all": "C0"}[norm]
+    for level, fill in zip(LEVELS, ("none", colour), strict=True):
+        points = [(depth, rate) for depth in data["depths"] for rate in data[depth][norm]["largest"][level] if rate]
+        shift = {"none": 0.97, "all": 1.03}[norm]
+        label = f"{NORMS[norm]}, {level:.0%}"
+        axes.plot(
+            [depth * shift for depth, _ in points], [rate for _, rate in points], marker,
+            color=colour, markerfacecolor=fill, ls="none", ms=6 if fill == "none" else 4, label=label,
+        )  # fmt: skip

@@ -78,7 +78,7 @@ def check(data: dict[str, Any]) -> list[Check]:
     first, *_, last = data["depths"]
     low = LEVELS[0]
     return [
-        between(f"depth {last}: largest rate with BN over that without (paper: 1000)", ratio(data, last, low), 100, 1e4),
+        between(f"depth {last}: largest rate with BN over that without (paper 1000)", ratio(data, last, low), 100, 1e4),
         between(f"depth {first}: the same", ratio(data, first, low), 1, 100),
         between(
             f"how much more depth {last} loses without BN than depth {first}",

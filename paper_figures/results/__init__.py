@@ -13,7 +13,7 @@ def training_results(name: str) -> dict[str, Any]:
     Parameters
     ----------
     name : str
-        "fashion_training", "digits_sweep" (depths 20 and 56) or "digits_sweep_110".
+        "fashion_training", "digits_sweep" (depths 20 and 56), "digits_sweep_110" or "trained_networks".
 
     Returns
     -------

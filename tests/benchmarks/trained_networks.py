@@ -2,8 +2,8 @@
 
 At step 0, every epoch and the end, on eight training images: rows as predicted from the present sizes of the weights
 beside the rows as they are (`theory_gap`), every weight matrix against random ones (`weight_spectra`), and the Jacobian
-at one image against its law where there is one (`jacobian_spectrum`). `tests/simulations/training/test_trained.py`
-reads the JSON file.
+at one image against its law where there is one (`jacobian_spectrum`). `paper_figures/appendix_trained_networks.py`
+draws the result.
 
     python tests/benchmarks/trained_networks.py
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 import bntheory as bn
 
-RESULT = pathlib.Path(__file__).with_suffix(".json")
+RESULT = pathlib.Path(__file__).parents[2] / "paper_figures" / "results" / "trained_networks.json"
 EPOCHS, BATCH, SEEDS = 16, 64, (0, 1, 2)
 NETWORKS = {  # and the learning rate: the largest at which all seeds learn
     "ResNet-20 with BatchNorm": (bn.resnet(20, batch_norm=True, image=(3, 8, 8)), 0.1),
@@ -80,7 +80,13 @@ def main() -> None:
 
     with concurrent.futures.ProcessPoolExecutor(2) as pool:
         runs = list(pool.map(follow, *zip(*((name, seed) for name in NETWORKS for seed in SEEDS), strict=True)))
-    described = {"data": "digits", "epochs": EPOCHS, "batch_size": BATCH, "torch": str(torch.__version__)}
+    described = {
+        "command": "python tests/benchmarks/trained_networks.py",
+        "data": "digits",
+        "epochs": EPOCHS,
+        "batch_size": BATCH,
+        "torch": str(torch.__version__),
+    }
     RESULT.write_text(json.dumps({"date": str(datetime.date.today()), **described, "runs": runs}, indent=1) + "\n")
 
 

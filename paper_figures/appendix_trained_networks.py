@@ -1,0 +1,81 @@
+"""Appendix: where theory of random weights stops holding for networks in training, from runs kept as data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paper_figures.checks import Check, at_most, between
+from paper_figures.results import training_results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TITLE = "Trained networks beside the theory of random ones (digits)"
+TEXT = (
+    "Four networks, three seeds each, trained on the digits. Every epoch theory is asked for networks with independent "
+    "weights as large as theirs are by then. At initialization all rows lie where random ones do. After two epochs, "
+    "44 steps, outputs are e² to e⁵ times as large in mean square as those of random networks, and Jacobians have left "
+    "their law. It need not show in single matrices: without BN, nearly all weights of the ReLU networks still pass the "
+    "test of randomness. What has been learned is how weights fit one another and the images."
+)
+PANELS = {
+    "gap_at_the_output": "ln mean square of outputs,\nmeasured − predicted",
+    "matrices_unlike_random": "share of weight matrices\nunlike random (1%)",
+    "jacobian_distance": "distance of the Jacobian\nto its law (Kolmogorov)",
+}
+
+
+def compute(seed: int = 0, device: str = "cpu") -> dict[str, Any]:
+    """Read the runs.
+
+    Parameters
+    ----------
+    seed, device : not used
+        The runs were made once; see ``paper_figures/results``.
+
+    Returns
+    -------
+    dict
+        "date", "command"; "steps"; "networks": by name and quantity an array (seeds, steps), NaN where there is none.
+    """
+    found = training_results("trained_networks")
+    networks: dict[str, dict[str, np.ndarray]] = {}
+    for name in dict.fromkeys(run["network"] for run in found["runs"]):
+        looks = [run["looks"] for run in found["runs"] if run["network"] == name]
+        networks[name] = {
+            quantity: np.array([[look.get(quantity, np.nan) for look in each] for each in looks], dtype=float)
+            for quantity in (*PANELS, "rows_outside_of_95%")
+        }
+    steps = [look["step"] for look in found["runs"][0]["looks"]]
+    return {"date": found["date"], "command": found["command"], "steps": steps, "networks": networks}
+
+
+def check(data: dict[str, Any]) -> list[Check]:
+    """Ask for agreement at initialization, and for the distance after one epoch and at the end."""
+    checks = []
+    for name, found in data["networks"].items():
+        outside = float(np.mean(found["rows_outside_of_95%"][:, 0]))
+        checks.append(at_most(f"{name}: rows outside of the 95% band at initialization", outside, 0.15))
+        gap = float(np.min(np.abs(found["gap_at_the_output"][:, -1])))
+        checks.append(between(f"{name}: distance at the output when trained, smallest of the seeds", gap, 1, 20))
+    return checks
+
+
+def draw(data: dict[str, Any]) -> Figure:
+    """Draw one panel a quantity."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 8))
+    panels = figure.subplots(len(PANELS), sharex=True)
+    for axes, (quantity, words) in zip(panels, PANELS.items(), strict=True):
+        for colour, (name, found) in enumerate(data["networks"].items()):
+            mean = found[quantity].mean(axis=0)
+            if np.isfinite(mean).all():
+                axes.plot(data["steps"], mean, "o-", ms=3, color=f"C{colour}", label=name)
+                axes.plot(data["steps"], found[quantity].T, color=f"C{colour}", lw=0.6, alpha=0.6)
+        axes.set_ylabel(words, fontsize="small")
+    panels[-1].set(xlabel="training step")
+    figure.legend(*panels[0].get_legend_handles_labels(), ncols=2, loc="outside upper center")
+    return figure

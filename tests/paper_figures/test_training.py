@@ -1,0 +1,51 @@
+"""Figures of training, from results that are kept as data: what they show, and that their checks can fail."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from paper_figures import appendix_trained_networks, figure1
+from paper_figures import results as kept
+
+FILES = sorted(path.stem for path in Path(kept.__file__).parent.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_results_say_when_and_how_they_were_made(name):
+    found = kept.training_results(name)
+    assert len(found["date"]) == 10 and found["date"] >= "2026-11-26"
+    commands = [found["command"]] if "command" in found else [run["command"] for run in found["runs"]]
+    assert all(command.split()[0] in ("bntheory", "python") for command in commands)
+    assert len(json.dumps(found)) < 200_000
+    assert "cifar" not in json.dumps(found).lower()
+
+
+@pytest.mark.parametrize("script", [figure1, appendix_trained_networks])
+def test_checks_pass_and_a_picture_is_drawn(script):
+    data = script.compute()
+    assert all(check.passed for check in script.check(data))
+    assert len(script.draw(data).axes) >= 1
+
+
+def test_figure_1_notices_a_network_that_does_not_learn():
+    data = figure1.compute()
+    wrong = copy.deepcopy(data)
+    wrong["runs"][0]["epochs"][-1]["test_accuracy"] = 0.1
+    wrong["runs"][2]["divergence"]["step"] = 300
+    assert [check.passed for check in figure1.check(wrong)] == [False, True, False]
+
+
+def test_trained_networks_that_still_follow_theory_are_noticed():
+    data = appendix_trained_networks.compute()
+    for found in data["networks"].values():
+        found["gap_at_the_output"][0, -1] = 0.1
+        found["rows_outside_of_95%"][:, 0] = 0.5
+    assert not any(check.passed for check in appendix_trained_networks.check(data))
+
+
+def test_single_matrices_of_relu_networks_without_batch_norm_stay_like_random_ones():
+    networks = appendix_trained_networks.compute()["networks"]
+    assert networks["ResNet-20 without BatchNorm"]["matrices_unlike_random"][:, -1].max() < 0.1
+    assert networks["ResNet-20 with BatchNorm"]["matrices_unlike_random"][:, -1].min() > 0.7

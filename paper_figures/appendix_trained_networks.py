@@ -17,8 +17,8 @@ TEXT = (
     "Four networks, three seeds each, trained on the digits. Every epoch theory is asked for networks with independent "
     "weights as large as theirs are by then. At initialization all rows lie where random ones do. After two epochs, "
     "44 steps, outputs are e² to e⁵ times as large in mean square as those of random networks, and Jacobians have left "
-    "their law. It need not show in single matrices: without BN, nearly all weights of the ReLU networks still pass the "
-    "test of randomness. What has been learned is how weights fit one another and the images."
+    "their law. It need not show in single matrices: without BN, nearly all weights of the ReLU networks still pass "
+    "the test of randomness. What has been learned is how weights fit one another and the images."
 )
 PANELS = {
     "gap_at_the_output": "ln mean square of outputs,\nmeasured − predicted",

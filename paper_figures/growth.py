@@ -76,7 +76,7 @@ def compute(
 def _measured(net: Any, image: np.ndarray, modules: int, seed: int, device: str) -> np.ndarray:
     from simulations.training.devices import one_torch_thread
     from simulations.training.modules import build
-    from simulations.training.probes.channel_moments import measure_growth
+    from simulations.training.probes.measured_growth import measure_growth
 
     with one_torch_thread():
         models = (build(net, seed, draw=draw).to(device) for draw in range(modules))

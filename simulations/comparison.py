@@ -207,7 +207,7 @@ def crosscheck(
         return _of_module(net, batch, trials, seed, redraw, init)
     predicted = predict_growth(net, inputs=batch)
     _check_first_rule(predicted)
-    from simulations.training.probes.channel_moments import measure_draws
+    from simulations.training.probes.measured_growth import measure_draws
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of overflow, which is refused below

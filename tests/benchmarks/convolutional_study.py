@@ -48,7 +48,7 @@ from simulations.growth import uncorrelated_inputs
 from simulations.samples import Samples
 from simulations.training.datasets import batch_of, digits
 from simulations.training.modules import build
-from simulations.training.probes.channel_moments import measure_growth
+from simulations.training.probes.measured_growth import measure_growth
 
 FOLDER = pathlib.Path(__file__).parents[1] / "agreement" / "convolutional_draws"
 RELU = activation("relu")

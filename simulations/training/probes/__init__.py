@@ -7,11 +7,11 @@ PROBES holds those that are cheap enough to run many times during training, by n
 from collections.abc import Callable
 from typing import Any
 
-from simulations.training.probes import channels, gradient_histogram, kernel_alignment, logit_gradients
+from simulations.training.probes import channel_moments, gradient_histogram, kernel_alignment, logit_gradients
 
 PROBES: dict[str, Callable[..., Any]] = {
     "gradient_histogram": gradient_histogram.gradient_histogram,
-    "channel_moments": channels.channel_moments,
+    "channel_moments": channel_moments.channel_moments,
     "logit_gradients": logit_gradients.logit_gradients,
     "kernel_alignment": kernel_alignment.kernel_alignment,
 }

@@ -1,175 +1,235 @@
-"""Probe: how large every row of a torch network is for one batch, reduced to three numbers a row while it runs."""
+"""Probe: means and standard deviations of channels by depth (figure 5), reduced while the network runs."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
-from bntheory import arguments
-from bntheory.networks import Layer, Leaf, Sequential
-from simulations import streams
-from simulations.samples import Samples, moments
-from simulations.training.modules import Join, Residual, build, torch
-from simulations.training.probes import passes
+from simulations.graded import Floats
+from simulations.training.modules import torch
+from simulations.training.probes import passes, weight_layers
+from simulations.training.probes.passes import Loss
+from simulations.training.probes.reporting import aligned, plain, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 nn = torch.nn
-Recorder = Callable[[Leaf, torch.Tensor], None]
+CONVOLUTION = nn.modules.conv._ConvNd
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+FEATURES_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
 
 
-def measure_growth(model: nn.Module, batch: np.ndarray | torch.Tensor) -> Samples:
-    """Measure the second moment, channel mean square and channel variance of every row, in one forward pass.
+@dataclass(frozen=True, eq=False)
+class ChannelMoments:
+    """What `channel_moments` found, a row for every output in the order of execution.
 
-    Rows: the input, then one per call of a leaf module in execution order, `sum` after the two parts of a
-    `simulations.training.modules.Residual`, and the operation of a `Join` after its branches. Of a module made by
-    `build(net)` they are those of ``bntheory.networks.leaves(net)``; of any other the operation is the module's class.
-    What a forward method does outside modules has no row. Axis 0 counts inputs, axis 1 channels. Each output is reduced
-    when it appears: no activation is kept.
+    Attributes
+    ----------
+    rows : tuple of str
+        Names of modules; "(2)" is the second call.
+    kinds : tuple of str
+        Their classes.
+    numbers : tuple of int or None
+        Numbers of convolutions and linear layers along the main path, as the paper counts.
+    log_std, log_mean : tuple of ndarray, (channels,)
+        ln of the standard deviation over images and positions, and ln |mean|; −inf where they are 0, NaN where outputs
+        are not finite.
+    """
+
+    rows: tuple[str, ...]
+    kinds: tuple[str, ...]
+    numbers: tuple[int | None, ...]
+    log_std: tuple[Floats, ...]
+    log_mean: tuple[Floats, ...]
+
+    @property
+    def alive(self) -> np.ndarray:
+        """Channels of a finite deviation that is not 0, (rows,)."""
+        return np.array([np.isfinite(logs).sum() for logs in self.log_std])
+
+    def averages(self, name: str) -> tuple[Floats, Floats]:
+        """Mean and standard deviation over channels of "log_std" or "log_mean", (rows,) each.
+
+        Only channels count where the logarithm is finite; NaN where there is none.
+        """
+        parts = [logs[np.isfinite(logs)] for logs in getattr(self, name)]
+        found = [(logs.mean(), logs.std()) if logs.size else (np.nan, np.nan) for logs in parts]
+        mean, spread = np.array(found).reshape(-1, 2).T
+        return mean, spread
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the averages as plain data, ready for strict JSON (see `reporting.plain`)."""
+        found: dict[str, Any] = {
+            "rows": list(self.rows),
+            "kinds": list(self.kinds),
+            "numbers": list(self.numbers),
+            "channels": [len(logs) for logs in self.log_std],
+            "alive": self.alive.tolist(),
+        }
+        for name in ("log_std", "log_mean"):
+            found[name], found[f"{name}_spread"] = map(plain, self.averages(name))
+        return found
+
+    def table(self, most: int = 24) -> str:
+        """Return the averages as aligned text; of many rows the first and last `most`/2."""
+        counts = [f"{alive} of {len(logs)}" for alive, logs in zip(self.alive, self.log_std, strict=True)]
+        columns = zip(*self.averages("log_std"), *self.averages("log_mean"), strict=True)
+        rows = zip(self.rows, self.kinds, self.numbers, counts, columns, strict=True)
+        lines = [(row, kind, short(number), count, *map(short, logs)) for row, kind, number, count, logs in rows]
+        return aligned(("output", "of", "layer", "alive", "ln std", "±", "ln |mean|", "±"), lines, most)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw both averages over the layers of the main path, with bars of the standard deviation over channels.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            None: a new figure.
+
+        Returns
+        -------
+        Axes
+        """
+        from matplotlib import pyplot
+
+        from bntheory.plotting import BLUE, ORANGE
+
+        ax = pyplot.subplots(layout="constrained")[1] if ax is None else ax
+        main = [row for row, number in enumerate(self.numbers) if number is not None]
+        at = [self.numbers[row] for row in main]
+        for name, text, color in (("log_std", "ln std", BLUE), ("log_mean", "ln |mean|", ORANGE)):
+            mean, spread = (part[main] for part in self.averages(name))
+            ax.errorbar(at, mean, spread, fmt=".-", color=color, lw=1, elinewidth=0.5, label=text)
+        ax.set_xlabel(r"layer $\ell$ along the main path")
+        ax.set_ylabel("mean over channels ± standard deviation")
+        ax.legend(fontsize="small")
+        return ax
+
+
+def channel_moments(
+    model: nn.Module,
+    images: np.ndarray | torch.Tensor,
+    labels: np.ndarray | torch.Tensor | None = None,
+    loss: Loss | None = None,
+    also: Sequence[str] = (),
+) -> ChannelMoments:
+    """Measure the mean and the standard deviation of every channel, over images and positions, of many outputs.
+
+    They are those of convolutions and linear layers, of blocks (modules of several parts with a convolution or linear
+    layer inside, containers and the whole left out), and of what is named. Each is reduced when it appears: nothing is
+    kept. Nothing of the model is changed, also if something raises. Costs one forward pass.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Measured in the mode it is in: BatchNorm in training mode normalises with the batch's statistics. Nothing is
-        changed, also if the forward pass raises: parameters, gradients, buffers (running statistics), modes, hooks and
-        torch's random generators are as before.
-    batch : array or tensor of float32 or float64, shape (batch, *input shape)
-        Finite, not constant; converted to the type and device of the model's parameters.
+        In the mode it is in.
+    images : array or tensor of float32 or float64, (batch, *shape)
+    labels, loss
+        Not used: probes are called alike.
+    also : sequence of str
+        Names of further modules, as in ``model.named_modules()``; each returns a real tensor of two axes or more.
 
     Returns
     -------
-    Samples
-        One trial; method "measured", seed None. A row with an infinite or NaN entry has +inf, and a RuntimeWarning
-        names the first such row.
+    ChannelMoments
+        ``averages``, ``table``, ``to_dict``, ``plot``.
 
     Raises
     ------
     ValueError
-        If the batch is empty, constant, not finite, not of floating type or of another shape than `build`'s network.
+        If there is no module of a name, nothing to measure, or the batch is not one of finite numbers.
     TypeError
-        If `model` is not a module or a row's output is not a tensor of real numbers.
+        If a module that was named returns something else.
 
-    Examples
-    --------
-    >>> from bntheory.networks import mlp
-    >>> samples = measure_growth(build(mlp(depth=1, width=4)), np.eye(4))
-    >>> samples.operation
-    ('input', 'Dense(4, he_normal)', 'relu')
-    """
-    samples = _measure(model, batch)
-    _warn_overflow(samples)
-    return samples
+    Notes
+    -----
+    Channels are axis 1, after Linear and LayerNorm the last one; a block's output of three axes has them where its last
+    such layer had them. For all rows of a description there is `simulations.measure_growth`.
 
-
-def measure_draws(
-    net: Sequential,
-    batch: np.ndarray | torch.Tensor,
-    draws: int,
-    seed: int | np.random.Generator = 0,
-    dtype: str | torch.dtype | None = None,
-    progress: bool | None = None,
-) -> Samples:
-    """Measure independent networks of one description, each built anew, for the same batch.
-
-    Parameters
+    References
     ----------
-    net : Sequential
-        A description with an input shape.
-    batch : array or tensor, (batch, *net.input_shape)
-    draws : int
-        At least 1. Draw k is ``build(net, seed, dtype, draw=k)``, so the first draws of a longer run are the same.
-    seed : int or numpy.random.Generator
-    dtype : {"float32", "float64"} or torch.dtype, optional
-        Of weights and activations; None: float32.
-    progress : bool, optional
-        None: a bar on a terminal only.
-
-    Returns
-    -------
-    Samples
-        `draws` trials, BatchNorm in training mode; method "measured". A RuntimeWarning says where activations left the
-        range of `dtype`.
-
-    Raises
-    ------
-    ValueError
-        As `measure_growth` and `build`.
+    Bjorck, Gomes, Selman, Weinberger 2018 (arXiv 1806.02375), figure 5: outputs of convolutions before BN.
 
     Examples
     --------
-    >>> from bntheory.networks import mlp
-    >>> measure_draws(mlp(depth=1, width=4), np.eye(4), draws=3).log_second_moment.shape
-    (3, 3)
+    >>> model = nn.Sequential(nn.Linear(1, 2), nn.ReLU())
+    >>> _ = model.load_state_dict({"0.weight": torch.tensor([[1.0], [2.0]]), "0.bias": torch.tensor([3.0, -9.0])})
+    >>> print(channel_moments(model, torch.tensor([[-2.0], [2.0]]), also=["1"]))
+    output      of  layer   alive  ln std       ±  ln |mean|       ±
+    0       Linear      1  2 of 2    1.04  0.3466      1.648  0.5493
+    1         ReLU         1 of 2  0.6931       0      1.099       0
     """
-    draws = arguments.integer("draws", draws)
-    root = streams.root(seed)
-    indices = tqdm(range(draws), desc="networks", disable=None if progress is None else not progress, leave=False)
-    samples = Samples.stack((_measure(build(net, root, dtype, draw), batch) for draw in indices), seed=root)
-    _warn_overflow(samples)
-    return samples
+    watched = _watched(model, also)
+    layers = [name for module, name in watched.items() if isinstance(module, (CONVOLUTION, nn.Linear))]
+    numbers = weight_layers.numbered(layers)
+    rows: list[tuple[str, str, int | None]] = []
+    logs: list[torch.Tensor] = []
+    calls, axis = dict.fromkeys(watched, 0), 1
 
-
-def _measure(model: nn.Module, batch: np.ndarray | torch.Tensor) -> Samples:
-    rows: list[Leaf] = []
-    sizes: list[tuple[float, float, float]] = []
-
-    def record(row: Leaf, output: torch.Tensor) -> None:
-        rows.append(row)
-        sizes.append(moments(_array(output)))
-
-    with passes.forward(model, batch, _hooks(model, record), gradients=False) as run:
-        record(Leaf("input", "input", tuple(run.images.shape[1:]), None), run.images)
-    order = np.roll(np.arange(len(rows)), 1)  # the input first
-    return Samples(tuple(rows[row] for row in order), *np.array(sizes)[order].T[:, None, :], method="measured")
-
-
-def _hooks(model: nn.Module, record: Recorder) -> Iterator[tuple[nn.Module, passes.Hook]]:
-    for name, module in model.named_modules():
-        if _has_row(module) and "parametrizations" not in name.split("."):  # those compute weights
-            yield module, _hook(name or "model", record)
-
-
-def _has_row(module: nn.Module) -> bool:
-    if isinstance(module, (Residual, Join)):
-        return True
-    if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
-        return False  # an empty one, as an identity shortcut, is no leaf
-    children = [name for name, _ in module.named_children()]
-    return children in ([], ["parametrizations"])
-
-
-def _hook(name: str, record: Recorder) -> passes.Hook:
-    def hook(module: nn.Module, _: object, output: object) -> None:
-        if not isinstance(output, torch.Tensor) or output.is_complex():
-            kind = output.dtype if isinstance(output, torch.Tensor) else type(output).__name__
-            raise TypeError(f"output of {name} ({type(module).__name__}) must be a real tensor, got {kind}")
-        layer = vars(module).get("description")
-        layer = layer if isinstance(layer, Layer) else None  # anybody's module may have an attribute of that name
-        if isinstance(module, (Residual, Join)):
-            word = module.operation if isinstance(module, Join) else "sum"
-            row = Leaf(f"{name}.{word}", word, tuple(output.shape[1:]), layer)
+    def hook(module: nn.Module, _: object, output: Any) -> None:
+        nonlocal axis
+        name = watched[module]
+        if not isinstance(output, torch.Tensor) or output.is_complex() or output.ndim < 2:
+            if name in also:
+                kind = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+                raise TypeError(f"output of {name} must be a real tensor (batch, channels, …), got {kind}")
+            return
+        if isinstance(module, (CONVOLUTION, *FEATURES_LAST)):
+            axis = -1 if isinstance(module, FEATURES_LAST) else 1
+            place = axis
         else:
-            row = Leaf(name, type(module).__name__ if layer is None else str(layer), tuple(output.shape[1:]), layer)
-        record(row, output)
+            place = axis if output.ndim == 3 else 1
+        calls[module] += 1
+        word = name if calls[module] == 1 else f"{name} ({calls[module]})"
+        rows.append((word, type(module).__name__, numbers.get(name)))
+        logs.append(_log_moments(output.detach(), place))
 
-    return hook
+    with passes.forward(model, images, [(module, hook) for module in watched], gradients=False):
+        found = [part.cpu().numpy() for part in logs]
+    if not rows:
+        raise ValueError(f"none of {', '.join(watched.values()):.80} has run or returned a tensor of channels")
+    names, kinds, places = zip(*rows, strict=True)
+    return ChannelMoments(names, kinds, places, *(tuple(part[k] for part in found) for k in range(2)))
 
 
-def _array(output: torch.Tensor) -> np.ndarray:
-    array = output.detach().cpu()
-    array = array if array.dtype in (torch.float32, torch.float64) else array.double()
-    return array.numpy()[:, None] if array.ndim == 1 else array.numpy()
+def _watched(model: nn.Module, also: Sequence[str]) -> dict[nn.Module, str]:
+    """The modules whose outputs are measured, and their names."""
+    passes.refuse_other_models(model)
+    modules = dict(model.named_modules())
+    for name in also:
+        if name not in modules:
+            raise ValueError(f"{type(model).__name__} has no module {name!r}: model.named_modules() lists them")
+    wanted = {name or "model": module for name, module in _layers_and_blocks(model)}
+    wanted |= {name: modules[name] for name in also}
+    if not wanted:
+        raise ValueError(f"{type(model).__name__} has no convolution or linear layer: name modules to measure in also")
+    return {module: name for name, module in wanted.items()}
 
 
-def _warn_overflow(samples: Samples) -> None:
-    overflowed = samples.overflowed
-    if overflowed.any():
-        row = samples.rows[int(np.argmax(overflowed.any(axis=0)))]
-        count = int(overflowed.any(axis=1).sum())
-        warnings.warn(
-            f"activations left the floating-point range in {count} of {samples.trials} networks, first in row "
-            f"{row.name} ({row.operation}); these rows read +inf. float64 reaches further: build(net, dtype='float64')",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+def _layers_and_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in model.named_modules():
+        if "parametrizations" in name.split("."):  # those compute weights
+            continue
+        layer = isinstance(module, (CONVOLUTION, nn.Linear))
+        parts = not layer and module is not model and not isinstance(module, CONTAINERS)
+        if layer or (parts and any(isinstance(part, (CONVOLUTION, nn.Linear)) for part in module.modules())):
+            yield name, module
+
+
+def _log_moments(output: torch.Tensor, axis: int) -> torch.Tensor:
+    """ln std and ln |mean| of channels, (2, channels), float64; in units of the largest entry: nothing overflows."""
+    channels = output.movedim(axis, 0).flatten(1)
+    largest = torch.linalg.vector_norm(channels, torch.inf).double()
+    units = channels.double().div_(torch.where(largest > 0, largest, 1.0))
+    first = units[:, :1].clone()
+    units -= first  # so that channels which are constant have variance 0, without rounding
+    shift = units.mean(dim=1)
+    variance = (torch.linalg.vector_norm(units, dim=1) ** 2 / units.shape[1] - shift**2).clamp_min(0)
+    return torch.stack([variance.log() / 2, (first[:, 0] + shift).abs().log()]) + largest.log()

@@ -13,7 +13,7 @@ from bntheory.networks import Join, Residual, Sequential, leaves, mlp, resnet
 from simulations.samples import QUANTITIES, Samples
 
 torch = pytest.importorskip("torch")
-probe = pytest.importorskip("simulations.training.probes.channel_moments")
+probe = pytest.importorskip("simulations.training.probes.measured_growth")
 build = pytest.importorskip("simulations.training.modules").build
 nn, measure_growth, measure_draws = torch.nn, probe.measure_growth, probe.measure_draws
 

@@ -9,9 +9,9 @@ from bntheory.networks import resnet
 from paper_figures.figure5 import law
 
 torch = pytest.importorskip("torch")
-channels = pytest.importorskip("simulations.training.probes.channels")
+probe = pytest.importorskip("simulations.training.probes.channel_moments")
 modules = pytest.importorskip("simulations.training.modules")
-nn, channel_moments, build = torch.nn, channels.channel_moments, modules.build
+nn, channel_moments, build = torch.nn, probe.channel_moments, modules.build
 
 
 def images(*shape, seed=0):

@@ -11,7 +11,7 @@ import numpy as np
 from simulations.graded import Floats
 from simulations.training.modules import torch
 from simulations.training.probes import passes, weight_layers
-from simulations.training.probes.passes import Loss
+from simulations.training.probes.evaluation import Loss, refuse_other_models
 from simulations.training.probes.reporting import aligned, plain, short
 
 if TYPE_CHECKING:
@@ -166,6 +166,12 @@ def channel_moments(
     0       Linear      1  2 of 2    1.04  0.3466      1.648  0.5493
     1         ReLU         1 of 2  0.6931       0      1.099       0
     """
+    (found,) = passes.watched([watch(model, also=also)], model, images)
+    return found
+
+
+def watch(model: nn.Module, labels: Any = None, loss: Loss | None = None, also: Sequence[str] = ()) -> passes.Watch:
+    """What the probe wants of a pass, which may have other probes too."""
     watched = _watched(model, also)
     layers = [name for module, name in watched.items() if isinstance(module, (CONVOLUTION, nn.Linear))]
     numbers = weight_layers.numbered(layers)
@@ -191,17 +197,19 @@ def channel_moments(
         rows.append((word, type(module).__name__, numbers.get(name)))
         logs.append(_log_moments(output.detach(), place))
 
-    with passes.forward(model, images, [(module, hook) for module in watched], gradients=False):
+    def result(_: passes.Pass) -> ChannelMoments:
+        if not rows:
+            raise ValueError(f"none of {', '.join(watched.values()):.80} has run or returned a tensor of channels")
+        names, kinds, places = zip(*rows, strict=True)
         found = [part.cpu().numpy() for part in logs]
-    if not rows:
-        raise ValueError(f"none of {', '.join(watched.values()):.80} has run or returned a tensor of channels")
-    names, kinds, places = zip(*rows, strict=True)
-    return ChannelMoments(names, kinds, places, *(tuple(part[k] for part in found) for k in range(2)))
+        return ChannelMoments(names, kinds, places, *(tuple(part[k] for part in found) for k in range(2)))
+
+    return passes.Watch([(module, hook) for module in watched], False, result)
 
 
 def _watched(model: nn.Module, also: Sequence[str]) -> dict[nn.Module, str]:
     """The modules whose outputs are measured, and their names."""
-    passes.refuse_other_models(model)
+    refuse_other_models(model)
     modules = dict(model.named_modules())
     for name in also:
         if name not in modules:

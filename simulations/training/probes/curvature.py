@@ -14,7 +14,8 @@ from bntheory import arguments
 from simulations import streams
 from simulations.graded import Floats
 from simulations.training.modules import torch
-from simulations.training.probes.objective import WIDER, Loss, Objective, Point, inner
+from simulations.training.probes.evaluation import Loss
+from simulations.training.probes.objective import WIDER, Objective, Point, inner
 from simulations.training.probes.reporting import aligned, plain
 
 if TYPE_CHECKING:

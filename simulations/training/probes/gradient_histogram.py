@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bntheory import arguments
 from simulations.graded import Floats
 from simulations.training.modules import torch
 from simulations.training.probes import passes, weight_layers
-from simulations.training.probes.passes import Loss
+from simulations.training.probes.evaluation import Loss
 from simulations.training.probes.reporting import aligned, plain, short
 
 if TYPE_CHECKING:
@@ -161,13 +162,23 @@ def gradient_histogram(
     0            1          0.01067     4.814  0.04945
     2            2          0.04719     3.105   0.1396
     """
+    (found,) = passes.watched([watch(model, layer=layer, bins=bins)], model, images, labels, loss)
+    return found
+
+
+def watch(
+    model: nn.Module, labels: Any = None, loss: Loss | None = None, layer: str | int | None = None, bins: int = BINS
+) -> passes.Watch:
+    """What the probe wants of a pass, which may have other probes too."""
     weights = weight_layers.weights(model)
+    arguments.integer("bins", bins)
     where = None if layer is None else weight_layers.chosen(layer, weights)
-    with passes.forward(model, images) as run:
-        value = passes.loss_of(loss, run.outputs, labels, run.images)
-        wanted = [run.parameters[name] for name in weights.values()]
-        gradients = torch.autograd.grad(value, wanted, materialize_grads=True)
-    found = dict(zip(weights, (gradient.detach().flatten() for gradient in gradients), strict=True))
+    return passes.Watch([], True, lambda run: _distributions(run, weights, where, bins))
+
+
+def _distributions(run: passes.Pass, weights: dict[str, str], where: str | None, bins: int) -> GradientHistogram:
+    gradients = run.gradients([run.parameters[name] for name in weights.values()])
+    found = dict(zip(weights, (gradient.flatten() for gradient in gradients), strict=True))
     std, kurtosis, half_width = torch.stack([_shape(gradient) for gradient in found.values()]).cpu().numpy().T
     numbers = weight_layers.numbered(weights)
     return GradientHistogram(

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from bntheory.networks import Sequential
 from simulations.graded import Floats
 from simulations.training.modules import torch
+from simulations.training.probes.evaluation import refuse_other_models
 
 nn = torch.nn
 CHUNK = 256  # rows at once: bounds the memory, keeps the matrix products large
@@ -53,8 +54,7 @@ def jacobian(model: nn.Module, x: ArrayLike | torch.Tensor) -> Floats:
     array([[ 0.25, -0.25],
            [-0.25,  0.25]])
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    refuse_other_models(model)
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
             raise ValueError(
@@ -62,8 +62,6 @@ def jacobian(model: nn.Module, x: ArrayLike | torch.Tensor) -> Floats:
                 "input has no Jacobian of its own: call model.eval() first"
             )
     tensors = (*model.parameters(), *model.buffers())
-    if any(nn.parameter.is_lazy(tensor) for tensor in tensors):
-        raise ValueError("model has lazy modules without shapes: run it once before")
     inputs = _input(model, x)
     devices = {tensor.device.index for tensor in (inputs, *tensors) if tensor.device.type == "cuda"}
     with torch.random.fork_rng(devices=sorted(devices)), torch.inference_mode(False), torch.enable_grad():

@@ -20,7 +20,7 @@ import numpy as np
 from simulations.graded import Floats
 from simulations.training.modules import torch
 from simulations.training.probes import passes, weight_layers
-from simulations.training.probes.passes import Loss
+from simulations.training.probes.evaluation import Loss
 from simulations.training.probes.reporting import aligned, plain, short
 
 if TYPE_CHECKING:
@@ -180,12 +180,21 @@ def kernel_alignment(
     weights  layer  mean a/mean b  median a/b  median of a pair
     model        1          2.961       2.961              1.02
     """
+    (found,) = passes.watched([watch(model)], model, images, labels, loss)
+    return found
+
+
+def watch(model: nn.Module, labels: Any = None, loss: Loss | None = None) -> passes.Watch:
+    """What the probe wants of a pass, which may have other probes too."""
     weight_layers.weights(model)  # refuses a module without
     modules = {module: name or "model" for name, module in model.named_modules() if isinstance(module, KINDS)}
     sums: dict[nn.Module, torch.Tensor] = {}
+    listening = False  # not while other probes go back
 
     def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         def backward(gradient: torch.Tensor) -> None:
+            if not listening:
+                return
             found = _contributions(module, read, gradient.detach())
             sums[module] = sums[module] + found if module in sums else found
 
@@ -193,20 +202,24 @@ def kernel_alignment(
         if output.requires_grad:
             output.register_hook(backward)
 
-    with passes.forward(model, images, [(module, hook) for module in modules]) as run:
-        value = passes.loss_of(loss, run.outputs, labels, run.images)
-        torch.autograd.grad(value, run.images, allow_unused=True)  # passes every layer that the images reach
+    def result(run: passes.Pass) -> KernelAlignment:
+        nonlocal listening
+        listening = True
+        run.gradients([run.images], zeros=False)  # passes every layer that the images reach
+        listening = False
         found = {name: _reduced(*sums[module]) for module, name in modules.items() if module in sums}
-    if not found:
-        raise ValueError(f"no convolution or linear layer of {type(model).__name__} lies between images and loss")
-    numbers = weight_layers.numbered(modules.values())
-    return KernelAlignment(
-        tuple(found),
-        tuple(numbers.get(name) for name in found),
-        np.array([ratio for ratio, _, _ in found.values()]),
-        np.array([median for _, median, _ in found.values()]),
-        tuple(pairs for _, _, pairs in found.values()),
-    )
+        if not found:
+            raise ValueError(f"no convolution or linear layer of {type(model).__name__} lies between images and loss")
+        numbers = weight_layers.numbered(modules.values())
+        return KernelAlignment(
+            tuple(found),
+            tuple(numbers.get(name) for name in found),
+            np.array([ratio for ratio, _, _ in found.values()]),
+            np.array([median for _, median, _ in found.values()]),
+            tuple(pairs for _, _, pairs in found.values()),
+        )
+
+    return passes.Watch([(module, hook) for module in modules], True, result)
 
 
 def _contributions(module: nn.Module, read: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

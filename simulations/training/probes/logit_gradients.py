@@ -10,7 +10,7 @@ import numpy as np
 from simulations.graded import Floats
 from simulations.training.modules import torch
 from simulations.training.probes import passes
-from simulations.training.probes.passes import Loss
+from simulations.training.probes.evaluation import Loss
 from simulations.training.probes.reporting import aligned, plain, short
 
 if TYPE_CHECKING:
@@ -142,15 +142,24 @@ def logit_gradients(
     1              0        -0.1155  -0.3655   0.1345
     100.0% of 2 images get the most frequent prediction, 0; loss 0.8133
     """
-    with passes.forward(model, images, gradients=False) as run:
+    (found,) = passes.watched([watch(model, labels, loss)], model, images)
+    return found
+
+
+def watch(model: nn.Module, labels: Any, loss: Loss) -> passes.Watch:
+    """What the probe wants of a pass, which may have other probes too."""
+
+    def result(run: passes.Pass) -> LogitGradients:
         outputs = run.outputs
         if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2 or len(outputs) != len(run.images):
             kind = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
             raise ValueError(f"the model must return a tensor (batch, classes), got {kind}")
         with torch.enable_grad():
             leaf = outputs.detach().requires_grad_()
-            value = passes.loss_of(loss, leaf, labels, run.images)
+            value = passes.loss_of(loss, run._replace(outputs=leaf), labels)
             (gradient,) = torch.autograd.grad(value, leaf)
         finite = outputs.isfinite().all(dim=1)
         predictions = torch.where(finite, outputs.argmax(dim=1), -1)
-    return LogitGradients(gradient.double().cpu().numpy(), predictions.cpu().numpy(), float(value.detach()))
+        return LogitGradients(gradient.double().cpu().numpy(), predictions.cpu().numpy(), float(value.detach()))
+
+    return passes.Watch([], False, result)

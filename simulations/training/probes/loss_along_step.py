@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 from bntheory import arguments
 from simulations.graded import Floats
 from simulations.training.modules import torch
-from simulations.training.probes.objective import Loss, Objective, Point, inner, moved
+from simulations.training.probes.evaluation import Loss
+from simulations.training.probes.objective import Objective, Point, inner, moved
 from simulations.training.probes.reporting import aligned, plain, power
 
 if TYPE_CHECKING:

@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from bntheory.torch_models.tracing import unchanged_module, unchanged_random_states
 from simulations.training.modules import torch
+from simulations.training.probes import evaluation
+from simulations.training.probes.evaluation import Loss, loss_of
 
 nn = torch.nn
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Point = Sequence[torch.Tensor]
 WIDER = "in float64, model.double(), the range is 1e308"
 
@@ -50,11 +49,8 @@ class Objective:
     """
 
     def __init__(self, model: nn.Module, images: Any, labels: Any, loss: Loss) -> None:
+        evaluation.refuse_other_models(model)
         model = getattr(model, "_orig_mod", model)  # of torch.compile
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        if any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-            raise ValueError("model has lazy modules without shapes: run it once before")
         trained = {name: own for name, own in model.named_parameters() if own.requires_grad}
         if not trained:
             raise ValueError(
@@ -63,14 +59,9 @@ class Objective:
         self.model, self.loss = model, loss
         self.names, self.start = tuple(trained), [own.detach() for own in trained.values()]
         self._frozen = {name: own.detach() for name, own in model.named_parameters() if name not in trained}
-        self.images, self.labels = (
-            _tensor(name, part, self.start[0]) for name, part in (("images", images), ("labels", labels))
-        )
+        self.images = evaluation.numbers("images", images, self.start[0])
+        self.labels = evaluation.targets(labels, self.images)
         self.count = len(self.images)
-        if not self.count or len(self.labels) != self.count:
-            raise ValueError(
-                f"images must be as many as labels, and at least one: got {self.count} and {len(self.labels)}"
-            )
 
     def value(self, point: Point | None = None, part: Any = ..., wide: bool = False) -> float:
         """ℓ at a point, θ as it is if None, of some of the images; `wide` in float64. One forward pass, no graph."""
@@ -157,22 +148,15 @@ class Objective:
     def _loss(self, point: Point, part: Any, wide: bool = False) -> torch.Tensor:
         own = {**dict(zip(self.names, point, strict=True)), **self._frozen}
         own |= {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        images, labels = self.images[part].clone(), self.labels[part]
+        images, labels = self.images[part], self.labels[part]
         if wide:
             own = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in own.items()}
             images, labels = (each.double() if each.is_floating_point() else each for each in (images, labels))
-        outputs = torch.func.functional_call(self.model, own, (images,))
-        refuse_classes(self.loss, outputs, self.labels)
-        return scalar_loss(self.loss, outputs, labels)
+        return loss_of(self.loss, evaluation.outputs_of(self.model, own, images), labels)
 
     @contextmanager
     def _evaluation(self, graph: bool) -> Iterator[None]:
-        with (
-            torch.inference_mode(False),
-            torch.set_grad_enabled(graph),
-            unchanged_random_states(self.start[0].device),
-            unchanged_module(self.model),
-        ):
+        with evaluation.unchanged(self.model, self.start[0].device, graph):
             yield
 
 
@@ -186,46 +170,6 @@ def moved(point: Point, step: float, gradient: Point, wide: bool = False) -> lis
 def inner(one: Point, other: Point) -> float:
     """Σ a b over all entries, in float64."""
     return sum(float((a.double() * b.double()).sum()) for a, b in zip(one, other, strict=True))
-
-
-def scalar_loss(loss: Loss, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
-    """loss(outputs, labels), with errors that name what was given."""
-    try:
-        value = loss(outputs, labels)
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
-        what = str(error).splitlines()[0]
-        shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-        raise ValueError(f"loss fails on outputs {shape} and labels {tuple(labels.shape)}: {what}") from error
-    if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.is_floating_point():
-        got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-        raise TypeError(f"loss must return one real number, the mean over the images, got {got}")
-    return value.reshape(())
-
-
-def refuse_classes(loss: Loss, outputs: Any, labels: torch.Tensor) -> None:
-    """Refuse labels without a logit, before a GPU sees them: its error ends the process's use of it."""
-    known = loss in (nn.functional.cross_entropy, nn.functional.nll_loss)
-    known = known or isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss))
-    if not known or labels.is_floating_point() or not isinstance(outputs, torch.Tensor) or outputs.dim() < 2:
-        return
-    ignored = labels == getattr(loss, "ignore_index", -100)
-    wrong = labels[((labels < 0) | (labels >= outputs.shape[1])) & ~ignored]
-    if wrong.numel():
-        raise ValueError(f"labels must be classes from 0 to {outputs.shape[1] - 1}, got {int(wrong[0])}")
-
-
-def _tensor(name: str, given: ArrayLike | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Images or labels on the device of the parameters, finite, in their type if they have a point."""
-    given = given.detach() if isinstance(given, torch.Tensor) else np.asarray(given)
-    if not isinstance(given, torch.Tensor) and given.dtype.kind not in "biuf":
-        raise ValueError(f"{name} must be numbers, got {given.dtype}")
-    tensor = torch.as_tensor(given)
-    if not tensor.dim():
-        raise ValueError(f"{name} must have a first axis that counts them, got a single number")
-    tensor = tensor.to(like) if tensor.is_floating_point() else tensor.to(like.device)
-    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-        raise ValueError(f"{name} must be finite in the model's {tensor.dtype}, got {_bad(tensor)}")
-    return tensor if tensor.is_floating_point() or name == "images" else tensor.long()
 
 
 def _bad(tensor: torch.Tensor) -> float:

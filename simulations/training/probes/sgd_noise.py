@@ -15,7 +15,8 @@ from bntheory.torch_models.tracing import unchanged_random_states
 from simulations import streams
 from simulations.statistics import mean_with_error
 from simulations.training.modules import torch
-from simulations.training.probes.objective import WIDER, Loss, Objective, Point, inner
+from simulations.training.probes.evaluation import Loss
+from simulations.training.probes.objective import WIDER, Objective, Point, inner
 from simulations.training.probes.reporting import aligned, plain
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike
 
 from bntheory import arguments
 from simulations.training.modules import torch
+from simulations.training.probes.evaluation import Loss
 from simulations.training.probes.loss_along_step import DIVERGED
-from simulations.training.probes.objective import Loss, Objective, moved
+from simulations.training.probes.objective import Objective, moved
 from simulations.training.probes.reporting import aligned, plain, power
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Iterable
 
 from simulations.training.modules import torch
-from simulations.training.probes import passes
+from simulations.training.probes.evaluation import refuse_other_models
 
 nn = torch.nn
 OFF_THE_PATH = {"shortcut", "downsample"}  # parts of names: ours, torchvision's
@@ -27,7 +27,7 @@ def weights(model: nn.Module) -> dict[str, str]:
     >>> weights(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3), nn.Linear(3, 1)))
     {'0': '0.weight', '2': '2.weight'}
     """
-    passes.refuse_other_models(model)
+    refuse_other_models(model)
     found = {_layer(name): name for name, parameter in model.named_parameters() if parameter.ndim > 1}
     if not found:
         what = "weights" if next(model.parameters(), None) is not None else "parameters"

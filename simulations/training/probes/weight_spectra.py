@@ -16,6 +16,7 @@ from simulations.products import log_singular_values
 from simulations.randomness import randomness_test
 from simulations.statistics import kolmogorov_distance
 from simulations.training.modules import torch
+from simulations.training.probes.evaluation import refuse_other_models
 from simulations.training.probes.reporting import aligned, plain
 
 if TYPE_CHECKING:
@@ -196,8 +197,7 @@ def weight_spectra(
     >>> print(weight_spectra(model, trials=200))
     0 of 2 weight matrices are unlike random ones at level 0.05, where 0.1 of as many random ones are.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    refuse_other_models(model)
     root = streams.root(seed)
     matrices = {
         name: own.detach().double().flatten(1).cpu().numpy() for name, own in model.named_parameters() if own.dim() > 1

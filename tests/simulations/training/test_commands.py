@@ -106,7 +106,7 @@ REFUSED = {
     "NET:empty has no parameters": ("NET:empty", "--data", "noise", "--input", "1,8,8"),
     "RuntimeError: mat1 and mat2": ("NET:wrong", "--data", "noise", "--input", "1,8,8"),
     "raised by the module's own forward": ("NET:wrong", "--data", "noise", "--input", "1,8,8"),
-    "labels must be from 0 to 2, as the model's outputs": ("NET:small", "--data", "noise", "--input", "1,8,8"),
+    "labels must be classes from 0 to 2, got": ("NET:small", "--data", "noise", "--input", "1,8,8"),
     "the model must return a tensor (batch, classes), got (128, 10, 6, 6)": (
         "NET:images",
         "--data",

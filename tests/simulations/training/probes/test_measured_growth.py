@@ -260,16 +260,16 @@ def test_he_networks_keep_the_second_moment_on_average():
 
 BAD_BATCHES = {
     "got 2 NaN or infinite of 8 values": np.array([[1, 2, math.nan, 3], [1, math.inf, 2, 3]]),
-    r"must have shape \(batch, 4\) and entries, got \(2, 5\)": np.eye(5)[:2],
-    r"must have shape \(batch, 4\) and entries, got \(4,\)": np.arange(4.0),
+    r"must have shape \(batch, 4\), got \(2, 5\)": np.eye(5)[:2],
+    r"must have shape \(batch, 4\), got \(4,\)": np.arange(4.0),
     r"entries, got \(0, 4\)": np.empty((0, 4)),
     "must not be constant .*every value is 0": np.zeros((2, 4)),
     "must not be constant .*every value is 1.5": np.full((2, 4), 1.5),
     "float32 or float64, got float16: convert": np.eye(4, dtype=np.float16),
     "float32 or float64, got int64": np.eye(4, dtype=np.int64),
     "float32 or float64, got torch.uint8": torch.eye(4, dtype=torch.uint8),
-    "float32 or float64, got complex128": np.eye(4) * 1j,
-    "does not fit into the model's torch.float32, got values from 0 to 1e.39": np.eye(4) * 1e39,
+    "must be real numbers, got complex128": np.eye(4) * 1j,
+    "must fit into the model's torch.float32, got values from 0 to 1e.39": np.eye(4) * 1e39,
 }
 
 

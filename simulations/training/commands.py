@@ -60,11 +60,11 @@ def probe(
     Without --input a torch module gets images as they are stored.
     """
     from bntheory import arguments
-    from simulations.training.probes import PROBES
+    from simulations.training.probes import PROBES, STREAMING
 
     for name in names:
         arguments.choice("probe", name, PROBES)
-    names = tuple(dict.fromkeys(names)) or tuple(PROBES)
+    names = tuple(dict.fromkeys(names)) or STREAMING
     if plot_file is not None and len(names) > 1:
         raise click.UsageError(f"--plot draws one probe, name it: --probe {names[0]}")
     if layer is not None and not set(names) & set(LAYERED):

@@ -47,8 +47,9 @@ def train(
         Whether to go on from the checkpoint in the folder, if there is one.
     device : {"auto", "cpu", "cuda"}
     probes : mapping of str to callable, optional
-        Called as ``probe(model, images, labels)`` with the batch of a step, before it; what they return, by its
-        ``to_dict()`` if it has one, is kept in ``History.probes``. They must leave the model as it is.
+        Called as ``probe(model, images, labels)`` with the batch of a step, before it, streaming ones of
+        `simulations.training.probes` in one forward pass; what they return, by its ``to_dict()`` if it has one, is kept
+        in ``History.probes``. They must leave the model as it is.
     probe_every : int
         Steps from one call of every probe to the next, the first at step 0.
     save_every : float
@@ -92,10 +93,8 @@ def train(
         with tqdm(total=total, initial=len(history.losses), unit="step", disable=_hidden(progress), leave=False) as bar:
             while not history.finished:
                 for images, labels in _rest_of_epoch(run, learn):
-                    if len(history.losses) % probe_every == 0:
-                        history.probes += [
-                            _probed(run, name, probe, images, labels) for name, probe in (probes or {}).items()
-                        ]
+                    if probes and len(history.losses) % probe_every == 0:
+                        history.probes += _probed(run, probes, images, labels)
                     if not _step(run, images, labels):
                         break
                     bar.update()
@@ -177,10 +176,19 @@ def _step(run: _Run, images: torch.Tensor, labels: torch.Tensor) -> bool:
     return True
 
 
-def _probed(run: _Run, name: str, probe: Probe, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+def _probed(
+    run: _Run, probes: Mapping[str, Probe], images: torch.Tensor, labels: torch.Tensor
+) -> Iterator[dict[str, Any]]:
+    from simulations.training.probes import observe
+
     with unchanged_random_states(torch.device(run.place)):
-        found = probe(run.model, images, labels)
-    return {"step": len(run.history.losses), "name": name, "result": getattr(found, "to_dict", lambda: found)()}
+        found = observe(probes, run.model, images, labels)
+    for name, result in found.items():
+        yield {
+            "step": len(run.history.losses),
+            "name": name,
+            "result": getattr(result, "to_dict", lambda r=result: r)(),
+        }
 
 
 def _close_epoch(run: _Run, test: batches.Examples) -> None:

@@ -10,7 +10,8 @@ from bntheory import resnet
 torch = pytest.importorskip("torch")
 images_for = pytest.importorskip("simulations.training.datasets").images_for
 build = pytest.importorskip("simulations.training.modules").build
-PROBES = pytest.importorskip("simulations.training.probes").PROBES
+probes = pytest.importorskip("simulations.training.probes")
+PROBES = {name: probes.PROBES[name] for name in probes.STREAMING}
 STEPS, REPEATS = 5, 15
 
 

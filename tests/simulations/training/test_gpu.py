@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 import simulations as sim  # noqa: E402
 from simulations.training import batches, checkpoints, devices, loop  # noqa: E402
 from simulations.training.modules import build  # noqa: E402
-from simulations.training.probes import PROBES  # noqa: E402
+from simulations.training.probes import PROBES, STREAMING  # noqa: E402
 from simulations.training.recipe import Recipe  # noqa: E402
 from simulations.training.sweep import sweep, sweep_study  # noqa: E402
 
@@ -79,7 +79,7 @@ def test_divergence_is_found(tmp_path):
     assert history.outcome == "diverged" and history.divergence.step < 10
 
 
-@pytest.mark.parametrize("name", sorted(PROBES))
+@pytest.mark.parametrize("name", STREAMING)
 def test_streaming_probes(name):
     here, there, images, labels = pair(net=bn.resnet(8, image=(3, 8, 8)))  # means behind BatchNorm are rounded zeros
     state = {key: value.clone() for key, value in there.state_dict().items()}

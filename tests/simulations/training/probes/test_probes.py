@@ -12,7 +12,7 @@ from bntheory.networks import resnet
 torch = pytest.importorskip("torch")
 probes = pytest.importorskip("simulations.training.probes")
 build = pytest.importorskip("simulations.training.modules").build
-nn, PROBES = torch.nn, probes.PROBES
+nn, PROBES = torch.nn, {name: probes.PROBES[name] for name in probes.STREAMING}
 every = pytest.mark.parametrize("name", PROBES)
 
 
@@ -129,6 +129,21 @@ def test_results_are_small_strict_json_with_table_and_picture(name, dtype):
     assert result.plot(ax) is ax and ax.has_data()
     with pytest.raises(AttributeError):
         result.layers = ()
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_together_they_find_what_each_finds(batch_norm):
+    """One forward pass for all, and a probe of one's own between them."""
+    model = build(resnet(8, batch_norm=batch_norm, image=(3, 8, 8)))
+    images, labels = data((3, 8, 8), 16, 10)
+    passes = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    both = {**PROBES, "own": lambda model, images, labels: len(images)}
+    together = probes.observe(both, model, images, labels)
+    assert passes == [1] and list(together) == list(both) and together.pop("own") == 16
+    for name, found in together.items():
+        assert found.to_dict() == PROBES[name](model, images, labels).to_dict(), name
+    assert len(passes) == 5
 
 
 @every

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from simulations.training.recipe import Recipe
 
 NAME = "checkpoint.pt"
 FORMAT = 1
+SUMS = ("loss", "correct", "seconds")  # over the epoch that is not finished
 _PARTS = {"format", "history", "model", "optimizer", "epoch", "random"}
 _RIGHT = "delete it and start anew, or put back the file as it was"
 
@@ -52,13 +54,33 @@ def read(path: Path) -> dict[str, Any]:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         whole = isinstance(state, dict) and set(state) == _PARTS and state["format"] == FORMAT
         if whole:
+            _check_sums(data)
             state["history"] = History.from_state(state["history"])
+            _check_progress(state)
     except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError) as error:
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a checkpoint of a run, or damaged ({what:.80}): {_RIGHT}") from None
     if not whole:
         raise ValueError(f"{path} is not a checkpoint of a run in format {FORMAT}: {_RIGHT}")
     return state
+
+
+def _check_sums(data: bytes) -> None:
+    """Refuse a file of which a byte has changed, which torch would read."""
+    bad = zipfile.ZipFile(io.BytesIO(data)).testzip()
+    if bad is not None:
+        raise ValueError(f"wrong checksum of {bad}")
+
+
+def _check_progress(state: dict[str, Any]) -> None:
+    """Refuse a history whose numbers are no numbers, or not as many as its epochs have."""
+    history, sums = state["history"], state["epoch"]
+    numbers = [*history.losses, *sums.values(), *(value for epoch in history.epochs for value in epoch.values())]
+    if set(sums) != set(SUMS) or {type(number) for number in numbers} - {float, int}:
+        raise ValueError("losses and results of epochs must be numbers")
+    done, least = len(history.losses), history.steps * len(history.epochs)
+    if not isinstance(history.losses, list) or not 0 <= done - least <= history.steps:
+        raise ValueError(f"{done} losses after {len(history.epochs)} epochs of {history.steps} steps")
 
 
 def restore(
@@ -77,13 +99,15 @@ def restore(
         model.load_state_dict(state["model"])
         if optimizer is not None:
             optimizer.load_state_dict(state["optimizer"])
+            for parameter, own in optimizer.state.items():
+                if own["momentum_buffer"] is not None and own["momentum_buffer"].shape != parameter.shape:
+                    raise ValueError(f"a velocity of shape {tuple(own['momentum_buffer'].shape)}")
+            torch.set_rng_state(state["random"]["cpu"])
+            if torch.cuda.is_initialized() and "cuda" in state["random"]:
+                torch.cuda.set_rng_state(state["random"]["cuda"])
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         what = " ".join(str(error).split())
         raise ValueError(f"{path} does not fit its own description ({what:.120}): {_RIGHT}") from None
-    if optimizer is not None:
-        torch.set_rng_state(state["random"]["cpu"])
-        if torch.cuda.is_initialized() and "cuda" in state["random"]:
-            torch.cuda.set_rng_state(state["random"]["cuda"])
 
 
 def check_same(history: History, recipe: Recipe, path: Path) -> None:

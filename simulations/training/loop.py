@@ -22,7 +22,6 @@ from simulations.training.recipe import Recipe
 Probe = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], Any]
 RESULT = "run.json"
 PART = 500  # images that are tested at a time
-SUMS = ("loss", "correct", "seconds")  # over the epoch that is not finished
 
 
 def train(
@@ -55,7 +54,7 @@ def train(
     save_every : float
         Seconds of training between checkpoints, which are also made after every epoch.
     report : callable, optional
-        Given the history after every epoch.
+        Given the history before the first step and after every epoch.
     progress : bool, optional
         None: a bar on a terminal only.
 
@@ -90,6 +89,7 @@ def train(
         run = _Run(recipe, place, learn, path)
         history, saved = run.history, time.monotonic()
         total = history.steps * recipe.epochs
+        _tell(report, history, place)
         with tqdm(total=total, initial=len(history.losses), unit="step", disable=_hidden(progress), leave=False) as bar:
             while not history.finished:
                 for images, labels in _rest_of_epoch(run, learn):
@@ -106,10 +106,16 @@ def train(
                 if path is not None:
                     checkpoints.save(path, run.model, run.optimizer, run.sums, history)
                     folders.write(path / RESULT, folders.json_bytes(history.to_dict()))
-                if report is not None:
-                    bar.clear()
-                    report(history)
+                bar.clear()
+                _tell(report, history, place)
     return history
+
+
+def _tell(report: Callable[[History], object] | None, history: History, place: str) -> None:
+    """Report, without a part in the run's random numbers."""
+    if report is not None:
+        with unchanged_random_states(torch.device(place)):
+            report(history)
 
 
 class _Run:
@@ -123,7 +129,7 @@ class _Run:
             self.model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
         )
         self.history = History(recipe, learn.name, len(learn) // recipe.batch_size)
-        self.sums = dict.fromkeys(SUMS, 0.0)
+        self.sums = dict.fromkeys(checkpoints.SUMS, 0.0)
         if path is not None and (path / checkpoints.NAME).exists():
             self._restore(path / checkpoints.NAME)
         machine = devices.described(place)
@@ -135,7 +141,10 @@ class _Run:
         state = checkpoints.read(path)
         checkpoints.check_same(state["history"], self.recipe, path)
         checkpoints.restore(state, path, self.model, self.optimizer)
-        self.history, self.sums = state["history"], state["epoch"]
+        new, self.history, self.sums = self.history, state["history"], state["epoch"]
+        if (new.data, new.steps) != (self.history.data, self.history.steps):
+            images = " became ".join(f"{one.data}, {one.steps} steps an epoch," for one in (self.history, new))
+            raise ValueError(f"{path} is of a run on other images: {images} put them back, or start in another folder")
 
     def precision(self) -> torch.autocast:
         """The number format of a forward pass."""
@@ -181,14 +190,15 @@ def _probed(
 ) -> Iterator[dict[str, Any]]:
     from simulations.training.probes import observe
 
-    with unchanged_random_states(torch.device(run.place)):
-        found = observe(probes, run.model, images, labels)
+    step = len(run.history.losses)
+    try:
+        with unchanged_random_states(torch.device(run.place)):
+            found = observe(probes, run.model, images, labels)
+    except Exception as error:
+        error.add_note(f"raised by one of the probes {', '.join(probes)} at step {step}")
+        raise
     for name, result in found.items():
-        yield {
-            "step": len(run.history.losses),
-            "name": name,
-            "result": getattr(result, "to_dict", lambda r=result: r)(),
-        }
+        yield {"step": step, "name": name, "result": result.to_dict() if hasattr(result, "to_dict") else result}
 
 
 def _close_epoch(run: _Run, test: batches.Examples) -> None:
@@ -205,7 +215,7 @@ def _close_epoch(run: _Run, test: batches.Examples) -> None:
             "seconds": sums["seconds"],
         }
     )
-    sums.update(dict.fromkeys(SUMS, 0.0))
+    sums.update(dict.fromkeys(checkpoints.SUMS, 0.0))
 
 
 def _tested(run: _Run, test: batches.Examples) -> tuple[float, float]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bntheory import arguments, from_json
-from bntheory.layers import BatchNorm
+from bntheory.layers import BatchNorm, Conv, Dense
 from bntheory.networks import Sequential, leaves
+from bntheory.positional import ConvTranspose
 from simulations import streams
 
 PRECISIONS = ("float32", "bfloat16")
@@ -104,6 +105,8 @@ class Recipe:
         *_, last = leaves(self.net)
         if len(last.shape) != 1:
             raise ValueError(f"net must end in a unit for every class, got an output of shape {last.shape}")
+        if not any(isinstance(leaf.layer, (Dense, Conv, ConvTranspose)) for leaf in leaves(self.net)):
+            raise ValueError(f"net must have weights to train, got {self.net}")
         if self.batch_size == 1 and self.normalizes_batches:
             raise ValueError(
                 "batch_size must be at least 2 with BatchNorm, which a batch of one leaves nothing of, got 1"

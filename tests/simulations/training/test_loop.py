@@ -241,3 +241,75 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         loop.train(MLP, tmp_path / "two")
     assert not [path for path in (tmp_path / "two").iterdir() if path.name != "lock"]
+
+
+def changed(folder, **parts):
+    """Write a checkpoint with other parts."""
+    state = {**torch.load(folder / checkpoints.NAME, weights_only=True), **parts}
+    torch.save(state, folder / checkpoints.NAME)
+
+
+def test_a_flipped_bit_of_a_weight_is_noticed(tmp_path):
+    """Which torch itself does not: it reads another number."""
+    recipe = dataclasses.replace(MLP, epochs=1)
+    loop.train(recipe, tmp_path)
+    path = tmp_path / checkpoints.NAME
+    whole, weight = path.read_bytes(), weights(tmp_path)["0.weight"].numpy().tobytes()
+    place = whole.index(weight) + 5
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+    assert not torch.equal(
+        torch.load(path, weights_only=True)["model"]["0.weight"],
+        torch.load(_written(tmp_path, whole), weights_only=True)["model"]["0.weight"],
+    )
+    with pytest.raises(ValueError, match=r"damaged .*checksum"):
+        loop.train(recipe, tmp_path, resume=True)
+
+
+TORN = {
+    "losses and results of epochs must be numbers": lambda state: {"epoch": {}},
+    "damaged .losses and results": lambda state: {"history": {**state["history"], "losses": "abcdefghijk"}},
+    "11 losses after 0 epochs of 2 steps": lambda state: {"history": {**state["history"], "epochs": [], "steps": 2}},
+    "does not fit its own description .*RNG state": lambda state: {"random": {"cpu": torch.zeros(3)}},
+    r"does not fit its own description .a velocity of shape \(2,\)": lambda state: {
+        "optimizer": {**state["optimizer"], "state": {0: {"momentum_buffer": torch.zeros(2)}}}
+    },
+    "is not a checkpoint of a run in format 1": lambda state: {"format": 2},
+    "is of a run on other images: mnist, 11 steps an epoch, became digits": lambda state: {
+        "history": {**state["history"], "data": "mnist"}
+    },
+}
+
+
+@pytest.mark.parametrize("message", TORN)
+def test_checkpoints_that_contradict_themselves_are_refused(message, tmp_path):
+    recipe = dataclasses.replace(MLP, epochs=1)
+    loop.train(recipe, tmp_path)
+    changed(tmp_path, **TORN[message](torch.load(tmp_path / checkpoints.NAME, weights_only=True)))
+    with pytest.raises(ValueError, match=message) as caught:
+        loop.train(recipe, tmp_path, resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_reports_have_no_part_in_the_random_numbers(tmp_path):
+    net = bn.Sequential((bn.Dense(32), bn.Activation("relu"), bn.Dropout(0.3), bn.Dense(10)), (64,))
+    recipe, seen = dataclasses.replace(MLP, net=net, epochs=2), []
+
+    def report(history):
+        seen.append(len(history.epochs))
+        torch.rand(7)
+
+    assert loop.train(recipe).losses == loop.train(recipe, report=report).losses
+    assert seen == [0, 1, 2]
+
+
+def test_a_probe_that_raises_is_named_and_the_run_goes_on_without_it(tmp_path):
+    def probe(model, images, labels):
+        if len(seen) == 3:
+            raise RuntimeError("on demand")
+        seen.append(1)
+
+    seen = []
+    with pytest.raises(RuntimeError, match="on demand") as caught:
+        loop.train(MLP, tmp_path / "run", probes={"own": probe}, probe_every=5, save_every=0)
+    assert caught.value.__notes__ == ["raised by one of the probes own at step 15"]
+    assert loop.train(MLP, tmp_path / "run", resume=True).losses == loop.train(MLP).losses

@@ -108,7 +108,7 @@ def sweep_study(grid: Mapping[str, Sequence[Any]], device: str = "auto", **descr
     Raises
     ------
     ValueError
-        For a parameter or value that no run has, before anything is trained.
+        For a parameter or value that no run has, or images that are not there, before anything is trained.
 
     Examples
     --------
@@ -117,13 +117,18 @@ def sweep_study(grid: Mapping[str, Sequence[Any]], device: str = "auto", **descr
     4
     """
     from simulations.training import devices
+    from simulations.training.batches import examples
 
     place = devices.resolve(device)
     found = devices.described(place)
     where = {"device": place, "machine": found["name"], "torch": found["torch"]}
     study = Study(KIND, grid, trials=1, description={**description, **where}, chunk=1)
+    images = {}
     for point in range(study.points):
-        recipe_of({"seed": 0, **study.parameters(point)})
+        recipe = recipe_of({"seed": 0, **study.parameters(point)})
+        images[recipe.data, recipe.image, recipe.classes, recipe.batch_size] = recipe
+    for recipe in images.values():
+        examples(recipe, "cpu")  # which refuses images that are not there, or not enough
     return study
 
 

@@ -7,12 +7,11 @@ import math
 import shlex
 import sys
 from concurrent.futures import BrokenExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bntheory.commands import described_network, network_words, output_options, save_figure, write_json
+from bntheory.commands import described_network, network_words, output_options, own_errors, save_figure, write_json
 
 if TYPE_CHECKING:
     from simulations.training.recipe import Recipe
@@ -71,20 +70,23 @@ def train(
         torch.set_num_threads(arguments.integer("threads", threads))
     if resume and out is None:
         raise click.UsageError("--resume needs the folder of the run: --out DIR")
-    chosen = _probes(probes)
-    click.echo(f"{recipe.net}\n{recipe.data}, learning rate {recipe.learning_rate:g}, {recipe.epochs} epochs, {place}")
-    if preset == "full" and Path(recipe.data).exists():
-        steps = recipe.epochs * 50_000 // recipe.batch_size
-        hours = presets.seconds_of_step(recipe, place) * steps / 3600
-        click.echo(f"about {hours:.1f} hours on {devices.described(place)['name']} for 50,000 images")
-    again = _again(out)
+    chosen, again, begun = _probes(probes), _again(out), False
 
     def report(history: Any) -> None:
-        if history.divergence is None:
+        nonlocal begun
+        if begun and history.divergence is None:
             click.echo(history.line())
+        elif not begun:  # and all that could be refused is accepted
+            begun, rate = True, f"learning rate {recipe.learning_rate:g}"
+            click.echo(f"{recipe.net}\n{recipe.data}, {rate}, {recipe.epochs} epochs, {place}")
+            if preset == "full":
+                steps = history.steps * recipe.epochs - len(history.losses)
+                hours = presets.seconds_of_step(recipe, place) * steps / 3600
+                click.echo(f"about {hours:.1f} hours on {devices.described(place)['name']}")
 
     try:
-        history = loop.train(recipe, out, resume, place, chosen, probe_every, report=report)
+        with own_errors():
+            history = loop.train(recipe, out, resume, place, chosen, probe_every, report=report)
     except KeyboardInterrupt:
         click.echo(f"\nStopped. {again}", err=True)
         ctx.exit(130)

@@ -12,7 +12,6 @@ import click
 from bntheory.commands import (
     QUANTITIES,
     input_option,
-    made_module,
     network_options,
     output_options,
     own_errors,
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from bntheory.networks import Sequential
     from simulations.comparison import Crosscheck
     from simulations.samples import Samples
+    from simulations.training.probes.theory_gap import TheoryGap
+    from simulations.training.targets import Target
 
 
 @click.group(cls=Simulate)
@@ -266,15 +267,18 @@ def _beside(law: Any, logs: Any) -> dict[str, float]:
 
 
 @click.command()
-@click.argument("target", required=False, metavar="[PACKAGE.MODULE:FACTORY]")
+@click.argument("target", required=False, metavar="[PACKAGE.MODULE:FACTORY|CHECKPOINT]")
 @network_options(input_width=64, target=True)
 @input_option(required=False)
-@click.option("--data", default="digits", show_default=True, help="digits, fashion-mnist, noise or a FOLDER.")
+@click.option(
+    "--data", help="digits, fashion-mnist, noise or a FOLDER. [default: digits; of a checkpoint what it was trained on]"
+)
 @click.option("--batch", type=int, help="Inputs; one is compared with the exact law. [default: 1; of a module 8]")
 @click.option("--trials", type=int, default=100, show_default=True, help="Networks to measure in PyTorch.")
 @click.option(
     "--redraw",
-    help="factory (called again), theory (normal weights of the same variances) or reset. [default: factory]",
+    help="factory (called again), theory (normal weights of the same variances) or reset. [default: factory; of a "
+    "checkpoint theory]",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @output_options
@@ -285,7 +289,7 @@ def crosscheck(
     target: str | None,
     init: str | None,
     sizes: tuple[int, ...] | None,
-    data: str,
+    data: str | None,
     batch: int | None,
     trials: int,
     redraw: str | None,
@@ -295,48 +299,77 @@ def crosscheck(
 ) -> None:
     """Feed real images to networks in PyTorch, and compare every row; exit status 1 if theory and networks disagree.
 
-    The network is described by options, or it is a torch module, named as for bntheory predict.
+    The network is described by options, or it is a torch module, named as for bntheory predict, or the checkpoint.pt
+    (or folder) of a run: it is then held against the prediction for random weights of the sizes that its weights have
+    now, as it is and, which decides on the exit status, with such weights drawn.
     """
     from simulations import comparison
     from simulations.training.datasets import images_for
 
-    if (target is None) != (sizes is None):
-        raise click.UsageError("--input belongs to a torch module, which needs it: models:network --input 3,32,32")
-    if net is not None and redraw is not None:
-        raise click.UsageError("--redraw belongs to a torch module, PACKAGE.MODULE:FACTORY")
+    if net is not None and (sizes is not None or redraw is not None):
+        option = "--input" if sizes is not None else "--redraw"
+        raise click.UsageError(f"{option} belongs to a torch module, PACKAGE.MODULE:FACTORY")
+    found = None if net is not None else _target(str(target), seed, sizes, redraw, init)
     batch = (1 if net is not None else 8) if batch is None else batch
-    inputs = images_for((net.input_shape if net is not None else sizes) or (), data, batch, seed)
+    shape = net.input_shape if net is not None else sizes or (found and found.shape)
+    data = data or (found and found.data) or "digits"
+    inputs = images_for(shape or (), data, batch, seed)
+    name, gap = str(net), None
     if net is not None:
         result = comparison.crosscheck(net, inputs.values, trials, seed)
     else:
-        result = _of_module(str(target), inputs.values, trials, seed, redraw, init)
+        name = found.words
+        with own_errors():
+            gap = _gap(found, inputs.values)
+            result = _of_module(found, inputs.values, trials, seed, redraw, init)
     what = f"{inputs.name} input{'s' * (batch > 1)}{inputs.treatment and f' ({inputs.treatment})'}"
-    name = str(target if net is None else net)
-    click.echo(f"{name}\n{trials} networks in PyTorch on {batch} {what}, seed {seed}\n")
+    if gap is not None:
+        click.echo(f"{name}\nas it is on {batch} {what}, seed {seed}\n\n{gap.table()}\n\n", nl=False)
+    title = name if gap is None else "with random weights of the same sizes"
+    click.echo(f"{title}\n{trials} networks in PyTorch on {batch} {what}, seed {seed}\n")
     click.echo(f"{result.table()}\n\n{result.verdict()}")
-    write_json(json_file, {"network": name, "data": inputs.name, "treatment": inputs.treatment, **result.to_dict()})
+    setting = {"network": name, "data": inputs.name, "treatment": inputs.treatment}
+    write_json(json_file, {**setting, **({} if gap is None else {"gap": gap.to_dict()}), **result.to_dict()})
     save_figure(plot_file, lambda ax: result.plot(ax))
     ctx.exit(0 if result.agrees else 1)
 
 
-def _of_module(target: str, values: Any, trials: int, seed: int, redraw: str | None, init: str | None) -> Crosscheck:
-    """Cross-check what a factory makes, which is called again for every draw unless a law or another way is given."""
+def _target(name: str, seed: int, sizes: tuple[int, ...] | None, redraw: str | None, init: str | None) -> Target:
+    """The module or checkpoint; options that do not belong are refused."""
     from bntheory import arguments
-    from simulations import comparison
+    from simulations.training.targets import found_target
 
     if redraw is not None:
         arguments.choice("redraw", redraw, ("factory", "theory", "reset"))
     if init is not None and redraw not in (None, "theory"):
         raise click.UsageError(f"--init names the law of the weights, which --redraw {redraw} would not draw")
-    module, make = made_module(target, seed)
-    again = make() is not module
-    if redraw == "factory" and not again:
-        raise click.UsageError(f"{target} is a single module, not what makes one: choose --redraw theory or reset")
+    found = found_target(name, seed)
+    if found.history is None and sizes is None:
+        raise click.UsageError("--input belongs to a torch module, which needs it: models:network --input 3,32,32")
+    if found.history is not None and (sizes is not None or init is not None):
+        option = "--input" if sizes is not None else "--init"
+        raise click.UsageError(f"{option} belongs to a torch module: a checkpoint has its input's shape and weights")
+    if redraw == "factory" and (found.make is None or found.make() is found.module):
+        raise click.UsageError(f"{name} is a single module, not what makes one: choose --redraw theory or reset")
+    return found
+
+
+def _gap(found: Target, values: Any) -> TheoryGap | None:
+    """A trained network as it is beside the prediction; None of others, which stand for their redraws."""
+    from simulations.training.probes.theory_gap import theory_gap
+
+    return None if found.history is None else theory_gap(found.module, values, most=len(values))
+
+
+def _of_module(found: Target, values: Any, trials: int, seed: int, redraw: str | None, init: str | None) -> Crosscheck:
+    """Cross-check what a factory makes, which is called again for every draw unless a law or another way is given."""
+    from simulations import comparison
+
     way: Any = redraw
+    again = found.make is not None and found.make() is not found.module
     if redraw == "factory" or (redraw is None and init is None and again):
 
         def way(model: Any) -> None:
-            model.load_state_dict(make().state_dict())
+            model.load_state_dict(found.make().state_dict())
 
-    with own_errors():
-        return comparison.crosscheck(module, values, trials, seed, way or "theory", init)
+    return comparison.crosscheck(found.module, values, trials, seed, way or "theory", init)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bntheory import predict_module
+from bntheory import arguments, predict_module
 from bntheory.torch_models.prediction import ModuleGrowth
 from simulations.graded import Floats
 from simulations.training.modules import torch
@@ -107,7 +107,9 @@ class TheoryGap:
         return ax
 
 
-def theory_gap(model: torch.nn.Module, images: torch.Tensor, labels: Any = None, loss: Any = None) -> TheoryGap:
+def theory_gap(
+    model: torch.nn.Module, images: torch.Tensor, labels: Any = None, loss: Any = None, most: int = MOST
+) -> TheoryGap:
     """Compare every row of a module as it is with the prediction for random weights of the same sizes.
 
     At initialization the gap is one draw of the predicted fluctuations; in training it grows with what the weights have
@@ -118,9 +120,10 @@ def theory_gap(model: torch.nn.Module, images: torch.Tensor, labels: Any = None,
     model : torch.nn.Module
         Unchanged.
     images : tensor or array, (number, …)
-        Of which the first 8 are taken.
     labels, loss : optional
         Not used: for the sake of probes that need them.
+    most : int
+        Images that are taken, the first ones.
 
     Returns
     -------
@@ -134,7 +137,7 @@ def theory_gap(model: torch.nn.Module, images: torch.Tensor, labels: Any = None,
     Notes
     -----
     Cost: two forward passes of 8 images, and the prediction, about a second for ResNet-20 at 3×8×8. A BatchNorm in
-    training mode normalizes over these 8 images.
+    training mode normalizes over these images.
 
     Examples
     --------
@@ -143,7 +146,7 @@ def theory_gap(model: torch.nn.Module, images: torch.Tensor, labels: Any = None,
     >>> abs(found.last) < 1.5
     True
     """
-    batch = images[:MOST]
+    batch = images[: arguments.integer("most", most)]
     predicted = predict_module(model, batch)
     measured = measure_module(model, batch, redraw="none", gradients=False).log_second_moment[0]
     mean = np.where(np.isfinite(predicted.log_growth_mean), predicted.log_growth_mean, predicted.log_second_moment)

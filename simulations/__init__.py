@@ -40,6 +40,7 @@ _PUBLIC = {
     "digits": "training.datasets",
     "fashion_mnist": "training.datasets",
     "cifar10": "training.datasets",
+    "download_cifar10": "training.datasets",
     "images_for": "training.datasets",
 }
 

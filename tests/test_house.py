@@ -21,6 +21,7 @@ AT_TOP = {
     "click": ("commands.py", "bntheory/cli.py", "paper_figures/__main__.py"),
     "matplotlib": (),
     "sklearn": (),
+    "pooch": (),
     "xarray": (),
     "pandas": (),
     "h5netcdf": (),

@@ -1,4 +1,4 @@
-"""The paper's numbers, as read off its figures."""
+"""The paper's numbers, as read off its figures, and results of ours that take too long to compute anew."""
 
 from __future__ import annotations
 
@@ -25,4 +25,29 @@ def paper_values() -> dict[str, Any]:
     >>> paper_values()["figure8"]["matrices"]
     [1, 3, 5]
     """
-    return json.loads(resources.files("paper_figures").joinpath("paper_values.json").read_text(encoding="utf-8"))
+    return _content("paper_values.json")
+
+
+def committed(name: str) -> dict[str, Any]:
+    """Return results that were computed once, by the script, settings and date that they name.
+
+    Parameters
+    ----------
+    name : {"initialization_probes", "step_probes"}
+        Medians over many draws of ResNet-110 at initialization, by tests/benchmarks/NAME.py.
+
+    Returns
+    -------
+    dict
+        "command", "date", "draws", versions, and the numbers of "bn" and "nobn".
+
+    Examples
+    --------
+    >>> committed("initialization_probes")["draws"]
+    11
+    """
+    return _content(f"results/{name}.json")
+
+
+def _content(name: str) -> dict[str, Any]:
+    return json.loads(resources.files("paper_figures").joinpath(name).read_text(encoding="utf-8"))

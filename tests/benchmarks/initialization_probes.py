@@ -1,13 +1,15 @@
-"""ResNet-110 at initialization on Fashion-MNIST, with and without BN: the paper's figures as numbers, beside this file.
+"""ResNet-110 at initialization on Fashion-MNIST, with and without BN: the paper's figures as numbers.
 
 A draw is a network (Xavier normal, projection shortcuts) and a batch of images, padded to 32×32 in three equal
 channels. Medians over draws stand next to the paper's values and to those of one trial run made before this package.
-Too slow for the test suite; `tests/simulations/training/test_initialization.py` reads the JSON file and judges it.
+Too slow for the test suite; `tests/simulations/training/test_initialization.py` judges the JSON file in
+paper_figures/results.
 
     python tests/benchmarks/initialization_probes.py [--draws 11]
 """
 
 import argparse
+import datetime
 import json
 import pathlib
 import platform
@@ -24,7 +26,7 @@ from simulations import channel_moments, gradient_histogram, kernel_alignment, l
 from simulations.training.datasets import ImageSet, batch_of, load
 from simulations.training.modules import build
 
-RESULT = pathlib.Path(__file__).with_suffix(".json")
+RESULT = pathlib.Path(__file__).parents[2] / "paper_figures" / "results" / "initialization_probes.json"
 DEPTH, BATCH = 110, 128
 TRIAL_RUN = {  # one draw of the same setting
     "figure2": {"bn": {"std": 0.017, "kurtosis": 3.9}, "nobn": {"std": 48, "kurtosis": 23}},
@@ -138,7 +140,8 @@ def main() -> None:
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "command": "python tests/benchmarks/initialization_probes.py",
+        "command": f"python tests/benchmarks/initialization_probes.py --draws {draws}",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     RESULT.write_text(json.dumps({**setting, **results, "paper": paper(), "trial_run": TRIAL_RUN}, indent=1) + "\n")
 

@@ -1,4 +1,4 @@
-"""Figures 3 and 4 of the paper in numbers: ResNet-110 at initialization, along one step; writes JSON beside this file.
+"""Figures 3 and 4 of the paper in numbers: ResNet-110 at initialization, along one step; writes JSON into paper_figures/results.
 
 Too slow for the test suite; `tests/simulations/training/probes/test_step_probes.py` reads the file and judges it.
 
@@ -23,7 +23,7 @@ from paper_figures.values import paper_values
 from simulations.training.datasets import ImageSet, batch_of, load
 from simulations.training.modules import build
 
-RESULT = pathlib.Path(__file__).with_suffix(".json")
+RESULT = pathlib.Path(__file__).parents[2] / "paper_figures" / "results" / "step_probes.json"
 TEN_TIMES = 1e-3  # of the learning rate with which the paper trains without BN
 LAYERS = (8, 44, 80)  # of the paper: main-path convolutions, the stem being the first
 

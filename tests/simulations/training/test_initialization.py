@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 import pytest
 
-FILE = pathlib.Path(__file__).parents[2] / "benchmarks" / "initialization_probes.json"
+FILE = pathlib.Path(__file__).parents[3] / "paper_figures" / "results" / "initialization_probes.json"
 FOUND = json.loads(FILE.read_text(encoding="utf-8"))
 
 

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-RESULT = pathlib.Path(__file__).parents[3] / "benchmarks" / "step_probes.json"
+RESULT = pathlib.Path(__file__).parents[4] / "paper_figures" / "results" / "step_probes.json"
 
 
 @pytest.fixture(scope="module")

@@ -53,3 +53,12 @@ def at_most(what: str, got: float, limit: float) -> Check:
     False
     """
     return Check(what, f"≤ {limit:.3g}", float(got), bool(got <= limit))
+
+
+def at_least(what: str, got: float, limit: float) -> Check:
+    """Check got ≥ limit; NaN fails.
+
+    >>> at_least("share", 0.97, 0.95).expected
+    '≥ 0.95'
+    """
+    return Check(what, f"≥ {limit:.3g}", float(got), bool(got >= limit))

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from paper_figures import figure6
+
+pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return figure6.compute(seed=1, depth=8, images=16, draws=3, theory_images=4)
+
+
+def failures(data):
+    return [check.what for check in figure6.check(data) if not check.passed]
+
+
+def paper_like(data, **changes):
+    """One class for all images without BN, shares in theory's range with it."""
+    nobn = {**data["nobn"], "share": np.ones(3), "column": np.ones(3), "predicted_share": np.ones(3)}
+    bn = {**data["bn"], "share": np.array([0.6, 0.8]), "predicted_share": np.array([0.4, 0.8, 1.0])}
+    nobn, bn = ({**part, "distance": np.full(3, d)} for part, d in ((nobn, 1e-4), (bn, 0.05)))
+    return {**data, "bn": bn, "nobn": {**nobn, **changes}}
+
+
+def test_gradients_are_softmax_less_one_hot(data):
+    for kind in ("nobn", "bn"):
+        gradient = data[kind]["gradient"]
+        assert gradient.shape == (16, 10) and np.abs(gradient.sum(axis=1)).max() < 1e-7
+        assert np.all((gradient < 0).sum(axis=1) <= 1) and np.abs(gradient).max() <= 1 / 16
+
+
+def test_shares_of_correlated_outputs():
+    """All images at c = 1; at c = 0 as 3 balls in 3 boxes: 3, 2 or 1 in the fullest by chances 1/9, 6/9, 2/9."""
+    assert np.all(figure6.shares(0.0, 50) == 1)
+    trials = 20_000
+    found = figure6.shares(1.0, 3, classes=3, trials=trials, seed=5)
+    expected, deviation = 1 / 9 + 6 / 9 * 2 / 3 + 2 / 9 / 3, found.std() / np.sqrt(trials)
+    assert abs(found.mean() - expected) < 4 * deviation  # a false alarm in 16,000
+
+
+def test_two_images_agree_as_gaussian_orthants_say():
+    """Two classes: the sign of a difference, alike in two images with probability 1/2 + arcsin(c)/π."""
+    trials = 20_000
+    found = figure6.shares(0.4, 2, classes=2, trials=trials, seed=2)
+    agree, expected = np.mean(found == 1), 0.5 + np.arcsin(0.6) / np.pi
+    assert abs(agree - expected) < 4 * np.sqrt(expected * (1 - expected) / trials)  # a false alarm in 16,000
+
+
+def test_what_the_paper_shows_passes(data):
+    assert failures(paper_like(data)) == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{"share": np.array([1.0, 0.9])}, {"column": np.array([0.5])}, {"distance": np.ones(2)}]
+)
+def test_several_classes_without_bn_fail(data, changes):
+    assert len(failures(paper_like(data, **changes))) == 1
+
+
+def test_draws_two_maps_and_the_shares(data):
+    assert len(figure6.draw(data).axes) == 4

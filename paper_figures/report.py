@@ -21,7 +21,7 @@ from simulations.training.devices import resolve
 
 FORMAT = "bntheory report 1"
 RESULTS, PAGE = "results.json", "report.html"
-FIGURES = ("growth", "figure8", "figure5")
+FIGURES = ("growth", *(f"figure{number}" for number in range(2, 9)), "table1")
 SCALES: dict[str, dict[str, dict[str, int]]] = {"quick": {}}  # a scale changes arguments of the figures' `compute`
 
 

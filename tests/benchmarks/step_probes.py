@@ -1,4 +1,4 @@
-"""Figures 3 and 4 of the paper in numbers: ResNet-110 at initialization, along one step; writes JSON into paper_figures/results.
+"""Figures 3 and 4 of the paper in numbers: ResNet-110 at initialization, along one step, into paper_figures/results.
 
 Too slow for the test suite; `tests/simulations/training/probes/test_step_probes.py` reads the file and judges it.
 

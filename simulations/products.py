@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import reduce
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from bntheory.networks import Sequential, leaves
 from simulations import coins, linearized, memory, streams, triangular
 from simulations.ensemble import cores, run_trials
 from simulations.graded import Factor, Floats, chained, logarithms
+from simulations.matrices import checked_matrices
 from simulations.signal import Signal, scaled
 from simulations.steps import steps
 
@@ -108,7 +108,7 @@ def log_singular_values(
     if not isinstance(net_or_matrices, Sequential):
         _no_inputs(inputs)
         with threadpool_limits(1):  # QR steps of matrices below a thousand rows gain nothing from more
-            return _given(_checked(net_or_matrices))
+            return _given(checked_matrices(net_or_matrices))
     plan = plan_spectrum(net_or_matrices, inputs)
     threads = _threads(plan, workers)
     together = max(1, min(plan.together, trials // (4 * threads)))
@@ -155,7 +155,7 @@ def dense_log_singular_values(
     root = streams.root(seed)
     if not isinstance(net_or_matrices, Sequential):
         _no_inputs(inputs)
-        matrices = _checked(net_or_matrices)
+        matrices = checked_matrices(net_or_matrices)
         with np.errstate(over="ignore", invalid="ignore"):  # refused in one line below
             product = reduce(lambda product, matrix: matrix @ product, matrices)
         return logarithms(product)[: _smallest(matrices)]
@@ -290,39 +290,3 @@ def _given(matrices: list[Floats]) -> Floats:
 
 def _smallest(matrices: list[Floats]) -> int:
     return min(min(matrix.shape) for matrix in matrices)
-
-
-def _checked(matrices: Sequence[ArrayLike]) -> list[Floats]:
-    """Matrices as float arrays that chain; ValueError otherwise."""
-    try:
-        given = list(matrices)
-    except TypeError:
-        raise ValueError(f"a Sequential or a list of matrices is needed, got {matrices!r:.80}") from None
-    if not given:
-        raise ValueError("at least one matrix is needed, got an empty list")
-    checked = [_matrix(index, matrix) for index, matrix in enumerate(given)]
-    for index, (first, second) in enumerate(pairwise(checked)):
-        if first.shape[0] != second.shape[1]:
-            raise ValueError(
-                f"matrix {index + 1} must have as many columns as matrix {index} has rows, got shapes {second.shape} "
-                f"and {first.shape}; the first of the list is applied first"
-            )
-    return checked
-
-
-def _matrix(index: int, value: ArrayLike) -> Floats:
-    value = value.detach().cpu() if hasattr(value, "detach") else value  # a parameter of a torch module
-    try:
-        matrix = np.asarray(value)
-        real = None if np.iscomplexobj(matrix) else matrix.astype(float)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"matrix {index} must be an array of numbers, got {value!r:.80}") from None
-    if real is None:
-        doubled = "[[Re, −Im], [Im, Re]] is real and has every singular value twice"
-        raise ValueError(f"matrix {index} must be real, got complex numbers; {doubled}")
-    if real.ndim != 2 or 0 in real.shape:
-        needed = "two-dimensional and not empty (one matrix goes into a list)"
-        raise ValueError(f"matrix {index} must be {needed}, got shape {real.shape}")
-    if not np.isfinite(real).all():
-        raise ValueError(f"matrix {index} must be finite, got {real[~np.isfinite(real)][0]}")
-    return real

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from bntheory import arguments
 from simulations import iid_null, streams
 from simulations.graded import Floats
+from simulations.matrices import checked_matrices
 from simulations.products import log_singular_values
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def randomness_test(
     Parameters
     ----------
     matrix_or_matrices : array_like, or sequence of array_like
-        One array with two axes (weights, of torch ``weight.detach()``; a Jacobian as one matrix), or matrices X_1, …,
+        One array with two axes (weights, also of torch; a Jacobian as one matrix), or matrices X_1, …,
         X_M in order of application. Real, finite, no singular value exactly zero, smallest dimension at least 2. Each
         factor of a list is not tested on its own: call this once a factor, with level / M.
     level : float
@@ -217,9 +218,8 @@ def randomness_test(
     needed = math.ceil(max(100, 1 / level))
     if arguments.integer("trials", trials) < needed:
         raise ValueError(f"trials must be at least {needed} for level {level:g}, got {trials}")
-    matrices = _listed(matrix_or_matrices)
-    logs = _finite(log_singular_values(matrices))
-    factors = [np.asarray(matrix, dtype=float) for matrix in matrices]
+    factors = checked_matrices(_listed(matrix_or_matrices))
+    logs = _finite(log_singular_values(factors))
     root = streams.root(seed)
     null = iid_null.null_of((factors[0].shape[1], *(len(factor) for factor in factors)), trials, root)
     kurtosis = [iid_null.excess_kurtosis(factor) for factor in factors]

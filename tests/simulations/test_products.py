@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import sparse, stats
 
 from bntheory.activations import activation
 from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
@@ -130,7 +130,11 @@ def test_beyond_memory(monkeypatch, net):
         (([[[1.0, np.nan]]],), "matrix 0 must be finite, got nan"),
         (([[[1.0]], [[-np.inf]]],), "matrix 1 must be finite, got -inf"),
         (([[[1j]]],), "matrix 0 must be real, got complex numbers"),
-        (([[["a"]]],), r"matrix 0 must be an array of numbers, got \[\['a'\]\]"),
+        (([[["a"]]],), r"matrix 0 must be a dense array of numbers, got \[\['a'\]\]"),
+        (([[["1"]]],), "matrix 0 must be a dense array of numbers"),
+        (([np.eye(2), np.full((2, 2), "2020-01-01", "M8[D]")],), "matrix 1 must be a dense array of numbers"),
+        (([sparse.csr_array(np.eye(9))],), "matrix 0 must be a dense array of numbers, got <Compressed"),
+        (([np.full((2, 2), np.longdouble(1e308)) * 10],), "matrix 0 must be finite, got inf"),
         (([[[1.0], [1.0, 2.0]]],), "matrix 0 must be"),
         (
             ([np.ones((3, 2)), np.ones((4, 2))],),
@@ -155,6 +159,17 @@ def test_refusals(route, arguments, message):
     with pytest.raises(ValueError, match=f"^{message}") as caught:
         route(*arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_parameters_of_torch():
+    torch = pytest.importorskip("torch")
+    weight = torch.nn.Parameter(torch.tensor([[3.0, 0.0], [0.0, 0.5]]))
+    for matrix in (weight, weight.bfloat16(), weight.detach().int() + torch.eye(2)):
+        found = log_singular_values([matrix])
+        np.testing.assert_allclose(found, np.log(np.linalg.svd(matrix.detach().double().numpy())[1]), atol=1e-14)
+    for matrix in (weight.to_sparse(), weight.to("meta")):
+        with pytest.raises(ValueError, match=r"^matrix 0 must be a dense array of numbers, got .*$"):
+            log_singular_values([matrix])
 
 
 def test_dense_product_out_of_range():

@@ -236,6 +236,16 @@ def test_plain_data_and_picture():
     pyplot.close(ax.figure)
 
 
+def test_parameters_of_torch():
+    """As they are in a module, that is with requires_grad, and in a precision that NumPy does not have."""
+    torch = pytest.importorskip("torch")
+    weight = torch.nn.Parameter(torch.from_numpy(np.random.default_rng(0).standard_normal((5, 4))))
+    expected = sim.randomness_test(weight.detach().numpy())
+    assert sim.randomness_test(weight).p_value == sim.randomness_test([weight]).p_value == expected.p_value
+    rounded = weight.detach().bfloat16()
+    assert sim.randomness_test(rounded).p_value == sim.randomness_test(rounded.double().numpy()).p_value
+
+
 def test_seeds():
     weights = np.random.default_rng(0).standard_normal((5, 4))
     one, two = (sim.randomness_test(weights, seed=np.random.default_rng(3)) for _ in range(2))

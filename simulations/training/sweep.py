@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
 import multiprocessing
@@ -31,7 +32,6 @@ SETTINGS = ("data", "learning_rate", "epochs", "batch_size", "momentum", "weight
 ELSEWHERE = ("norm", "device", "machine", "torch")  # parameters of a run that are in neither recipe nor network
 KIND = "simulations.training.sweep:trained"
 STABLE = 2.0  # times the first loss, which the loss of a stable run does not pass
-LEARNED = 0.5  # accuracy in training
 Ratio = tuple[dict[str, Any], np.ndarray]  # a place in the grid, and one number for each seed
 
 
@@ -71,9 +71,9 @@ def is_stable(run: Mapping[str, Any]) -> bool:
     return run["largest_relative_loss"] < STABLE
 
 
-def has_learned(run: Mapping[str, Any]) -> bool:
-    """Whether half of the last epoch's images were recognized, in training."""
-    return LEARNED <= run["train_accuracy"] < math.inf
+def has_learned(run: Mapping[str, Any], share: float = 0.5) -> bool:
+    """Whether so many of the last epoch's images were recognized, in training."""
+    return share <= run["train_accuracy"] < math.inf
 
 
 def recipe_of(parameters: Mapping[str, Any]) -> Recipe:
@@ -177,7 +177,11 @@ def _processes(workers: int) -> Iterator[Executor]:
         yield pool
 
 
-PROPERTIES = {"are stable": is_stable, "learn": has_learned}
+PROPERTIES = {
+    "are stable": is_stable,
+    "recognize 30%": functools.partial(has_learned, share=0.3),
+    "recognize half": has_learned,
+}
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,9 @@ def _recipe(preset: str, words: dict[str, Any], settings: dict[str, Any]) -> Rec
         net = described_network({**(OUTPUTS.get(words["architecture"], {}) if other else chosen.network), **words})
     settings = {**chosen.recipe, **settings}
     if "data" not in settings:
-        raise click.UsageError(f"--preset {preset} needs --data FOLDER with CIFAR-10: sim.download_cifar10(FOLDER) makes one")
+        raise click.UsageError(
+            f"--preset {preset} needs --data FOLDER with CIFAR-10; sim.download_cifar10(FOLDER) makes it"
+        )
     recipe = Recipe(net, **{"learning_rate": 1.0, **settings})
     if "learning_rate" in settings:
         return recipe

@@ -14,7 +14,6 @@ import numpy as np
 from bntheory import arguments
 from simulations import streams, study_kinds
 
-RESERVED = ("trial", "row", "row_name")  # of the results, whose other dimensions are the axes
 MOST_TRIALS = 10**9
 
 
@@ -82,8 +81,7 @@ class Study:
         described = _mapping("description", self.description)
         description = {name: _plain(f"description {name}", value) for name, value in described.items()}
         for name in grid:
-            if name in RESERVED:
-                raise ValueError(f"an axis cannot be called {name!r}: the results have that dimension already")
+            study_kinds.check_variable("an axis", name)
             if name in description:
                 raise ValueError(f"{name} is an axis of the grid and in the description: leave out one of them")
         study_kinds.check_names(kind, grid, description)
@@ -193,7 +191,8 @@ def _mapping(name: str, value: object) -> dict[str, Any]:
 
 
 def _axis(name: str, values: object) -> tuple[Any, ...]:
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, (Sequence, np.ndarray, range)):
+    values = values.tolist() if isinstance(values, np.ndarray) else values
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Sequence):
         raise ValueError(f"axis {name} must be a list of values, got {values!r:.60}")
     if not len(values):
         raise ValueError(f"axis {name} must have at least one value, got none")

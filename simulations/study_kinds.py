@@ -22,6 +22,8 @@ from simulations.samples import COLUMNS, QUANTITIES
 
 ARCHITECTURES = ("mlp", "cnn", "vgg", "resnet")
 SETTINGS = {"growth": {"batch": None, "method": None, "gradients": True, "dtype": "float64"}, "spectrum": {}}
+RESERVED = ("trial", "row", "row_name")  # of the results, whose other dimensions are the axes
+UNSTORABLE = ("file", "allow_pickle")  # arguments of np.savez
 Arrays = dict[str, np.ndarray]
 
 
@@ -54,6 +56,14 @@ def name_of(kind: object) -> str:
     if found is not kind:
         raise ValueError(f"kind must be a function that its module has by its name, got {kind!r:.80}")
     return name
+
+
+def check_variable(what: str, name: str, others: Iterable[str] = ()) -> None:
+    """Refuse a name that a dataset of results cannot have, as it has it already or by the rules of NetCDF."""
+    if name in RESERVED or name in others:
+        raise ValueError(f"{what} cannot be called {name!r}: the results have that dimension already")
+    if not name or "/" in name:
+        raise ValueError(f"{what} cannot be called {name!r}: NetCDF has no such names")
 
 
 def check_names(kind: str, grid: Iterable[str], description: Mapping[str, Any]) -> None:
@@ -129,7 +139,7 @@ def _of_network(architecture: str) -> list[str]:
 
 def _of_function(function: Callable[..., Any], parameters: Mapping[str, Any], seed: int) -> Sampler:
     def draw(trials: range) -> Arrays:
-        drawn = [_arrays(function(dict(parameters), streams.own_seed(seed, trial))) for trial in trials]
+        drawn = [_arrays(function(dict(parameters), streams.own_seed(seed, trial)), parameters) for trial in trials]
         for other in drawn:
             if {name: len(row) for name, row in other.items()} != {name: len(row) for name, row in drawn[0].items()}:
                 raise ValueError("the function must return the same names and lengths in every trial of a point")
@@ -138,8 +148,8 @@ def _of_function(function: Callable[..., Any], parameters: Mapping[str, Any], se
     return Sampler(draw)
 
 
-def _arrays(result: Any) -> Arrays:
-    """One trial's result as rows by name."""
+def _arrays(result: Any, parameters: Iterable[str]) -> Arrays:
+    """One trial's result as rows by name, another than those of the parameters."""
     named = result if isinstance(result, Mapping) else {"value": result}
     rows = {}
     for name, value in named.items():
@@ -147,6 +157,7 @@ def _arrays(result: Any) -> Arrays:
         if not isinstance(name, str) or row.ndim != 1 or not row.size or row.dtype.kind not in "fiub":
             what = f"{row.dtype} of shape {row.shape}"
             raise ValueError(f"the function must return real numbers or 1-D arrays by name, got {name!r}: {what}")
+        check_variable("a result of the function", name, (*parameters, *UNSTORABLE))
         rows[name] = row.astype(np.float64)
     if not rows:
         raise ValueError("the function must return at least one number, got an empty dict")

@@ -173,7 +173,8 @@ class StudyResults:
         for chunk, arrays in self._store.read():
             rows = {name: array.shape[1] for name, array in arrays.items()}
             if before is not None and before[0].point == chunk.point and before[1] != rows:
-                raise ValueError(f"chunks of one point must have the same rows, got {before[1]} and {rows} at {chunk}")
+                what = f"chunks of one point must have the same rows, got {before[1]} and {rows} at {chunk}"
+                raise ValueError(f"{what}: correct the function and start in another folder")
             before = chunk, rows
             yield chunk, arrays
 

@@ -202,7 +202,7 @@ def _failure(study: Study, chunk: Chunk, error: BaseException) -> dict[str, Any]
         **chunk._asdict(),
         "parameters": study.parameters(chunk.point),
         "seed": study.seed_of(chunk.point),
-        "error": f"{type(error).__name__}: {error}",
+        "error": " ".join(f"{type(error).__name__}: {error}".split()),  # in one line
     }
 
 

@@ -32,7 +32,7 @@ def blas_threads(parameters, seed):
 def fragile(parameters, seed):
     """Raises, leaves the program or gives NaN at the point that is so named."""
     if parameters["how"] == "raises":
-        raise ArithmeticError("no such number")
+        raise ArithmeticError("no such\n  number")
     if parameters["how"] == "exits":
         raise SystemExit("gone")
     return [1.0, np.nan if parameters["how"] == "nan" else 2.0]
@@ -52,6 +52,11 @@ def counted(parameters, seed):
 def strange(parameters, seed):
     """What a study cannot keep."""
     return {"text": "words", "table": np.ones((2, 2)), "complex": 1j, "nothing": {}}[parameters["what"]]
+
+
+def named(parameters, seed):
+    """A number by the name that is asked for."""
+    return {parameters["name"]: 1.0}
 
 
 def uneven(parameters, seed):

@@ -97,7 +97,10 @@ WRONG = [
     ({"grid": {"gain": [1.0, float("nan")]}}, "axis gain must be finite, got nan"),
     ({"grid": {"activation": [len]}}, "axis activation must be numbers, words or flags, got <built-in"),
     ({"grid": {"widht": [8]}}, "got 'widht' (did you mean width?)"),
+    ({"grid": {"width": np.array(8)}}, "axis width must be a list of values, got 8"),
     ({"grid": {"trial": [8]}}, "an axis cannot be called 'trial'"),
+    ({"kind": "m:f", "grid": {"a/b": [8]}}, "an axis cannot be called 'a/b': NetCDF has no such names"),
+    ({"kind": "m:f", "grid": {"": [8]}}, "an axis cannot be called '': NetCDF"),
     ({"description": {"width": 3}}, "width is an axis of the grid and in the description"),
     ({"description": {"activaton": "relu"}}, "got 'activaton' (did you mean activation?)"),
     ({"description": {"architecture": "mpl"}}, "got 'mpl' (did you mean mlp?)"),
@@ -152,6 +155,13 @@ def test_functions_that_are_not_there(functions):
 def test_functions_that_return_something_else(functions, what):
     with pytest.raises(ValueError, match="the function must return"):
         Study(functions.strange, {"what": [what]}, 2).sampler(0).draw(range(2))
+
+
+@pytest.mark.parametrize("name", ["trial", "row_name", "name", "file", "allow_pickle", "", "a/b"])
+def test_names_that_results_cannot_have(functions, name):
+    """They are refused when drawn, as a chunk that fails, not after hours in the dataset or its file."""
+    with pytest.raises(ValueError, match=f"a result of the function cannot be called '{name}'"):
+        Study(functions.named, {"name": [name]}, 2).sampler(0).draw(range(2))
 
 
 def test_functions_of_uneven_rows(functions):

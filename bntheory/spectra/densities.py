@@ -28,6 +28,7 @@ RESOLUTION = 1e-6  # share of the values next to a singular zero that the rule r
 RAREST = 1e-25  # of the highest and lowest values: u could not be told from rarer ones at the edge of a product
 ZERO = 1e-9  # of the largest value: a smallest below stands for 0
 WIDEST = 60  # |ln of the variance| up to which the nodes resolve a slope
+MOST = 1e7  # nodes, which a smooth slope needs more of the narrower it is beside its inputs
 TINY = 1e-120  # values below count as zero
 REPEATED, LEAST = 5, 1e-6  # nodes of one value, and their probability, that are an atom
 FALLING = 1e-9  # share by which φ′² falls towards the farthest g
@@ -104,7 +105,7 @@ def slope_law(phi: str | Activation, log_variance: float = 0.0, points: float = 
     Raises
     ------
     ValueError
-        If the slope is zero for all h.
+        If the slope is zero for all h, or q is beyond e^±60, or so large (tanh: e^21) that few h meet a slope.
 
     Notes
     -----
@@ -126,7 +127,7 @@ def slope_law(phi: str | Activation, log_variance: float = 0.0, points: float = 
         values, counts = np.unique(np.square(phi.homogeneous_slopes), return_counts=True)
         return DiscreteLaw(values.tolist(), (counts / 2).tolist()).s_transform()
     if abs(log_variance) > WIDEST:
-        raise ValueError(f"not available for inputs of variance e^{log_variance:.3g}: beyond e^±{WIDEST}")
+        raise ValueError(f"{phi} has no law for inputs of variance e^{log_variance:.3g}: beyond e^±{WIDEST}")
     root = math.exp(log_variance / 2)
 
     def slope(g: Array) -> Array:
@@ -138,6 +139,8 @@ def slope_law(phi: str | Activation, log_variance: float = 0.0, points: float = 
         raise ValueError(f"the slope of {phi} is zero for every input of variance e^{log_variance:.3g}")
     tails = np.log(np.square(slope(np.array([[-3.5, 2.5], [-2.5, 3.5]]))) + TINY)
     scale = min(1.0, 1 / root, 3 / np.abs(np.diff(tails, axis=0)).max(initial=3.0))
+    if 2 * FARTHEST / scale * points > MOST:
+        raise ValueError(f"{phi} has no law for inputs of variance e^{log_variance:.3g}: too few meet a slope")
 
     def rule(density: float) -> list[Stretch]:
         nodes = _normal_rule(zeros, kinks, scale, density)

@@ -50,7 +50,8 @@ def jacobian_law(net: Sequential) -> STransformLaw:
     ValueError
         "not available because …", with the row's name: for BatchNorm, LayerNorm, convolutions and pooling, where a
         mask depends on what it multiplies (an activation of what is not Gaussian) or acts on the same units as the mask
-        before it (Dropout after an activation), and for residual branches that are orthogonal or have blocks inside.
+        before it (Dropout after an activation), and for residual branches that are orthogonal, have blocks inside, or
+        weigh less than 1e-8 or, unless a single Gaussian matrix, more than 30 times what the identity does.
 
     Notes
     -----
@@ -149,7 +150,10 @@ class _Product:
             if not self.gaussian:
                 refusal = "it acts on units that are not Gaussian"
             else:
-                self._activation(layer, walk, before)
+                try:
+                    self._activation(layer, walk, before)
+                except ValueError as error:
+                    refusal = str(error)
         elif isinstance(layer, Dropout) and self.diagonal and layer.rate:
             refusal = "its mask acts on the same units as that of the row before"
         elif isinstance(layer, Dropout):
@@ -210,8 +214,7 @@ class _Product:
         elif inside.mixing and inside.rigid:
             what = "its branch is orthogonal"
         factor = inside.branch(block.scale) if not what else None
-        if isinstance(factor, ResidualBranch) and factor.nearly_critical:
-            what = "its branch weighs as much as the identity but for less than 1e-5: another scale has a law"
+        what = factor.refusal() if factor else what
         if factor is None or what:
             raise ValueError(f"not available because of row {row.name} ({row.operation}): {what}; {SAMPLE}")
         self.parts.append((factor, self.width))

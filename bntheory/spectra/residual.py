@@ -17,6 +17,8 @@ SMALL = 1e-12  # p, from which the axis below zero is reached
 EQUAL, NEARLY = 1e-14, 1e-5  # |ln| of the mean square of aB
 RESOLUTION = 1e-10  # p
 SETTLED = 1e-9  # share of the lowest p
+WEAKEST = 0.5e-8  # size of aB, below which what it does is lost in the rounding of I
+STRONGEST, STRONGEST_GAUSSIAN = 30.0, 1e50  # above which its variables part so far that the curve is lost
 FAR = np.logspace(-18, 9, 540)  # of v, among which p turns
 BRACKETED, NARROW = 128, 1e-8  # steps of a bracket at most, and the last of them beside v, y − v and p − v
 
@@ -30,6 +32,10 @@ class ResidualGaussian(Explicit):
 
     a: float
     count: int = 1
+
+    def refusal(self) -> str:
+        """Say why there is no law of it, or nothing."""
+        return _too_unlike(self.a, STRONGEST_GAUSSIAN)
 
     @property
     def order(self) -> float:
@@ -105,10 +111,11 @@ class ResidualBranch(Factor):
         """Whether aB and I are equally large at small x."""
         return abs(self._log_mean) < EQUAL
 
-    @property
-    def nearly_critical(self) -> bool:
-        """Whether they are so nearly equal that a law's lower edge is lost in rounding."""
-        return bool(self.inner) and EQUAL <= abs(self._log_mean) < NEARLY
+    def refusal(self) -> str:
+        """Say why there is no law of it, or nothing; of two that are nearly equal a lower edge is lost in rounding."""
+        if self.inner and EQUAL <= abs(self._log_mean) < NEARLY:
+            return "its branch weighs as much as the identity but for less than 1e-5: another scale has a law"
+        return _too_unlike(math.exp(self._log_mean / 2), STRONGEST)
 
     @property
     def order(self) -> float:
@@ -234,6 +241,13 @@ class ResidualBranch(Factor):
             whole = factor.integral(_units(inner, size), u[None])
             total += size * (whole - factor.count * np.angle(-u))
         return self.count * total
+
+
+def _too_unlike(size: float, strongest: float) -> str:
+    """Say so where aB is of another order of magnitude than I."""
+    if WEAKEST <= size <= strongest:
+        return ""
+    return f"its branch weighs {size:.3g} times the identity: one of {2 * WEAKEST:g} to {strongest:g} has a law"
 
 
 def _first(factor: Inverted, size: float) -> float:

@@ -247,6 +247,17 @@ def test_a_density_that_is_not_resolved_says_so():
             lambda: net(Residual(Sequential((activation("relu6"), Dense(64, init="he_normal"))))),
             "its branch weighs as much as the identity but for less than 1e-5",
         ),
+        (
+            lambda: net(Residual(Sequential((Dense(64),)), scale=1e-200)),
+            "its branch weighs 1.41e-200 times",
+        ),
+        (lambda: net(Residual(Sequential((Dense(64),)), scale=1e200)), "one of 1e-08 to 1e+50 has a law"),
+        (lambda: net(Residual(Sequential((Activation("relu"), Dense(64))), scale=1e-10)), "weighs 1e-10 times"),
+        (lambda: net(Residual(Sequential((Activation("tanh"), Dense(64))), scale=1e3)), "one of 1e-08 to 30 has a law"),
+        (
+            lambda: mlp(2, 8, "tanh", initialization("he_normal", gain=1e6)),
+            "(tanh): tanh has no law for inputs",
+        ),
         (lambda: net(Residual(Sequential((Dense(32),)), shortcut=Sequential((Dense(32),)))), "identity shortcuts"),
         (
             lambda: net(Dense(8), Join(((), (Dense(4),)))),

@@ -1,17 +1,80 @@
-"""The command `report`. A thin front; the work is imported inside."""
+"""The commands `figures` and `report`. Thin fronts; the work is imported inside."""
 
 from __future__ import annotations
 
 import click
 
+SCALES = ("quick", "standard", "full")
+OPTIONS = (
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all random numbers."),
+    click.option("--scale", type=click.Choice(SCALES), default="quick", show_default=True, help="How much to compute."),
+    click.option(
+        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="For torch. [default: auto]"
+    ),
+)
+
+
+def _common(command: click.decorators.FC) -> click.decorators.FC:
+    for option in OPTIONS:
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("--out", metavar="DIR", default=".", show_default=True, help="Folder for the pictures.")
+@click.option("--check", "judge", is_flag=True, help="Judge the paper's claims; without names, of all figures.")
+@click.option("--claims", "table", metavar="FILE", help="Write the judged claims as a Markdown table.")
+@_common
+def figures(
+    names: tuple[str, ...], out: str, judge: bool, table: str | None, seed: int, scale: str, device: str
+) -> int:
+    """Compute, check and draw figures of the paper; without names, list them."""
+    from pathlib import Path
+
+    from paper_figures.claims import claims, markdown
+    from paper_figures.report import FIGURES, SCALES, make_figure
+    from simulations.training.devices import resolve
+
+    judge = judge or table is not None
+    if not names and not judge:
+        click.echo("\n".join(FIGURES))
+        return 0
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers, passed = {}, True
+    for name in names or FIGURES:
+        made = make_figure(name, folder, seed, resolve(device), **SCALES[scale].get(name, {}))
+        numbers[name] = made["numbers"]
+        for check in made["checks"]:
+            verdict = "ok" if check["passed"] else "FAILED"
+            click.echo(f"{verdict:6}  {check['what']}: expected {check['expected']}, got {check['got']:.4g}")
+            passed = passed and check["passed"]
+        click.echo(f"{folder / f'{name}.png'}\n")
+    if judge:
+        judged = claims(numbers)
+        for claim in judged:
+            mark = "  FAILED" if claim.failed else ""
+            click.echo(f"{claim.verdict}{mark}: {claim.figure}, {claim.what}: paper {claim.paper}; ours {claim.ours}")
+            passed = passed and not claim.failed
+        if table is not None:
+            Path(table).write_text(f"{HEAD}\n{markdown(judged)}\n", encoding="utf-8")
+    return 0 if passed else 1
+
+
+HEAD = """# The paper's claims
+
+"Understanding Batch Normalization" (Bjorck, Gomes, Selman, Weinberger 2018, arXiv:1806.02375v4), claim by claim. The
+paper's values are read by eye off its figures; ours are of networks on Fashion-MNIST (figure 5: the digits of
+scikit-learn), the paper's on CIFAR-10. Made by `bntheory figures --check --claims docs/claims.md`.
+"""
+
 
 @click.command()
 @click.option("--out", metavar="DIR", default="report", show_default=True, help="Folder to write.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all random numbers.")
-@click.option("--scale", type=click.Choice(["quick"]), default="quick", show_default=True, help="How much to compute.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="For torch. [default: auto]")
+@_common
 def report(out: str, seed: int, scale: str, device: str) -> int:
-    """Compare theory, simulation and torch networks on one page with figures (about two minutes)."""
+    """Compare theory, networks and the paper's claims on one page with figures (about four minutes)."""
     from pathlib import Path
 
     from paper_figures.report import PAGE, make_report

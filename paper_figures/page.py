@@ -14,8 +14,14 @@ h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; line-height
 img { display: block; width: 100%; max-width: 40rem; height: auto; margin: 1rem auto; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; line-height: 1.35; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid #ddd; }
-td.number, td.ok, td.failed { font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.number, .checks td.ok, .checks td.failed { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .ok { color: #006b4e; } .failed { color: #a83a00; font-weight: bold; }
+.claims td:first-child { color: #444; white-space: nowrap; }
+.claims p { margin: .2rem 0 0; color: #444; }
+.open { color: #444; }
+@media (max-width: 40rem) { .claims thead { display: none; } .claims tr { display: block; padding: .5rem 0;
+  border-bottom: 1px solid #ddd; } .claims td { display: block; border: 0; padding: .1rem 0; }
+  .claims td[data-label]::before { content: attr(data-label) ": "; color: #444; } }
 footer { margin-top: 3rem; font-size: .875rem; color: #444; }
 """
 
@@ -51,13 +57,38 @@ def page(results: dict[str, Any], pictures: dict[str, bytes]) -> str:
 <h1>Theory and random networks compared</h1>
 <p>Laws of random deep networks at initialization beside simulated and real (torch) networks, and beside the points read
 by eye off the figures of Bjorck, Gomes, Selman, Weinberger, “Understanding Batch Normalization” (2018,
-arXiv:1806.02375). The images are the 1797 handwritten digits of 8×8 pixels that scikit-learn ships, not CIFAR-10.</p>
+arXiv:1806.02375). The paper's images are CIFAR-10's; ours are Fashion-MNIST where it is installed, otherwise and in
+some figures the 1797 handwritten digits of 8×8 pixels that scikit-learn ships, not CIFAR-10: every figure says
+which.</p>
 <p class="{"failed" if failed else "ok"}">{verdict}</p>
+{_claims(results["claims"])}
 {figures}
 {_footer(results)}
 </body>
 </html>
 """
+
+
+def _claims(claims: list[dict[str, Any]]) -> str:
+    rows = "".join(_claim(claim) for claim in claims)
+    heads = "".join(f"<th>{head}</th>" for head in ("where", "claim", "paper", "theory", "ours", "verdict"))
+    return f"""<section id="claims">
+<h2>The paper's claims</h2>
+<table class="claims">
+<thead><tr>{heads}</tr></thead>
+<tbody>{rows}</tbody>
+</table>
+</section>
+"""
+
+
+def _claim(claim: dict[str, Any]) -> str:
+    words = {"reproduced": "ok", "not reproduced": "failed"}
+    values = "".join(f"<td data-label='{key}'>{escape(claim[key])}</td>" for key in ("paper", "theory", "ours"))
+    return (
+        f"<tr><td>{escape(claim['figure'])}</td><td>{escape(claim['what'])}<p>{escape(claim['explanation'])}</p></td>"
+        f"{values}<td class='{words.get(claim['verdict'], 'open')}'>{escape(claim['verdict'])}</td></tr>\n"
+    )
 
 
 def _figure(name: str, figure: dict[str, Any], picture: bytes) -> str:
@@ -67,7 +98,7 @@ def _figure(name: str, figure: dict[str, Any], picture: bytes) -> str:
 <h2>{escape(figure["title"])}</h2>
 <p>{escape(figure["text"])}</p>
 <img alt="{escape(figure["title"])}" src="data:image/png;base64,{data}">
-<table>
+<table class="checks">
 <thead><tr><th>check</th><th>expected</th><th>got</th><th aria-label="verdict"></th></tr></thead>
 <tbody>{rows}</tbody>
 </table>

@@ -22,7 +22,12 @@ from simulations.training.devices import resolve
 FORMAT = "bntheory report 1"
 RESULTS, PAGE = "results.json", "report.html"
 FIGURES = ("growth", *(f"figure{number}" for number in range(2, 9)), "table1")
-SCALES: dict[str, dict[str, dict[str, int]]] = {"quick": {}}  # a scale changes arguments of the figures' `compute`
+DRAWN = ("figure2", "figure6", "figure7", "table1")
+SCALES: dict[str, dict[str, dict[str, int]]] = {  # a scale changes arguments of the figures' `compute`
+    "quick": {},
+    "standard": {name: {"draws": 11} for name in DRAWN},
+    "full": {**{name: {"draws": 48} for name in DRAWN}, "figure5": {"draws": 48}},
+}
 
 
 def make_report(out: str | Path, scale: str = "quick", seed: int = 0, device: str = "auto") -> list[Check]:
@@ -32,8 +37,8 @@ def make_report(out: str | Path, scale: str = "quick", seed: int = 0, device: st
     ----------
     out : path
         Folder to write. It appears whole or not at all; an earlier report there is replaced.
-    scale : {"quick"}
-        One or two minutes on two cores.
+    scale : {"quick", "standard", "full"}
+        Quick: about four minutes on two cores; the others draw more networks.
     seed : int
         Of all random numbers.
     device : {"auto", "cpu", "cuda"}
@@ -137,6 +142,7 @@ def make_figure(name: str, folder: Path, seed: int = 0, device: str = "cpu", **s
 def _write(folder: Path, sizes: dict[str, dict[str, int]], settings: dict[str, Any]) -> dict[str, Any]:
     from tqdm import tqdm
 
+    from paper_figures.claims import claims
     from paper_figures.page import page
 
     start, figures = time.perf_counter(), {}
@@ -149,6 +155,7 @@ def _write(folder: Path, sizes: dict[str, dict[str, int]], settings: dict[str, A
         **settings,
         "seconds": round(time.perf_counter() - start, 1),
         "versions": versions(),
+        "claims": [claim._asdict() for claim in claims({name: made["numbers"] for name, made in figures.items()})],
         "figures": figures,
     }
     text = json.dumps(plain(results), allow_nan=False, ensure_ascii=False)

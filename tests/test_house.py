@@ -21,7 +21,6 @@ AT_TOP = {
     "click": ("commands.py", "bntheory/cli.py", "paper_figures/__main__.py"),
     "matplotlib": (),
     "sklearn": (),
-    "pooch": (),
     "xarray": (),
     "pandas": (),
     "h5netcdf": (),
@@ -117,7 +116,18 @@ def test_help_is_light_and_fast():
     text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert all(
         f"\n  {name} " in text
-        for name in ("growth", "spectrum", "phase", "simulate", "crosscheck", "train", "sweep", "probe", "report")
+        for name in (
+            "growth",
+            "spectrum",
+            "phase",
+            "simulate",
+            "crosscheck",
+            "train",
+            "sweep",
+            "probe",
+            "figures",
+            "report",
+        )
     )
     assert not loaded & {"numpy", "scipy", "sympy", "torch", "numba", "matplotlib", "xarray", "sklearn"}
     times = []
@@ -154,6 +164,7 @@ def test_commands_are_found_through_entry_points(tmp_path):
         "train",
         "sweep",
         "probe",
+        "figures",
         "report",
     }
 

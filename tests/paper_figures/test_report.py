@@ -1,4 +1,5 @@
 import base64
+import html
 import json
 import re
 import subprocess
@@ -13,8 +14,10 @@ from paper_figures import figure8, report
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
+SOME = ("growth", "figure2", "figure8", "figure5")  # those that take little time
 TINY = {
     "growth": {"depth": 4, "width": 16, "networks": 60, "modules": 4},
+    "figure2": {"depth": 8, "images": 8, "draws": 1, "layer": 4},
     "figure8": {"width": 60, "draws": 3},
     "figure5": {"depth": 8, "size": 16, "images": 16, "draws": 3},
 }
@@ -24,12 +27,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setitem(report.SCALES, "quick", TINY)
+    monkeypatch.setattr(report, "FIGURES", SOME)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(report.SCALES, "quick", TINY)
+        patch.setattr(report, "FIGURES", SOME)
         out = tmp_path_factory.mktemp("reports") / "nested" / "report"
         report.make_report(out, seed=1, device="cpu")
     return out
@@ -55,7 +60,7 @@ class Page(HTMLParser):
 
 
 def test_folder_holds_page_pictures_and_numbers_only(folder):
-    files = {"report.html", "results.json", "growth.png", "figure8.png", "figure5.png"}
+    files = {"report.html", "results.json", *(f"{name}.png" for name in SOME)}
     assert {entry.name for entry in folder.iterdir()} == files
     assert [entry.name for entry in folder.parent.iterdir()] == ["report"]  # no temporary folder stays
 
@@ -64,12 +69,20 @@ def test_page_needs_nothing_but_itself(folder):
     text = (folder / "report.html").read_text(encoding="utf-8")
     page = Page()
     page.feed(text)
-    assert page.open == [] and page.links == [] and page.titles == 3
-    assert len(page.sources) == 3
+    assert page.open == [] and page.links == [] and page.titles == 1 + len(SOME)
+    assert len(page.sources) == len(SOME)
     for source in page.sources:
         assert base64.b64decode(source.removeprefix("data:image/png;base64,"), validate=True).startswith(PNG)
     assert not re.search(r"https?://|url\(|@import|<script", re.sub(r"data:image/png;base64,[^\"]*", "", text))
     assert 'name="viewport"' in text and "not CIFAR-10" in text
+
+
+def test_claims_come_first_and_those_of_training_are_open(folder):
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert text.index('id="claims"') < text.index('id="growth"')
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))["claims"]
+    assert {claim["verdict"] for claim in found if claim["figure"] == "figure 1"} == {"not testable at this scale"}
+    assert all(claim["what"] in html.unescape(text) for claim in found) and len(found) >= 10
 
 
 def test_results_are_strict_json_with_checks_and_settings(folder):
@@ -185,10 +198,11 @@ def test_cuda_without_a_gpu_is_one_line(tmp_path, monkeypatch, capsys):
 def test_single_figures_are_listed_and_refused(tmp_path):
     command = [sys.executable, "-m", "paper_figures"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert listed.stdout.split() == list(report.FIGURES)
+    every = "growth figure2 figure3 figure4 figure5 figure6 figure7 figure8 table1"
+    assert listed.stdout.split() == every.split()
     refused = subprocess.run([*command, "figure9", "--out", tmp_path], capture_output=True, text=True, check=False)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-    assert "figure must be one of growth, figure8, figure5" in refused.stderr
+    assert "figure must be one of growth, figure2, figure3" in refused.stderr
 
 
 def loaded(modules, *heavy):

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+
+from paper_figures import claims, commands, figure8, report, training_claims
+from paper_figures.claims import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Claim, markdown
+from paper_figures.values import committed
+
+
+@pytest.fixture(scope="module")
+def figures():
+    """What figures compute, as the paper has it."""
+    laws = {m: {"near": 0.1 * m, "edge": 2.0 + m} for m in (1, 2, 3)}
+    kinds = {"bn": 0.04, "nobn": 140.0}
+    ratios = {"nobn": np.full(110, 2.0), "bn": np.full(110, 100.0)}
+    channels = {layer: {"variance": np.array([[1.0], [10.0**layer]]), "predicted": [0, 1]} for layer in (8, 44, 80)}
+    step = {"diverging_step": 4e-4, "log_relative_loss": np.array([20.0])}
+    calm = {"diverging_step": None, "log_relative_loss": np.array([0.5])}
+    return {
+        "growth": {"he_normal": {"simulated": np.linspace(0, 1, 300)[:, None], "lower": [0.05], "upper": [0.95]}}
+        | {"depth": 100, "width": 128},
+        "figure2": {
+            kind: {"half_width": np.array([width]), "kurtosis": np.array([width + 3])} for kind, width in kinds.items()
+        },
+        "figure3": {"nobn": {"batches": [step]}, "bn": {"batches": [calm]}, "curved": {"level_step": 4e-6}},
+        "figure4": {"layers": (8, 44, 80), "log_relative_loss": [0.0, 20.0], **channels},
+        "figure6": {
+            "nobn": {"share": np.ones(2), "predicted_share": [1, 1, 1]},
+            "bn": {"share": np.ones(2), "predicted_share": [0.5, 0.9, 1]},
+        },
+        "figure7": {"laws": laws, "draws": 1, "nobn": {"explained": np.ones(1)}, "bn": {"explained": np.zeros(1)}},
+        "table1": {"layers": (18, 54, 90), **{kind: {"predicted": part} for kind, part in ratios.items()}},
+    }
+
+
+def verdicts(figures, name, **changes):
+    return [
+        claim.verdict for claim in claims.claims({name: {**figures[name], **changes}}) if claim.verdict != NOT_TESTABLE
+    ]
+
+
+def test_what_the_paper_shows_is_reproduced_but_for_known_deviations(figures):
+    wide = {"he_normal": {**figures["growth"]["he_normal"], "simulated": np.linspace(-2, 5, 300)[:, None]}}
+    wide["he_normal"] |= {"lower": [-1.65], "upper": [4.65]}
+    found = claims.claims({**figures, "growth": {**figures["growth"], **wide}})
+    assert not any(claim.failed for claim in found)
+    deviating = [claim for claim in found if claim.verdict == NOT_REPRODUCED]
+    assert [claim.what for claim in deviating] == ["range of gradients without BN", "step at which it passes"]
+    assert all(claim.explanation for claim in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("growth", {}),  # a band that is no wider than a factor of 10
+        ("figure2", {"nobn": {"half_width": np.array([1.0]), "kurtosis": np.array([143.0])}}),
+        ("figure2", {"nobn": {"half_width": np.array([140.0]), "kurtosis": np.array([1.0])}}),
+        ("figure3", {"nobn": {"batches": [{"diverging_step": None}]}}),
+        ("figure3", {"bn": {"batches": [{"log_relative_loss": np.array([2.4])}]}}),
+        ("figure4", {"log_relative_loss": [0.0, 1.0]}),
+        ("figure6", {"nobn": {"share": np.array([0.8]), "predicted_share": [1, 1, 1]}}),
+        ("figure7", {"nobn": {"explained": np.full(1, -1.0)}}),
+    ],
+)
+def test_a_violated_claim_fails(figures, name, changes):
+    assert any(claim.failed for claim in claims.claims({name: {**figures[name], **changes}}))
+
+
+def test_claims_of_training_are_open_and_never_fail():
+    found = claims.claims({})
+    assert len(found) == len(training_claims.OPEN)
+    assert {claim.verdict for claim in found} == {NOT_TESTABLE} and not any(claim.failed for claim in found)
+
+
+def test_the_table_escapes_bars():
+    row = Claim("figure 5", "ln |mean|", "a", "b", "c", REPRODUCED, "d")
+    assert markdown([row]).splitlines()[-1] == r"| figure 5 | ln \|mean\| | a | b | c | reproduced | d |"
+
+
+def test_other_committed_draws_change_the_verdict(figures, monkeypatch):
+    many = committed("initialization_probes")
+    many["bn"]["table1"]["ratio"]["median"][2] = 9.0
+    monkeypatch.setattr(claims, "committed", lambda name: many)
+    assert verdicts(figures, "table1") == [REPRODUCED, NOT_REPRODUCED]
+
+
+def run(*arguments):
+    return commands.figures.main(list(arguments), standalone_mode=False)
+
+
+def test_the_command_judges_draws_and_writes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(report.SCALES, "quick", {"figure8": {"width": 60, "draws": 3}})
+    table = tmp_path / "claims.md"
+    assert run("figure8", "--check", "--out", str(tmp_path), "--claims", str(table)) == 0
+    assert "reproduced: figure 8" in capsys.readouterr().out and (tmp_path / "figure8.png").exists()
+    assert "| figure 8 | singular values" in table.read_text(encoding="utf-8")
+
+
+def test_the_command_fails_with_a_claim(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(report.SCALES, "quick", {"figure8": {"width": 60, "draws": 3}})
+    monkeypatch.setattr(figure8, "check", lambda data: [])
+    monkeypatch.setitem(
+        claims.JUDGES, "figure8", lambda data: [claims._claim("figure 8", "edge", ("2", "2", "3"), False, "")]
+    )
+    assert run("figure8", "--check", "--out", str(tmp_path)) == 1
+    assert "not reproduced  FAILED: figure 8, edge" in capsys.readouterr().out
+    assert run("figure8", "--out", str(tmp_path)) == 0  # nothing judged
+
+
+def test_without_names_figures_are_listed(capsys):
+    assert run() == 0
+    assert capsys.readouterr().out.split() == list(report.FIGURES)

@@ -17,10 +17,12 @@ TITLE = "Learning rates by depth, with and without BN (digits, not the paper's C
 TEXT = (
     "ResNets (Xavier normal) of three depths, trained for 16 epochs on the digits (8×8, batches of 64) at rates "
     "from 0.00001 to 3, three seeds each. Without BN the rates that still train fall with depth, to about 0.0001 at "
-    "depth 110; with BN they fall much less. Left: accuracy in training at the end (0: diverged). Right: the largest "
-    "rate at which three of ten images (open) or half of them (filled) are recognized in training."
+    "depth 110, where one seed of three learns more than half; with BN they fall from 0.4 to 0.02. Where both train well "
+    "they end equal. Left: accuracy in training at the end (0: diverged). Right: the largest rate at which three of ten "
+    "images (open) or half of them (filled) are recognized in training."
 )
 LEVELS = (0.3, 0.5)  # accuracies in training that count as learned; guessing has 0.1
+FALL = 10  # by how much the ratio must grow from the shallowest to the deepest networks
 NORMS = {"none": "no BN", "all": "BN"}
 
 
@@ -65,26 +67,23 @@ def _case(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def ratio(data: dict[str, Any], depth: int, level: float) -> float:
-    """Geometric mean over seeds of the largest rate with BN over that without; NaN where a seed has none."""
+def ratio(data: dict[str, Any], depth: int, level: float) -> tuple[float, int]:
+    """Geometric mean of the largest rate with BN over that without, and over how many seeds: those that have both."""
     without, with_bn = (data[depth][norm]["largest"][level] for norm in NORMS)
-    if None in (*without, *with_bn):
-        return float("nan")
-    return float(np.exp(np.mean(np.log(np.array(with_bn) / np.array(without)))))
+    both = [one / other for one, other in zip(with_bn, without, strict=True) if one and other]
+    return (float(np.exp(np.mean(np.log(both)))) if both else float("nan")), len(both)
 
 
 def check(data: dict[str, Any]) -> list[Check]:
     """Compare the ratios of learning rates with what the paper says, 1000 at depth 110 and less at smaller depths."""
     first, *_, last = data["depths"]
-    low = LEVELS[0]
+    (deep, seeds), (shallow, _) = (ratio(data, depth, LEVELS[0]) for depth in (last, first))
+    text = f"depth {last}: largest rate with BN over that without (paper 1000), {seeds} seeds that have both"
     return [
-        between(f"depth {last}: largest rate with BN over that without (paper 1000)", ratio(data, last, low), 100, 1e4),
-        between(f"depth {first}: the same", ratio(data, first, low), 1, 100),
-        between(
-            f"how much more depth {last} loses without BN than depth {first}",
-            ratio(data, last, low) / ratio(data, first, low), 3, 1e4,
-        ),
-    ]  # fmt: skip
+        between(text, deep, 100, 1e4),
+        between(f"depth {first}: the same", shallow, 1, 100),
+        between(f"the first of these over the second, times at least {FALL}", deep / shallow, FALL, 1e4),
+    ]
 
 
 def draw(data: dict[str, Any]) -> Figure:

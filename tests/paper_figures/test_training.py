@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from paper_figures import appendix_trained_networks, figure1
+from paper_figures import appendix_learning_rates, appendix_trained_networks, figure1
 from paper_figures import results as kept
 
 FILES = sorted(path.stem for path in Path(kept.__file__).parent.glob("*.json"))
@@ -22,7 +22,7 @@ def test_results_say_when_and_how_they_were_made(name):
     assert "cifar" not in json.dumps(found).lower()
 
 
-@pytest.mark.parametrize("script", [figure1, appendix_trained_networks])
+@pytest.mark.parametrize("script", [figure1, appendix_learning_rates, appendix_trained_networks])
 def test_checks_pass_and_a_picture_is_drawn(script):
     data = script.compute()
     assert all(check.passed for check in script.check(data))
@@ -35,6 +35,17 @@ def test_figure_1_notices_a_network_that_does_not_learn():
     wrong["runs"][0]["epochs"][-1]["test_accuracy"] = 0.1
     wrong["runs"][2]["divergence"]["step"] = 300
     assert [check.passed for check in figure1.check(wrong)] == [False, True, False]
+
+
+def test_learning_rates_are_complete_and_equal_ones_are_noticed():
+    data = appendix_learning_rates.compute()
+    assert data["depths"] == [20, 56, 110]
+    for depth in data["depths"]:
+        for norm in appendix_learning_rates.NORMS:
+            counts = [len(found) for found in data[depth][norm]["accuracy"].values()]
+            assert len(counts) == 12 and sum(counts) >= 35
+    data[110]["all"]["largest"] = data[110]["none"]["largest"]
+    assert [check.passed for check in appendix_learning_rates.check(data)] == [False, True, False]
 
 
 def test_trained_networks_that_still_follow_theory_are_noticed():

@@ -17,9 +17,9 @@ TITLE = "Learning rates by depth, with and without BN (digits, not the paper's C
 TEXT = (
     "ResNets (Xavier normal) of three depths, trained for 16 epochs on the digits (8×8, batches of 64) at rates "
     "from 0.00001 to 3, three seeds each. Without BN the rates that still train fall with depth, to about 0.0001 at "
-    "depth 110, where one seed of three learns more than half; with BN they fall from 0.4 to 0.02. Where both train well "
-    "they end equal. Left: accuracy in training at the end (0: diverged). Right: the largest rate at which three of ten "
-    "images (open) or half of them (filled) are recognized in training."
+    "depth 110, where one seed of three learns more than half; with BN they fall from 0.4 to 0.02. Where both train "
+    "well they end equal. Left: accuracy in training at the end (0: diverged). Right: the largest rate at which three "
+    "of ten images (open) or half of them (filled) are recognized in training."
 )
 LEVELS = (0.3, 0.5)  # accuracies in training that count as learned; guessing has 0.1
 FALL = 10  # by how much the ratio must grow from the shallowest to the deepest networks

@@ -137,11 +137,7 @@ def described_network(given: dict[str, Any], input_width: int | None = None) -> 
         if others:
             raise click.UsageError(f"--net describes the whole network: leave out {', '.join(others)}")
         return bntheory.from_json(_text(given["net"]))
-    if "resnet" in given:
-        others = [_flag(name) for name in ("architecture", "depth") if name in given]
-        if others:
-            raise click.UsageError(f"--resnet says both architecture and depth: leave out {', '.join(others)}")
-        given |= {"architecture": "resnet", "depth": given.pop("resnet")}
+    given = spelled_out(given)
     architecture = arguments.choice("architecture", given.pop("architecture", "mlp"), ARCHITECTURES)
     build = getattr(bntheory, architecture)
     known = inspect.signature(build).parameters
@@ -152,6 +148,17 @@ def described_network(given: dict[str, Any], input_width: int | None = None) -> 
     init = bntheory.initialization(given.pop("init", known["init"].default), gain=given.pop("gain", None))
     sizes = {**SIZES.get(architecture, {}), **({"input_width": input_width} if "input_width" in known else {})}
     return build(**{**sizes, **given}, init=init)
+
+
+def spelled_out(given: dict[str, Any]) -> dict[str, Any]:
+    """The words of a network with architecture and depth in the place of --resnet, which says both."""
+    if "resnet" not in given:
+        return dict(given)
+    others = [_flag(name) for name in ("architecture", "depth") if name in given]
+    if others:
+        raise click.UsageError(f"--resnet says both architecture and depth: leave out {', '.join(others)}")
+    rest = {name: word for name, word in given.items() if name != "resnet"}
+    return {**rest, "architecture": "resnet", "depth": given["resnet"]}
 
 
 def _text(path: str) -> str:

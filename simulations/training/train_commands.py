@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bntheory.commands import described_network, network_words, output_options, own_errors, save_figure, write_json
+from bntheory.commands import (
+    described_network,
+    network_words,
+    output_options,
+    own_errors,
+    save_figure,
+    spelled_out,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from simulations.training.recipe import Recipe
@@ -157,6 +165,7 @@ def _recipe(preset: str, words: dict[str, Any], settings: dict[str, Any]) -> Rec
     from simulations.training.recipe import Recipe
 
     chosen = PRESETS[arguments.choice("preset", preset, PRESETS)]
+    words = words if "net" in words else spelled_out(words)
     other = words.get("architecture", chosen.network["architecture"]) != chosen.network["architecture"]
     if "net" in words:
         net = described_network(words)

@@ -34,6 +34,22 @@ def test_a_run_is_printed_written_and_resumed(run, tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["losses"] == found["losses"]
 
 
+def test_networks_of_every_kind_fit_the_preset(run, tmp_path):
+    """Also --resnet, which says architecture and depth of a preset that has both."""
+    for words, first in {
+        ("--resnet", "8", "--batch-norm"): "input 3×8×8; Conv(16, 3×3, xavier_normal",
+        ("--depth", "8"): "input 3×8×8; Conv(16, 3×3, xavier_normal",
+        ("--architecture", "cnn", "--depth", "2", "--channels", "4"): "input 3×8×8; 2 × [Conv(4",
+        ("--architecture", "mlp", "--depth", "2", "--width", "4"): "input 64; 2 × [Dense(4",
+        ("--net", "net.json"): "input 64; Dense(10",
+    }.items():
+        (tmp_path / "net.json").write_text(networks.Sequential((layers.Dense(10),), (64,)).to_json())
+        status, out, err = run("train", *words, "--epochs", "1", "--batch-size", "700")
+        assert (status, err) == (0, "") and out.startswith(first), words
+    status, _, err = run("train", "--resnet", "8", "--depth", "8")
+    assert status == 2 and "leave out --depth" in err
+
+
 def test_bfloat16_and_divergence_are_results(run):
     assert run("train", *SMALL, "--precision", "bfloat16")[0] == 0
     status, out, err = run("train", *SMALL[:-1], "1e5")

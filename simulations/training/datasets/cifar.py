@@ -16,7 +16,7 @@ _IMAGES = 10_000  # in each file
 _PIXELS = 3 * 32 * 32
 FILES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 # MD5 of the files of the Python version, as torchvision/datasets/cifar.py has them; none is known of the binary one
-_CIFAR10 = {
+MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
     "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
@@ -97,7 +97,7 @@ def _read(
         if digest in seen:
             raise ValueError(f"{path} is a copy of {seen[digest]}")
         seen[digest] = path.name
-        known.append(_CIFAR10[name] == digest)
+        known.append(MD5[name] == digest)
         batches.append(parse(path, content))
     if any(known) and not all(known):
         raise ValueError(f"{folder / names[known.index(False)]} was altered: the other files are CIFAR-10's (MD5)")

@@ -67,7 +67,7 @@ def _known(name: str, path: Path) -> bool:
 
 
 def _is_batch(name: str, content: bytes) -> bool:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest() == cifar._CIFAR10[name]
+    return hashlib.md5(content, usedforsecurity=False).hexdigest() == cifar.MD5[name]
 
 
 def _retrieved(place: str, folder: Path) -> str:

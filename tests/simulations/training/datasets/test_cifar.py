@@ -176,9 +176,9 @@ def test_missing_and_copied_files_are_named(version, request):
 
 
 def test_only_published_content_is_called_cifar_10(pickled, binary, monkeypatch):
-    for name in cifar._CIFAR10:
+    for name in cifar.MD5:
         digest = hashlib.md5((pickled / name).read_bytes()).hexdigest()
-        monkeypatch.setitem(cifar._CIFAR10, name, digest)
+        monkeypatch.setitem(cifar.MD5, name, digest)
     assert load(pickled).name == load(pickled, "test").name == "cifar-10"
     assert load(binary).name == load(binary, "test").name == str(binary)
     path = pickled / "data_batch_5"

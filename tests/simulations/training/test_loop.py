@@ -313,3 +313,17 @@ def test_a_probe_that_raises_is_named_and_the_run_goes_on_without_it(tmp_path):
         loop.train(MLP, tmp_path / "run", probes={"own": probe}, probe_every=5, save_every=0)
     assert caught.value.__notes__ == ["raised by one of the probes own at step 15"]
     assert loop.train(MLP, tmp_path / "run", resume=True).losses == loop.train(MLP).losses
+
+
+def test_one_process_at_a_time_and_what_a_killed_one_left(tmp_path):
+    """A run inside a run of the same folder is refused; a file that was being written is not read but removed."""
+
+    def second(*_):
+        with pytest.raises(ValueError, match="is in use by this process"):
+            loop.train(MLP, tmp_path, resume=True)
+        return {"refused": 1.0}
+
+    (tmp_path / "checkpoint.pt.unfinished").write_bytes(b"half of a")
+    history = loop.train(MLP, tmp_path, probes={"second": second}, probe_every=40)
+    assert [found["step"] for found in history.probes] == [0, 40]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "lock", "run.json"]

@@ -137,3 +137,13 @@ def test_refusals(name, change, error, message, tanh_net, blobs):
     with pytest.raises(error, match=f"^{message}") as caught:
         ON_BATCH[name](*change(tanh_net, *blobs))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_compiled_parts_run_as_they_are_written(tanh_net, blobs):
+    """Compiled as a whole, and in a part; second derivatives of compiled code do not exist."""
+    plain = sim.curvature(tanh_net, *blobs).eigenvalues
+    whole = sim.curvature(torch.compile(tanh_net), *blobs).eigenvalues
+    tanh_net[0].compile()
+    assert whole == pytest.approx(plain, rel=1e-9)
+    assert sim.curvature(tanh_net, *blobs).eigenvalues == pytest.approx(plain, rel=1e-9)

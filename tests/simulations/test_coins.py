@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
 from bntheory.activations import activation
 from bntheory.layers import Dense
@@ -77,7 +78,8 @@ def test_one_orthogonal_layer():
 def test_half_of_an_orthogonal_matrix():
     """Two layers whose masks leave half: squared singular values of the arcsine law, as rigid as eigenvalues."""
     layers = coins.described(orthogonal(300, 300, 300))
-    draws = [chained(coins.factors(layers, [300, 150, 150], streams.stream(4, trial)), 300) for trial in range(5)]
+    with threadpool_limits(1):  # as in trials
+        draws = [chained(coins.factors(layers, [300, 150, 150], streams.stream(4, trial)), 300) for trial in range(5)]
     squares = np.exp(2 * np.concatenate(draws))
     assert len(squares) == 5 * 150
     assert kolmogorov_distance(squares, lambda x: 2 / np.pi * np.arcsin(np.sqrt(np.clip(x, 0, 1)))) < 0.01

@@ -129,6 +129,14 @@ def measured(
     return {kind: [result for own, result in zip(tasks, found, strict=True) if own[0] == kind] for kind in KINDS}
 
 
+def predicted(theory: Callable[[str], Any]) -> dict[str, Any]:
+    """Evaluate kind ↦ theory for both kinds at once, in threads with a single-threaded BLAS each."""
+    from simulations.ensemble import run_trials
+
+    kinds = list(KINDS)
+    return dict(zip(kinds, run_trials(lambda index: theory(kinds[index]), len(kinds), label="theory"), strict=True))
+
+
 def alone(draws: int) -> list[tuple[int, int]]:
     """Numbers of networks that have a mini-batch of their own."""
     return [(draw, draw) for draw in range(draws)]

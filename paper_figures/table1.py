@@ -66,10 +66,14 @@ def compute(
     found = networks.measured(probe, networks.alone(draws), depth, images, seed, device)
     data: dict[str, Any] = {"layers": layers, "draws": draws, "setting": networks.setting(depth, images, draws)}
     inputs = networks.batch(images, seed).images.astype(float)
-    for kind, ratios in found.items():
+
+    def theory(kind: str) -> np.ndarray:
         net = networks.resnet(depth, kind)
-        predicted = kernel_alignment(net, inputs, alike=ALIKE)[networks.main_path(leaves(net))]
-        data[kind] = {"ratio": np.array(ratios), "predicted": predicted}
+        return kernel_alignment(net, inputs, alike=ALIKE)[networks.main_path(leaves(net))]
+
+    predicted = networks.predicted(theory)
+    for kind, ratios in found.items():
+        data[kind] = {"ratio": np.array(ratios), "predicted": predicted[kind]}
     return data
 
 

@@ -318,10 +318,11 @@ def predict_growth(
     NaN in their row and all that follow. Weight gradients behind a global average are up to e^0.5 too low at tens of
     channels. Gradients of an image are up to e^0.3 too high in front of a convolution with BatchNorm over few numbers,
     which takes away what its weights have made.
-    Channels of a depthwise convolution count as Gaussian and alike, though each has a size of its own. Gradients in
-    front of a BatchNorm over them are e^0.3 too low in the convolution's row and e^0.1 in those before, or more if the
-    channels hardly vary between positions (GroupNorm: groups of few channels); and means over maps of uncorrelated
-    positions up to e^0.4 too low, if no activation comes between.
+    Units of a depthwise convolution, of at most 32 weights each, are Gaussian given these: activations of them are
+    sampled, and a BatchNorm divides each by a size of its own. Gradients in front of a BatchNorm over maps that hardly
+    vary between positions are too low there, since units of small size vary in other ways than the rest. Without a
+    BatchNorm, gradients in front of an activation that such a convolution reads are e^0.1 to e^0.3 too low, since its
+    units go with what they read; and where GroupNorm has groups of few channels.
 
     References
     ----------

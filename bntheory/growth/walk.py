@@ -257,7 +257,8 @@ class WeightGradient(NamedTuple):
             total += float(sum(block.sum(dtype=float) for block in products if block is not None))
         if total <= 0 and own > 0:  # what is left of large numbers that cancel is lost in their rounding
             return math.nan
-        return float(positions.log(np.array(total))) + self.log_gain + self.log_scale + gradient.log_scale
+        left = 0.0 if gradient.weights is None else gradient.weights.log_left
+        return float(positions.log(np.array(total))) + self.log_gain + self.log_scale + gradient.log_scale + left
 
     def _pairs(self, after: State) -> Blocks:
         """E h h' over e^log_scale, of points within a copy and of two."""

@@ -15,6 +15,7 @@ from bntheory.activations import Activation
 from bntheory.growth.backward import covariances
 from bntheory.growth.backward.covariances import Blocks
 from bntheory.growth.infinite_width import positions
+from bntheory.growth.infinite_width.kernels import Weighed
 from bntheory.growth.infinite_width.state import State
 from bntheory.networks import Residual
 
@@ -47,6 +48,8 @@ class Gradient:
     evenness : E|g| over √(2γ/π), less than 1 where slopes differ from unit to unit;
     parts : channels and their gradients, where they differ, in order; the rest is then of all of them together;
     tangled : whether it depends on the row's units through later activations, in a way that is not carried;
+    weights : of a convolution, as a BatchNorm has divided them;
+    units : of sampled ones with weights of their own, (units, points), for what these have read;
     rough : whether it is an estimate, good enough for a small share of another.
     """
 
@@ -57,6 +60,8 @@ class Gradient:
     evenness: float = 1.0
     parts: tuple[tuple[int, Gradient], ...] = ()
     tangled: bool = False
+    weights: Weighed | None = None
+    units: np.ndarray | None = None
     rough: bool = False
 
     @property

@@ -28,10 +28,11 @@ import numpy as np
 
 from bntheory.activations import Activation
 from bntheory.growth.backward import covariances, gradient_rows, joins, rearranged
+from bntheory.growth.backward import kernels as few
 from bntheory.growth.backward.covariances import SAMPLED, Blocks
 from bntheory.growth.backward.gradient_rows import Above, Gradient, averaged, of_moments, scaled
 from bntheory.growth.backward.joins import Pullback
-from bntheory.growth.infinite_width import affine, batch_modes, batch_norm, population, positions, transposed
+from bntheory.growth.infinite_width import affine, batch_modes, batch_norm, kernels, population, positions, transposed
 from bntheory.growth.infinite_width.state import State, log_mean
 from bntheory.layers import (
     Affine,
@@ -97,10 +98,17 @@ def _conv(layer: Conv, before: State, after: State, shape: Shape, correlated: bo
     windows, outputs = layer.windows(shape), layer.output_shape(shape)[1:]
     padded = [side + 2 * window.padding for side, window in zip(shape[1:], windows, strict=True)]
     top, left = (window.padding for window in windows)
+    source = after.source if after.apart and correlated else None
 
     def back(gradient: Gradient) -> Gradient:
         if gradient.links is not None:
-            read = covariances.each(lambda block: covariances.convolved(layer, shape, block), gradient.moments())
+            read = covariances.each(functools.partial(few.read, layer, shape, gradient.weights), gradient.moments())
+            units = gradient.units
+            if units is None and source is not None:
+                units = few.sampled(gradient, source)
+            if units is not None and source is not None:
+                more = few.excess(units, source, gradient.weights)
+                read = read[0] + more * np.trace(read[0]), read[1]
             return of_moments(read, gradient.log_scale + log_gain)
         total = np.zeros(padded)
         for place in positions.offsets(windows, outputs):
@@ -114,7 +122,7 @@ def _conv(layer: Conv, before: State, after: State, shape: Shape, correlated: bo
 def _activation(phi: Activation, before: State, after: State, shape: Shape, correlated: bool) -> Pullback:
     if str(phi) == "linear":
         return lambda gradient: gradient
-    if not before.gaussian or before.mixed:
+    if not before.gaussian or before.mixed or before.apart:
         return _sampled_activation(phi, before, correlated)
     if before.values is not None:
         slopes = np.square(phi.dphi(before.values))
@@ -210,7 +218,11 @@ def _sampled_activation(phi: Activation, before: State, correlated: bool) -> Pul
             share = np.float32(1 / square if square else 0)  # a branch of zeros
             return covariances.each(lambda link, moment: link * moment * share, links, moments)
 
-        above = Above(lambda: of_part(fields), slopes=lambda: (slopes, fields * np.float32(math.exp(log_scale)), links))
+        above = Above(
+            lambda: of_part(fields),
+            slopes=lambda: (slopes, fields * np.float32(math.exp(log_scale)), links),
+            given=gradient,
+        )
         if branch is not None:
             above = Above(lambda: of_part(branch), lambda: of_part(fields - branch), rough=gradient.tangled)
         changed = None if gradient.links is None else covariances.each(np.multiply, links, factors)
@@ -230,6 +242,11 @@ def _batch_norm(layer: BatchNorm, before: State, after: State, shape: Shape, cor
     log_distance = log_variance + math.log(2) - math.log1p(-1 / batch)
     image = points > 1 and len(shape) == 3
     epsilon = layer.epsilon * math.exp(min(-log_variance, 700.0))
+    weights = kernels.weights(before, layer.epsilon) if image else None
+    if weights is not None and before.apart and before.source is not None:
+        before = kernels.reweighed(before, before.source, weights.products)
+    source = before.source if before.apart else None
+    given = before.source is not None and before.source.before.values is not None
     before = before.light
 
     def back(gradient: Gradient) -> Gradient:
@@ -237,16 +254,20 @@ def _batch_norm(layer: BatchNorm, before: State, after: State, shape: Shape, cor
         if image or (above is not None and above.phi is None):
             y, log_inverse = batch_modes.normalized(batch_modes.centred(before), copies, epsilon)
             lost = 1 - (epsilon / (1 + epsilon)) ** 2
+            if weights is not None:  # which are all that units of given images differ by
+                log_inverse = weights.log_inverse + (0.0 if given else log_inverse + math.log1p(epsilon))
             log_factor = _log_gamma(layer) + log_inverse - log_variance
-            return _on_a_field(gradient, covariances.single(y), copies, log_factor, lost)
-        phi, given = (above.phi, above.given) if above is not None else (Activation("linear"), gradient)
-        assert phi is not None and given is not None
+            units = few.sampled(gradient, source, epsilon) if source is not None else None
+            through = _on_a_field(gradient, covariances.single(y), copies, log_factor, lost)
+            return dataclasses.replace(through, weights=weights, units=units)
+        phi, past = (above.phi, above.given) if above is not None else (Activation("linear"), gradient)
+        assert phi is not None and past is not None
         factor = above.factor if above is not None else 1.0
         rule = batch_norm.pullback(phi, log_distance, batch, layer.epsilon, layer.gamma * factor)
-        total = float(np.mean(given.points))
-        value = rule.on_total * total + rule.on_mean * given.mean_part / batch
+        total = float(np.mean(past.points))
+        value = rule.on_total * total + rule.on_mean * past.mean_part / batch
         links = covariances.zero_sum(points, copies)
-        before_scale = Gradient(np.full(points, value), given.log_scale, links, evenness=gradient.evenness)
+        before_scale = Gradient(np.full(points, value), past.log_scale, links, evenness=gradient.evenness)
         return scaled(before_scale, 1.0, rule.log_scale)
 
     return back

@@ -5,6 +5,7 @@ With q_p and d_pp' as in `state`, over units and in logarithms:
     Dense, Conv  q' = σ_w² mean q + σ_b²       d' = σ_w² mean d       over the kernel (`positions`); the bias cancels
     Activation   q' = E φ(u)²                  d' = E (φ(u) − φ(v))²  (u, v) Gaussian: variances q, q', distance d
     BatchNorm    q' = (q_p − |mean|²)/(s + ε)  d' = d/(s + ε)         s = ½ mean d over all points of the batch
+                 by weights that it has divided, of few (`kernels`)
     LayerNorm    over vectors, or the channels of a position; over images one s for all their points
                  q' = q_i/s_i²                 d' = [d − (s_i − s_j)² (1 + ε/(s_i s_j))]/(s_i s_j)    s_i² = q_i + ε
     GroupNorm    the same about the mean of a group of channels, which keeps 1/channels of a group of a channel's mean
@@ -43,6 +44,7 @@ from bntheory.growth.infinite_width import (
     given_pairs,
     hermite,
     joins,
+    kernels,
     mixing,
     mixtures,
     normalizations,
@@ -101,6 +103,8 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
         return _offset(layer, state, shape, row)
     if state.features is not None and not isinstance(layer, Activation):
         state = dataclasses.replace(state, features=None)
+    if state.source is not None and not isinstance(layer, BatchNorm):
+        state = dataclasses.replace(state, source=None)
     if state.parts and by_channels(layer):
         return _by_parts(layer, state, shape, row)
     if isinstance(layer, (Dense, Conv)):
@@ -200,7 +204,12 @@ def _weights(layer: Dense | Conv, state: State, shape: Shape, row: int) -> State
     log_q = np.logaddexp(log_q + log_gain, log_bias)
     words = state.method, state.channel_method
     after = State(log_q, log_d, log_cross, state.copies, roots, *words, symmetric=True, lineage=frozenset((row,)))
-    return after if features is None else dataclasses.replace(after, features=features)
+    if not isinstance(layer, Conv):
+        return after
+    source, units = kernels.Convolution(layer, state, shape, row), None
+    if apart := kernels.few(layer, state, shape):
+        units = functools.cache(lambda: kernels.sampled(source, log_q))
+    return dataclasses.replace(after, features=features, apart=apart, source=source, population=units)
 
 
 def _activation(phi: Activation, state: State, shape: Shape) -> State | None:
@@ -209,6 +218,8 @@ def _activation(phi: Activation, state: State, shape: Shape) -> State | None:
     homogeneous = phi.homogeneous_slopes is not None
     if not state.gaussian or state.mixed:
         return population.activated_state(phi, state)
+    if state.apart:
+        return _apart(phi, state, shape)
     if math.isfinite(state.sphere) and not homogeneous:
         return _on_the_sphere(phi, state)
     log_q, blocks = _mapped(phi, state, image=len(shape) == 3)
@@ -234,6 +245,38 @@ def _activation(phi: Activation, state: State, shape: Shape) -> State | None:
         population=functools.cache(
             lambda: population.matched(population.activated(phi, population.drawn(state)), log_q)
         ),
+    )
+
+
+def _apart(phi: Activation, state: State, shape: Shape) -> State | None:
+    """φ of units that are Gaussian given a kernel of their own: by its covariances, φ not being linear in them.
+
+    The rule for Gaussian units all alike, and what sampled units have beyond that rule for their mean covariances.
+    """
+    image, units = len(shape) == 3, population.drawn(state)
+    plain = _activation(phi, dataclasses.replace(state, apart=False, population=None), shape)
+    assert plain is not None
+    log_q, log_d, log_cross, changed = population.moments(population.activated(phi, units))
+    q, within, cross, _ = population.moments(units)
+    expected_q, expected = _mapped(phi, dataclasses.replace(state, log_q=q, log_d=within, log_cross=cross), image)
+    top = float(np.max(plain.log_q))
+
+    def corrected(known: np.ndarray, found: np.ndarray, alike: np.ndarray) -> np.ndarray:
+        parts = (np.exp(logs - top) for logs in (known, found, alike))
+        return positions.log(np.maximum(next(parts) + next(parts) - next(parts), 0)) + top
+
+    blocks = [block for block in (log_d, log_cross) if block is not None]
+    log_d, log_cross = two([corrected(*each) for each in zip(plain.blocks, blocks, expected, strict=True)])
+    homogeneous = phi.homogeneous_slopes is not None
+    log_q = plain.log_q if homogeneous else corrected(plain.log_q, log_q, expected_q)
+    return dataclasses.replace(
+        plain,
+        log_q=log_q,
+        log_d=log_d,
+        log_cross=log_cross,
+        method=plain.method if homogeneous else worse(plain.method, "population"),
+        channel_method=worse(plain.channel_method, "population"),
+        population=functools.cache(lambda: population.matched(changed, log_q)),
     )
 
 
@@ -386,7 +429,7 @@ def added(block: Residual, shortcut: State, branch: State) -> State | None:
             unlike=unlike,
         )
     gaussian = shortcut.gaussian and branch.gaussian and math.isinf(min(shortcut.sphere, branch.sphere))
-    mixed = gaussian and given
+    mixed, apart = gaussian and given, gaussian and (shortcut.apart or branch.apart)
     return dataclasses.replace(
         shortcut,
         **mixtures.summed((shortcut, branch), (0.0, log_scale))._asdict(),
@@ -396,12 +439,14 @@ def added(block: Residual, shortcut: State, branch: State) -> State | None:
         symmetric=False,
         gaussian=gaussian,
         centred=shortcut.centred and branch.centred,
+        apart=apart,
+        source=None,
         sphere=math.inf,
         lineage=lineage,
         beside=beside,
         unlike=unlike,
         mixed=mixed,
-        population=None if gaussian and not mixed else functools.cache(sampled),
+        population=None if gaussian and not (mixed or apart) else functools.cache(sampled),
         values=None,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bntheory.growth.infinite_width import affine, batch_modes, joins, population, positions, sizes
+from bntheory.growth.infinite_width import affine, batch_modes, joins, kernels, population, positions, sizes
 from bntheory.growth.infinite_width.population import Population
 from bntheory.growth.infinite_width.state import State, inexact, log_mean, two
 from bntheory.layers import BatchNorm, GroupNorm, LayerNorm, Shape
@@ -38,12 +38,14 @@ def batch_norm(layer: BatchNorm, state: State, shape: Shape) -> State | None:
     state = state.folded()
     log_epsilon = math.log(layer.epsilon) if layer.epsilon else -math.inf
     log_variance = state.log_channel_variance
+    if state.apart and state.source is not None:
+        state = kernels.normalized_apart(state, layer.epsilon)
     log_scale = np.logaddexp(log_variance, log_epsilon) - log_gamma
     if np.logaddexp(log_variance, log_epsilon) == -math.inf:
         raise ValueError("BatchNorm with epsilon=0 divides by zero: all inputs of the batch look the same here")
     small = len(shape) == 1 and state.batch < (SMALL_BATCH if state.points > 1 else math.inf)
     mixed = state.mixed and state.copies == 1 and not math.isinf(log_scale)
-    if mixed or (small and state.batch <= population.KEPT_POINTS and not math.isinf(log_scale)):
+    if mixed or state.apart or (small and state.batch <= population.KEPT_POINTS and not math.isinf(log_scale)):
         sampled = functools.cache(lambda: _normalized(layer, population.drawn(state), (1, 2)))
     else:
         sampled = None
@@ -63,6 +65,7 @@ def batch_norm(layer: BatchNorm, state: State, shape: Shape) -> State | None:
         centred=True,
         sphere=state.batch if small else math.inf,
         mixed=mixed,
+        source=None,
         population=sampled,
         values=None,
     )

@@ -348,11 +348,11 @@ def _gaussian_fields(state: State, scale: float, many: int, kept: int) -> np.nda
     jitters: tuple[float, ...] = (1e-6, 1e-5, 1e-4) if dtype == np.float32 else (1e-12, 1e-9, 1e-6)
     if state.sizes is not None:  # what is negative then is seldom due to rounding
         jitters = jitters[::2]
-    root = _root(common, jitters)
-    modes[0] = white[0][:, : root.shape[1]] @ root.T
+    shared = root(common, jitters)
+    modes[0] = white[0][:, : shared.shape[1]] @ shared.T
     if kept > 1:
-        root = _root(cross[0] - within, jitters)
-        modes[1:] = white[1:, :, : root.shape[1]] @ root.T
+        single = root(cross[0] - within, jitters)
+        modes[1:] = white[1:, :, : single.shape[1]] @ single.T
     fields = np.tensordot(linalg.helmert(kept, full=True).astype(np.float32), modes, (0, 0)).swapaxes(0, 1)
     return np.concatenate([fields, -fields])
 
@@ -367,7 +367,7 @@ def _seed(state: State) -> tuple[int, ...]:
     return (row, start, of) if start else (row,)
 
 
-def _root(covariance: np.ndarray, jitters: Sequence[float]) -> np.ndarray:
+def root(covariance: np.ndarray, jitters: Sequence[float]) -> np.ndarray:
     """A matrix R with R Rᵀ = covariance, up to rounding; its leading modes where some are negative."""
     size = np.sqrt(np.maximum(np.diagonal(covariance), 0))
     safe = np.where(size > 0, size, 1)
@@ -376,8 +376,8 @@ def _root(covariance: np.ndarray, jitters: Sequence[float]) -> np.ndarray:
     for jitter in jitters:
         try:
             np.fill_diagonal(correlation, 1 + jitter)
-            root = linalg.cholesky(correlation.T, lower=True, check_finite=False)  # in the order that LAPACK takes
-            return (root * size[:, None]).astype(np.float32)
+            factor = linalg.cholesky(correlation.T, lower=True, check_finite=False)  # in the order that LAPACK takes
+            return (factor * size[:, None]).astype(np.float32)
         except linalg.LinAlgError:
             continue
     return (_leading(correlation) * size[:, None]).astype(np.float32)

@@ -121,8 +121,8 @@ def averaging(layer: Pool, shape: Shape) -> np.ndarray:
     return matrix[:, :-1]  # the last is the padding
 
 
-def windows(layer: Pool, shape: Shape) -> np.ndarray:
-    """Positions that every window of a pool reads, (output positions, window); −1 for those of the padding."""
+def windows(layer: Pool | Conv, shape: Shape) -> np.ndarray:
+    """Positions that every window of a layer reads, (output positions, window); −1 for those of the padding."""
     pads = [(window.padding, window.padding) for window in layer.windows(shape)]
     index = np.pad(np.arange(math.prod(shape[1:])).reshape(shape[1:]), pads, constant_values=-1)
     places = offsets(layer.windows(shape), layer.output_shape(shape)[1:])

@@ -40,7 +40,7 @@ def flatten(layer: Flatten, state: State, shape: Shape) -> State:
         log_d=log_d,
         log_cross=log_cross,
         gaussian=state.gaussian and alike,
-        population=None if alike and state.gaussian else functools.cache(sampled),
+        population=None if alike and state.gaussian and not state.apart else functools.cache(sampled),
         flattened=state.flattened or not alike,
         values=None,
     ).unfolded(roots)
@@ -71,7 +71,7 @@ def pool(layer: Pool, state: State, shape: Shape) -> State | None:
         log_cross=log_cross,
         method=inexact(state.method),
         channel_method=inexact(state.channel_method),
-        population=None if state.gaussian else functools.cache(sampled),
+        population=None if state.gaussian and not state.apart else functools.cache(sampled),
         values=None,
     ).unfolded(roots)
 
@@ -138,7 +138,7 @@ def zero_pad(layer: ZeroPad, state: State, shape: Shape) -> State:
         log_cross=blocks[1],
         sizes=None if state.sizes is None else state.sizes[:, index],
         gaussian=state.gaussian and log_share == 0,
-        population=None if state.gaussian and log_share == 0 else functools.cache(sampled),
+        population=None if state.gaussian and log_share == 0 and not state.apart else functools.cache(sampled),
         unlike=state.unlike or log_share < 0,
         parts=(),
         values=None,

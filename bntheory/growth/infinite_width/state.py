@@ -33,6 +33,7 @@ from bntheory.growth.infinite_width.sizes import of_blocks, roots
 from bntheory.layers import Shape
 
 if TYPE_CHECKING:
+    from bntheory.growth.infinite_width.kernels import Convolution
     from bntheory.growth.infinite_width.population import Population
 
 RESOLUTION = 1e-11  # a mean square below this share of the second moment is what rounding leaves of zero
@@ -119,6 +120,8 @@ class State:
     mixed : whether they are Gaussian plus given numbers (an identity shortcut from the input): activations are sampled;
     parts : of a concatenation, in the order of the channels, if their units have different laws;
     flattened : whether units are those of several positions, so that those of one channel may be correlated;
+    apart : whether units are Gaussian given few weights of their own; activations are sampled, from `population`;
+    source : of a row of a convolution, that, for a BatchNorm of it;
     unlike : whether channels have numbers of their own that are not carried: γ and β, or zeros;
     features : (copies, points, features), whose products are the covariances of all images; None if not known;
     values : the given batch itself, (B, *shape), as long as no layer was random.
@@ -142,6 +145,8 @@ class State:
     mixed: bool = False
     parts: tuple[Part, ...] = ()
     flattened: bool = False
+    apart: bool = False
+    source: Convolution | None = None
     unlike: bool = False
     features: np.ndarray | None = None
     values: np.ndarray | None = None
@@ -211,8 +216,8 @@ class State:
     def light(self) -> State:
         """The same state with the distances of many points in single precision, for keeping many."""
         if self.points <= MANY_POINTS:
-            return self
-        return self.mapped(lambda block: block.astype(np.float32))
+            return self if self.source is None else dataclasses.replace(self, source=None)
+        return self.mapped(lambda block: block.astype(np.float32), source=None)
 
     def folded(self) -> State:
         """The same state with the images' unequal sizes in its distances."""

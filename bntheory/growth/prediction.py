@@ -322,7 +322,8 @@ def predict_growth(
     sampled, and a BatchNorm divides each by a size of its own. Gradients in front of a BatchNorm over maps that hardly
     vary between positions are too low there, since units of small size vary in other ways than the rest. Without a
     BatchNorm, gradients in front of an activation that such a convolution reads are e^0.1 to e^0.3 too low, since its
-    units go with what they read; and where GroupNorm has groups of few channels.
+    units go with what they read. Gradients in front of a LayerNorm or GroupNorm are of images of mean size: too low
+    where given images differ much in size, as constant ones do, and those of weights there too high.
 
     References
     ----------

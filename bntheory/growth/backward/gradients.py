@@ -5,7 +5,8 @@
     Dense, Conv  γ_a = n v Σ γ_P over the outputs P that read a        n v: outputs of a unit (and offset) times Var w
     Activation   γ E φ′²
     BatchNorm    on vectors by `batch_norm.pullback`, with the activation after it; on images `gradient_covariances`
-    Norms        1/(s² + ε), up to one part in the number of units
+    Norms        1/(s² + ε), up to one part in the number of units; of groups of channels E 1/(s² + ε) and less what the
+                 group's mean and its part along the output take away
     Affine       γ E γ², the factors of units independent of what reads them where they are not sampled
     Pool         shares squared, or the position of the maximum
     sum          the gradient to both, times α² to the branch
@@ -295,20 +296,28 @@ def _normalization(
     same_units = before.centred and before.population is not None
     times = scaled if same_units else averaged
     top = float(log_s.min())
-    members = shape[0] // layer.groups if isinstance(layer, GroupNorm) and len(shape) == 3 else math.inf
-    return lambda gradient: times(_less_means(gradient, members), np.exp(top - log_s), -top)
+    if not isinstance(layer, GroupNorm) or len(shape) < 3:
+        return lambda gradient: times(gradient, np.exp(top - log_s), -top)
+    if not correlated or after.log_d is None:
+        return lambda gradient: times(gradient, np.exp(top - log_s), -top)
+    blocks, scale = kernels.products(after)
+    members, y = shape[0] // layer.groups, (blocks[0][:-1, :-1] * math.exp(scale)).astype(np.float32)
+    return lambda gradient: times(_projected(gradient, members, y), np.exp(top - log_s), -top)
 
 
-def _less_means(gradient: Gradient, members: float) -> Gradient:
-    """Less its mean over positions and a group of channels, of which one channel counts 1/members."""
-    if gradient.links is None or members == math.inf:
+def _projected(gradient: Gradient, members: int, y: np.ndarray) -> Gradient:
+    """Less its mean over positions and a group of channels, and its part along the output, of covariances y.
+
+    One channel of the group counts 1/members; what is taken of two images are means.
+    """
+    if gradient.links is None:
         return gradient
-
-    def less(block: np.ndarray) -> np.ndarray:
-        means = block.mean(axis=1, dtype=float)
-        return block - (means[:, None] + means - means.mean()) / members
-
-    return of_moments(covariances.each(less, gradient.moments()), gradient.log_scale, gradient.evenness)
+    within, cross = gradient.moments()
+    left, _ = covariances.projected((within, None), (within * y, None), (y, None), members)
+    if cross is not None:
+        means = cross.mean(axis=1, dtype=float)
+        cross = cross - (means[:, None] + means - means.mean()) / members
+    return of_moments((left, cross), gradient.log_scale, gradient.evenness)
 
 
 def _log_sizes(layer: LayerNorm | GroupNorm, before: State, shape: Shape) -> np.ndarray:
@@ -325,6 +334,10 @@ def _log_sizes(layer: LayerNorm | GroupNorm, before: State, shape: Shape) -> np.
     if isinstance(layer, GroupNorm) and together and (log_d := before.folded().log_d) is not None:
         share = math.exp(min(float(log_mean(log_d)) - math.log(2) - float(log_square[0]), 0.0))
         log_square = log_square + math.log1p((share - 1) * layer.groups / shape[0])  # the group's mean is taken away
+        if before.gaussian and before.points <= batch_modes.MOST_POINTS and math.isfinite(log_square[0]):
+            epsilon = layer.epsilon * math.exp(min(-float(log_square[0]), 700.0))
+            log_inverse = batch_modes.log_inverse_of_group(before, shape[0] // layer.groups, epsilon)
+            return log_square - (log_inverse if log_inverse < math.inf else 0.0)
     return np.logaddexp(log_square, math.log(layer.epsilon) if layer.epsilon else -math.inf)
 
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bntheory.growth.by_rows import by_rows
+from bntheory.growth.infinite_width import positions
 from bntheory.growth.infinite_width.state import State, log_mean
 
 MOST_POINTS = 256
@@ -112,3 +113,25 @@ def _log_laplace(modes: np.ndarray, count: float, share: float) -> np.ndarray:
 
 def _gained(modes: np.ndarray, share: float, weight: np.ndarray) -> np.ndarray:
     return modes * (weight @ (1 / (1 + 2 * share * np.multiply.outer(TIMES, modes))))
+
+
+def log_inverse_of_group(state: State, members: int, epsilon: float = 0.0) -> float:
+    """ln E 1/(s² + ε) of GroupNorm, E s² = 1: s² over the positions of an image and a group of channels, all alike.
+
+    λ are the eigenvalues of C over its points: members − 1 times those of the covariances of a channel, each over
+    members, and once those about the mean over positions, which the group's mean takes away.
+    """
+    state = state.folded()
+    assert state.log_d is not None
+    q, scale = positions.linear(state.log_q)
+    own = (q[:, None] + q - np.exp(state.log_d - scale)) / 2
+    rows = own.mean(axis=1)
+    inside = own - rows[:, None] - rows + rows.mean()
+    total = (members - 1) * float(np.trace(own)) + float(np.trace(inside))
+    if not total > 0:
+        return math.inf
+    terms = np.log(TIMES) - epsilon * TIMES
+    for block, count in ((own, members - 1), (inside, 1)):
+        terms = terms + _log_laplace(np.maximum(np.linalg.eigvalsh(block), 0) / total, count, 1)
+    ended = terms[-1] <= terms.max() - 3
+    return math.log(float(np.exp(terms).sum()) * STEP) if ended else math.inf

@@ -87,3 +87,21 @@ def test_points_that_are_all_the_same_have_no_covariances(copies):
     given = batch_modes.centred(state_of(np.ones((3, 3)), np.ones((3, 3)), copies))
     assert all(not block.any() for block in given if block is not None)
     assert (given[1] is None) == (copies == 1)
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_sizes_of_groups_of_channels(members):
+    """E 1/(s² + ε) of GroupNorm by 200,000 drawn groups of correlated positions: it errs by 0.3%; five of that."""
+    rng = np.random.default_rng(0)
+    root = rng.standard_normal((6, 6)) + 1
+    covariance = root @ root.T / 12
+    q = np.diagonal(covariance)
+    with np.errstate(divide="ignore"):
+        log_d = np.log(np.maximum(q[:, None] + q - 2 * covariance, 0))
+    np.fill_diagonal(log_d, -math.inf)
+    state = State(np.log(q), log_d, None, 1)
+    drawn = rng.standard_normal((200_000, members, 6)) @ root.T
+    square = drawn.var(axis=(1, 2))
+    square /= square.mean()
+    found = batch_modes.log_inverse_of_group(state, members, 0.1)
+    assert math.exp(found) == pytest.approx(np.mean(1 / (square + 0.1)), rel=0.015)

@@ -200,7 +200,7 @@ class Tracer(TorchFunctionMode):
         orientations.add(weight.stride())
         if len(orientations) > 1:
             raise ValueError(f"weights of {earlier}, used otherwise: they depend on what they have made")
-        stored = weights.read(row, weight, bias, "" if earlier == row else earlier)
+        stored = weights.read(row, weight, bias, "" if earlier == row else earlier, self._init is not None)
         sums = weight.detach().double().flatten(1).sum(1)
         if float((sums**2).max()) < STANDARDIZED * fan_in * stored.second_moment:
             raise ValueError("standardized weights, which pass no mean on")

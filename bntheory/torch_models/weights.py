@@ -32,13 +32,15 @@ class Weights(NamedTuple):
     shared_with: str
 
 
-def read(row: str, weight: torch.Tensor, bias: torch.Tensor | None, shared_with: str = "") -> Weights:
-    """Moments of the weights of a row, in float64.
+def read(
+    row: str, weight: torch.Tensor, bias: torch.Tensor | None, shared_with: str = "", replaced: bool = False
+) -> Weights:
+    """Moments of the weights of a row, in float64; `replaced`: by those of a law that was named.
 
     Raises
     ------
     Refused
-        If a weight is not finite, or all are zero.
+        If a weight is not finite, or all are zero and not replaced.
     """
     values = weight.detach().double().flatten()
     for word, numbers in (("weights", values), ("biases", None if bias is None else bias.detach().double())):
@@ -46,15 +48,16 @@ def read(row: str, weight: torch.Tensor, bias: torch.Tensor | None, shared_with:
             bad = int((~torch.isfinite(numbers)).sum())
             raise Refused(f"row {row}: {word} must be finite, got {bad} of {numbers.numel()} that are NaN or infinite")
     largest = float(values.abs().max()) if values.numel() else 0.0
-    if largest == 0:
+    if largest == 0 and not replaced:
         raise Refused(f"row {row}: all {values.numel()} weights are zero: initialize them, or name a law with init=")
-    unit = values / largest
+    unit = values / (largest or 1.0)
     second, mean = float((unit**2).mean()), float(unit.mean())
     centred = (unit - mean) ** 2
     variance = float(centred.mean())
     kurtosis = float((centred**2).mean()) / variance**2 if variance > 0 else math.nan
     square = 0.0 if bias is None else float((bias.detach().double() ** 2).mean())
-    return Weights(row, values.numel(), second * largest**2, mean**2 / second, kurtosis, square, shared_with)
+    share = mean**2 / second if second > 0 else math.nan
+    return Weights(row, values.numel(), second * largest**2, share, kurtosis, square, shared_with)
 
 
 def law(weights: Weights, fan_in: int) -> Initialization:

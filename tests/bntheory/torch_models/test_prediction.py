@@ -60,6 +60,9 @@ def test_a_named_law_takes_the_place_of_the_weights():
     own, he = bn.predict_module(model, example), bn.predict_module(model, example, init="he_normal")
     # torch's default has a sixth of He's variance: 2 ReLU layers
     assert he.log_second_moment[-1] - own.log_second_moment[-1] == pytest.approx(2 * math.log(6), abs=0.1)
+    with torch.no_grad():
+        model[2].weight.zero_()  # as many initialize the last layer of a block: which says nothing then
+    assert bn.predict_module(model, example, init="he_normal").log_second_moment[-1] == he.log_second_moment[-1]
 
 
 def test_rows_without_a_rule_are_named_and_the_next_start_from_what_is_measured():

@@ -36,6 +36,7 @@ MODES = 64  # of a matrix of covariances that is none, as of images at equal siz
 NEARLY = 0.9  # of its trace
 LARGE = 512  # points, from which fields are drawn in single precision
 IMAGE = 16  # points from which means over points help
+NEAR, FEWEST_COLUMNS = 2**16, 64  # particles at a time, as many as stay near the processor, and their points
 KEPT_POINTS = 128  # as many copies are kept as give so many points: enough for a BatchNorm over fields
 
 
@@ -120,7 +121,10 @@ def added(first: Population, second: Population, factor: float, independent_of: 
     ratio, other = math.exp(first.log_scale - scale), factor * math.exp(second.log_scale - scale)
     particles = second.particles
     if independent_of is not None:
-        particles = _uncorrelated(first.particles, particles[pairing(first.particles, independent_of)])
+        particles = particles[pairing(first.particles, independent_of)]
+        width = max(FEWEST_COLUMNS, NEAR // len(particles))
+        for columns in (slice(start, start + width) for start in range(0, particles.shape[1], width)):
+            particles[:, columns] = _uncorrelated(first.particles[:, columns], particles[:, columns])
     fields = None
     if first.fields is not None and second.fields is not None:
         fields = first.fields * np.float32(ratio) + second.fields * np.float32(other)

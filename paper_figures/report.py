@@ -21,7 +21,13 @@ from simulations.training.devices import resolve
 
 FORMAT = "bntheory report 1"
 RESULTS, PAGE = "results.json", "report.html"
-FIGURES = ("growth", *(f"figure{number}" for number in range(2, 9)), "table1")
+FIGURES = (
+    "growth",
+    *(f"figure{number}" for number in range(1, 9)),
+    "table1",
+    "appendix_learning_rates",
+    "appendix_trained_networks",
+)
 DRAWN = ("figure2", "figure6", "figure7", "table1")
 SCALES: dict[str, dict[str, dict[str, int]]] = {  # a scale changes arguments of the figures' `compute`
     "quick": {},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paper_figures.checks import Check, between
-from paper_figures.results import training_results
+from paper_figures.values import committed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,9 +38,10 @@ def compute(seed: int = 0, device: str = "cpu") -> dict[str, Any]:
     -------
     dict
         "commands"; "depths"; for each depth and norm "accuracy": rates → accuracies in training, one a seed, 0 for runs
-        that diverged; "largest": level → largest learning rate, one a seed, None where there is none.
+        that diverged; "tested": the same on images held back; "largest": level → largest learning rate, one a seed,
+        None where there is none.
     """
-    sweeps = [training_results(name) for name in ("digits_sweep", "digits_sweep_110")]
+    sweeps = [committed(name) for name in ("digits_sweep", "digits_sweep_110")]
     runs = [run for sweep in sweeps for run in sweep["runs"]]
     data: dict[str, Any] = {"commands": [sweep["command"] for sweep in sweeps]}
     data["depths"] = sorted({run["depth"] for run in runs})
@@ -53,16 +54,19 @@ def compute(seed: int = 0, device: str = "cpu") -> dict[str, Any]:
 
 def _case(runs: list[dict[str, Any]]) -> dict[str, Any]:
     accuracy: dict[float, list[float]] = {}
+    tested: dict[float, list[float]] = {}
     largest: dict[float, dict[int, float]] = {level: {} for level in LEVELS}
     for run in runs:
         reached, rate = run["train_accuracy"] or 0.0, run["learning_rate"]
         accuracy.setdefault(rate, []).append(reached)
+        tested.setdefault(rate, []).append(run["test_accuracy"] or 0.0)
         for level, found in largest.items():
             if reached >= level:
                 found[run["seed"]] = max(rate, found.get(run["seed"], 0.0))
     seeds = sorted({run["seed"] for run in runs})
     return {
         "accuracy": accuracy,
+        "tested": tested,
         "largest": {level: [found.get(seed) for seed in seeds] for level, found in largest.items()},
     }
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paper_figures.checks import Check, at_most, between
-from paper_figures.results import training_results
+from paper_figures.values import committed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def compute(seed: int = 0, device: str = "cpu") -> dict[str, Any]:
     dict
         "date", "command"; "steps"; "networks": by name and quantity an array (seeds, steps), NaN where there is none.
     """
-    found = training_results("trained_networks")
+    found = committed("trained_networks")
     networks: dict[str, dict[str, np.ndarray]] = {}
     for name in dict.fromkeys(run["network"] for run in found["runs"]):
         looks = [run["looks"] for run in found["runs"] if run["network"] == name]

@@ -8,47 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from paper_figures import figure3, figure4, figure5, training_claims
 from paper_figures.values import committed, paper_values
-
-REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
-NOT_TESTABLE = "not testable at this scale"
-
-
-class Claim(NamedTuple):
-    """One row of the table.
-
-    Attributes
-    ----------
-    figure : str
-        Where the paper says it.
-    what : str
-        The claim.
-    paper, theory, ours : str
-        Values with reading error, and with what our uncertainty is; "–" where there is none.
-    verdict : {"reproduced", "not reproduced", "not testable at this scale"}
-    explanation : str
-    should_hold : bool
-        False for what is known to deviate or cannot be tested here.
-    """
-
-    figure: str
-    what: str
-    paper: str
-    theory: str
-    ours: str
-    verdict: str
-    explanation: str
-    should_hold: bool = True
-
-    @property
-    def failed(self) -> bool:
-        """Whether it should hold and does not."""
-        return self.should_hold and self.verdict != REPRODUCED
+from paper_figures.verdicts import NOT_TESTABLE, Claim, judged
 
 
 def claims(figures: dict[str, dict[str, Any]]) -> list[Claim]:
@@ -64,8 +30,8 @@ def claims(figures: dict[str, dict[str, Any]]) -> list[Claim]:
     list of Claim
         In the paper's order; those that need trained networks at the end.
     """
-    judged = [claim for name, judge in JUDGES.items() if name in figures for claim in judge(figures[name])]
-    return [*judged, *(Claim(*row, NOT_TESTABLE, why, False) for *row, why in training_claims.OPEN)]
+    found = [claim for name, judge in JUDGES.items() if name in figures for claim in judge(figures[name])]
+    return [*found, *(Claim(*row, NOT_TESTABLE, why, False) for *row, why in training_claims.OPEN)]
 
 
 def markdown(rows: Iterable[Claim]) -> str:
@@ -79,11 +45,6 @@ def markdown(rows: Iterable[Claim]) -> str:
     heads = ("where", "claim", "paper", "theory", "ours", "verdict", "explanation")
     lines = [heads, ("---",) * len(heads), *(row[:7] for row in rows)]
     return "\n".join("| " + " | ".join(part.replace("|", "\\|") for part in line) + " |" for line in lines)
-
-
-def _claim(figure: str, what: str, values: tuple[str, str, str], holds: bool, why: str, known: bool = False) -> Claim:
-    """A claim that was tested; `known`: it is known not to hold."""
-    return Claim(figure, what, *values, REPRODUCED if holds else NOT_REPRODUCED, why, not known)
 
 
 def _range(part: dict[str, Any]) -> str:
@@ -106,7 +67,7 @@ def _growth(data: dict[str, Any]) -> list[Claim]:
         f"over a factor {math.exp(upper - lower):.0f}."
     )
     holds = upper - lower > math.log(10) and abs(inside - 0.9) < 0.08  # 4.6 deviations of 300 networks
-    return [_claim("text", "classical initializations keep the size on average over weights only", values, holds, why)]
+    return [judged("text", "classical initializations keep the size on average over weights only", values, holds, why)]
 
 
 def _figure2(data: dict[str, Any]) -> list[Claim]:
@@ -120,21 +81,21 @@ def _figure2(data: dict[str, Any]) -> list[Claim]:
     tails = float(np.median(data["nobn"]["kurtosis"])) > float(np.median(data["bn"]["kurtosis"]))
     reach = paper["nobn"]["support_half_width"]
     return [
-        _claim(
+        judged(
             "figure 2",
             "without BN gradients of layer 55 spread about 100 times wider",
             ("about 100 (by eye)", "–", f"{ratio:.0f} (median of {many['draws']}), {own:.0f} (median here)"),
             min(ratio, own) >= 100,
             "Wider by 100 at least; the ratio itself is larger, as gradients without BN are.",
         ),
-        _claim(
+        judged(
             "figure 2",
             "without BN the distribution is heavy-tailed",
             ("sharp peak, long flat tails", "–", f"kurtosis {kurtosis}"),
             tails and nobn["kurtosis"]["least"] > bn["kurtosis"]["largest"],
             "Gaussian is 3. Every draw without BN has heavier tails than every draw with BN.",
         ),
-        _claim(
+        judged(
             "figure 2",
             "range of gradients without BN",
             (f"±{reach:g} (by eye)", "–", f"±{_range(nobn['half_width'])}"),
@@ -157,14 +118,14 @@ def _figure3(data: dict[str, Any]) -> list[Claim]:
     ours = f"{min(steps):.2g} to {max(steps):.2g} ({many['draws']} draws), {min(here):.2g} to {max(here):.2g} here"
     level = f"its quadratic is level at {data['curved']['level_step']:.1g}"
     return [
-        _claim(
+        judged(
             "figure 3",
             "without BN the relative loss passes 1000 below a step of 0.01",
             (f"at {passes[0]:g} to {passes[-1]:g} (by eye)", level, ours),
             max(*steps, *here) < 1e-2,
             "Theory's quadratic ends earlier than the loss rises: it knows the curvature at the start only.",
         ),
-        _claim(
+        judged(
             "figure 3",
             "step at which it passes",
             (f"{passes[0]:g} to {passes[-1]:g} (by eye)", level, ours),
@@ -172,7 +133,7 @@ def _figure3(data: dict[str, Any]) -> list[Claim]:
             "4 to 11 times smaller than in the paper, as the loss starts at 340 to 1000.",
             known=True,
         ),
-        _claim(
+        judged(
             "figure 3",
             "with BN the relative loss stays below 10 up to a step of 0.2",
             (
@@ -183,7 +144,7 @@ def _figure3(data: dict[str, Any]) -> list[Claim]:
             max(largest, own) < figure3.ALLOWED,
             "In every draw and mini-batch.",
         ),
-        _claim(
+        judged(
             "figure 3",
             "the best step is about 100 times larger with BN",
             ("100 to 330 (by eye)", "–", f"{best:.0f} (medians of {many['draws']} draws)"),
@@ -212,7 +173,7 @@ def _figure4(data: dict[str, Any]) -> list[Claim]:
     )
     what = "along a diverging step channels grow the more the deeper (layers 8, 44, 80)"
     holds = all(check.passed for check in figure4.check(data))
-    return [_claim("figure 4", what, values, holds, why)]
+    return [judged("figure 4", what, values, holds, why)]
 
 
 def _figure5(data: dict[str, Any]) -> list[Claim]:
@@ -228,7 +189,7 @@ def _figure5(data: dict[str, Any]) -> list[Claim]:
         holds = distance <= allowed and abs(difference) <= 0.1
         why = f"A reflected random walk (Spitzer's law). Allowed {allowed:g}: one network, read by eye."
         rows.append(
-            _claim("figure 5", f"with BN {text} grows slowly by depth and starts anew in a stage", values, holds, why)
+            judged("figure 5", f"with BN {text} grows slowly by depth and starts anew in a stage", values, holds, why)
         )
     worst = []
     for name in ("log_std", "log_mean"):
@@ -240,7 +201,7 @@ def _figure5(data: dict[str, Any]) -> list[Claim]:
     why = (
         "One network, on average over points, of its draws' standard deviations: on the low side of the band or below."
     )
-    rows.append(_claim("figure 5", "without BN channels grow exponentially", values, all(passed), why))
+    rows.append(judged("figure 5", "without BN channels grow exponentially", values, all(passed), why))
     return rows
 
 
@@ -250,14 +211,14 @@ def _figure6(data: dict[str, Any]) -> list[Claim]:
     here = float(data["nobn"]["share"].min())
     theory = {kind: data[kind]["predicted_share"] for kind in ("bn", "nobn")}
     return [
-        _claim(
+        judged(
             "figure 6",
             "without BN one class is predicted for almost every image",
             ("almost all of 128", f"{theory['nobn'][1]:.0%} (median)", f"{_range(share)}, {here:.0%} at least here"),
             min(share["median"], here) > 0.95,
             "Outputs of different images are nearly proportional to one another.",
         ),
-        _claim(
+        judged(
             "figure 6",
             "with BN no class has probability near 1 for every image",
             ("no such column", "–", f"largest mean probability of a class {_range(column)}"),
@@ -276,14 +237,14 @@ def _figure7(data: dict[str, Any]) -> list[Claim]:
     values = ("in words", f"edges {', '.join(f'{edge:.2f}' for edge in edges)} ({factors})", "see figure 8")
     pairs = f"{nobn:.2f} without, {bn:.2f} with BN ({data['draws']} draws)"
     return [
-        _claim(
+        judged(
             "figure 7",
             "the density is longer-tailed and more singular at 0 the more factors",
             values,
             bool(np.all(np.diff(near) > 0) and np.all(np.diff(edges) > 0)),
             f"The mass below 0.1 rises from {near[0]:.2f} to {near[-1]:.2f}.",
         ),
-        _claim(
+        judged(
             "text",
             "gradients of pairs of channels: dominant low-rank structure without BN, less with it",
             ("in words (from memory)", "–", f"variance explained by row and column {pairs}"),
@@ -307,7 +268,7 @@ def _figure8(data: dict[str, Any]) -> list[Claim]:
     why = (
         f"Largest Kolmogorov distance of a histogram to the law {distance:.4f}; the largest values lie below the edge."
     )
-    return [_claim("figure 8", "singular values of 1, 3, 5 matrices follow the theorem", values, bool(holds), why)]
+    return [judged("figure 8", "singular values of 1, 3, 5 matrices follow the theorem", values, bool(holds), why)]
 
 
 def _table1(data: dict[str, Any]) -> list[Claim]:
@@ -326,7 +287,7 @@ def _table1(data: dict[str, Any]) -> list[Claim]:
             else "Theory of infinite width agrees within a factor of two."
         )
         values = (paper, ", ".join(f"{value:.3g}" for value in theory), ours)
-        rows.append(_claim("table 1", f"{what} (layers {', '.join(map(str, data['layers']))})", values, holds, why))
+        rows.append(judged("table 1", f"{what} (layers {', '.join(map(str, data['layers']))})", values, holds, why))
     return rows
 
 
@@ -340,4 +301,6 @@ JUDGES: dict[str, Callable[[dict[str, Any]], list[Claim]]] = {
     "figure8": _figure8,
     "table1": _table1,
     "growth": _growth,
+    "figure1": training_claims.figure1,
+    "appendix_learning_rates": training_claims.learning_rates,
 }

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from paper_figures.checks import Check, at_most, between
-from paper_figures.results import training_results
-from paper_figures.values import paper_values
+from paper_figures.values import committed, paper_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +32,7 @@ def compute(seed: int = 0, device: str = "cpu") -> dict[str, Any]:
     dict
         "date", "runs": name, command, learning_rate, divergence, epochs.
     """
-    found = training_results("fashion_training")
+    found = committed("fashion_training")
     names = ("name", "command", "learning_rate", "outcome", "divergence", "epochs", "machines", "data")
     return {"date": found["date"], "runs": [{name: run[name] for name in names} for run in found["runs"]]}
 

@@ -33,13 +33,14 @@ def committed(name: str) -> dict[str, Any]:
 
     Parameters
     ----------
-    name : {"initialization_probes", "step_probes"}
-        Medians over many draws of ResNet-110 at initialization, by tests/benchmarks/NAME.py.
+    name : str
+        "initialization_probes", "step_probes": medians over many draws of ResNet-110 at initialization;
+        "fashion_training", "digits_sweep" (depths 20 and 56), "digits_sweep_110", "trained_networks": runs of training.
 
     Returns
     -------
     dict
-        "command", "date", "draws", versions, and the numbers of "bn" and "nobn".
+        "command" (of all, or of every run), "date", and what the command wrote.
 
     Examples
     --------

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from paper_figures import claims, commands, figure8, report, training_claims
-from paper_figures.claims import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Claim, markdown
+from paper_figures.claims import markdown
 from paper_figures.values import committed
+from paper_figures.verdicts import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Claim, judged
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +99,7 @@ def test_the_command_judges_draws_and_writes(tmp_path, monkeypatch, capsys):
 def test_the_command_fails_with_a_claim(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(report.SCALES, "quick", {"figure8": {"width": 60, "draws": 3}})
     monkeypatch.setattr(figure8, "check", lambda data: [])
-    monkeypatch.setitem(
-        claims.JUDGES, "figure8", lambda data: [claims._claim("figure 8", "edge", ("2", "2", "3"), False, "")]
-    )
+    monkeypatch.setitem(claims.JUDGES, "figure8", lambda data: [judged("figure 8", "edge", ("2", "2", "3"), False, "")])
     assert run("figure8", "--check", "--out", str(tmp_path)) == 1
     assert "not reproduced  FAILED: figure 8, edge" in capsys.readouterr().out
     assert run("figure8", "--out", str(tmp_path)) == 0  # nothing judged

@@ -2,19 +2,20 @@
 
 import copy
 import json
-from pathlib import Path
+from importlib import resources
 
 import pytest
 
-from paper_figures import appendix_learning_rates, appendix_trained_networks, figure1
-from paper_figures import results as kept
+from paper_figures import appendix_learning_rates, appendix_trained_networks, claims, figure1
+from paper_figures.values import committed
+from paper_figures.verdicts import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 
-FILES = sorted(path.stem for path in Path(kept.__file__).parent.glob("*.json"))
+FILES = sorted(path.name[:-5] for path in resources.files("paper_figures").joinpath("results").iterdir())
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_results_say_when_and_how_they_were_made(name):
-    found = kept.training_results(name)
+    found = committed(name)
     assert len(found["date"]) == 10 and found["date"] >= "2026-11-26"
     commands = [found["command"]] if "command" in found else [run["command"] for run in found["runs"]]
     assert all(command.split()[0] in ("bntheory", "python") for command in commands)
@@ -60,3 +61,15 @@ def test_single_matrices_of_relu_networks_without_batch_norm_stay_like_random_on
     networks = appendix_trained_networks.compute()["networks"]
     assert networks["ResNet-20 without BatchNorm"]["matrices_unlike_random"][:, -1].max() < 0.1
     assert networks["ResNet-20 with BatchNorm"]["matrices_unlike_random"][:, -1].min() > 0.7
+
+
+def test_claims_about_training_are_judged_and_can_fail():
+    data = {"figure1": figure1.compute(), "appendix_learning_rates": appendix_learning_rates.compute()}
+    judged = [claim for claim in claims.claims(data) if claim.verdict != NOT_TESTABLE]
+    assert [claim.verdict for claim in judged] == [REPRODUCED, NOT_REPRODUCED, REPRODUCED, REPRODUCED, REPRODUCED]
+    rates = data["appendix_learning_rates"]
+    rates[110]["all"]["largest"] = rates[110]["none"]["largest"]
+    rates[20]["none"]["tested"][0.01] = [0.5, 0.5, 0.5]
+    data["figure1"]["runs"][0]["epochs"][-1]["test_accuracy"] = 0.1
+    again = [claim for claim in claims.claims(data) if claim.verdict != NOT_TESTABLE]
+    assert [claim.failed for claim in again] == [True, False, True, True, True]

@@ -72,6 +72,15 @@ def test_a_network_with_batch_norm_learns_digits():
     assert [epoch["learning_rate"] for epoch in history.epochs] == pytest.approx([0.1] * 3 + [0.01] * 2 + [0.001])
 
 
+def test_batch_norm_bears_a_learning_rate_at_which_the_plain_network_diverges():
+    plain, normed = (
+        Recipe(bn.mlp(10, 64, input_width=64, output_width=10, batch_norm=norm), learning_rate=1.0, epochs=8)
+        for norm in (False, True)
+    )
+    assert loop.train(plain).outcome == "diverged"
+    assert loop.train(normed).epochs[-1]["test_accuracy"] > 0.9
+
+
 def test_epoch_results_are_those_of_the_network():
     """Tested once more by hand, in evaluation mode, from the checkpoint."""
     history = loop.train(MLP)
@@ -119,13 +128,16 @@ def test_the_global_random_state_is_left_alone():
 # one process loads torch and computes nothing with it, so that it can fork those that are killed
 SCRIPT = """
 import os, pathlib, random, signal, sys, time
-import sklearn.datasets, torch
+import torch
 import bntheory as bn
-from simulations.training import loop
+from simulations.training import batches, loop
 from simulations.training.recipe import Recipe
 
 layers = (bn.Conv(4, 3, padding=1), bn.BatchNorm(), bn.Activation("relu"), bn.Dropout(0.2), bn.Flatten(), bn.Dense(10))
 recipe = Recipe(bn.Sequential(layers, (1, 8, 8)), epochs=6, augment=True)
+torch.set_num_threads(1)
+batches.examples(recipe, "cpu")  # loads what is needed, before there are children
+
 
 def start(folder):
     child = os.fork()

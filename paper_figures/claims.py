@@ -39,6 +39,7 @@ def markdown(rows: Iterable[Claim]) -> str:
 
     Examples
     --------
+    >>> from paper_figures.verdicts import REPRODUCED, Claim
     >>> print(markdown([Claim("figure 8", "edge", "2", "2", "1.99", REPRODUCED, "As expected.")]).splitlines()[-1])
     | figure 8 | edge | 2 | 2 | 1.99 | reproduced | As expected. |
     """

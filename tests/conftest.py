@@ -89,3 +89,8 @@ def jacobi(rows):
                 norm = mpmath.sqrt(1 + t * t)
                 rows[i], rows[j] = rows[i] / norm, rows[j] / norm
     return [row @ row for row in rows]
+
+
+def pytest_collection_modifyitems(items):
+    """Let the file that takes longest by itself come first, not at the end, where the other process would wait."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")

@@ -249,12 +249,12 @@ def check_extreme(growth, odd=False):
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("name", [*KNOWN[:11], "softsign", "hardtanh"])
 def test_gain_ten(name, options):
-    """No overflow and no warning over 40 layers; the whole 10,000 for the networks below."""
-    growth = predict_growth(mlp(40, 64, name, TEN, **options), batch_size=32)
+    """No overflow and no warning over 20 layers; the whole 10,000 for the networks below."""
+    growth = predict_growth(mlp(20, 64, name, TEN, **options), batch_size=32)
     check_extreme(growth, odd=name in ("linear", "tanh", "erf", "softsign", "hardtanh"))
 
 
-@pytest.mark.parametrize(("name", "depth", "options"), [("linear", 10_000, {}), ("tanh", 1000, {"bias": 0.1})])
+@pytest.mark.parametrize(("name", "depth", "options"), [("linear", 10_000, {}), ("tanh", 300, {"bias": 0.1})])
 def test_gain_ten_in_deep_networks(name, depth, options):
     growth = predict_growth(mlp(depth, 64, name, TEN, **options), batch_size=32)
     check_extreme(growth, odd=True)
@@ -262,7 +262,7 @@ def test_gain_ten_in_deep_networks(name, depth, options):
         assert growth.log_second_moment[-1] == pytest.approx(10_000 * math.log(100), rel=1e-13)
 
 
-@pytest.mark.parametrize(("depth", "bias"), [(3000, None), (400, 0.1)])
+@pytest.mark.parametrize(("depth", "bias"), [(1000, None), (400, 0.1)])
 def test_the_law_of_a_deep_network(depth, bias):
     growth = predict_growth(mlp(depth, 64, "relu", TEN, bias=bias), batch_size=32)
     check_extreme(growth)

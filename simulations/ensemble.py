@@ -55,14 +55,22 @@ def run_trials(
     def some(start: int) -> list[Result]:
         return [trial(index) for index in range(start, min(trials, start + at_once))]
 
-    hidden = None if progress is None else not progress
     results: list[Result] = []
     with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
-        with tqdm(total=trials, desc=label or None, disable=hidden, leave=False) as bar:
+        with tqdm(total=trials, desc=label or None, disable=hidden(progress), leave=False) as bar:
             for part in pool.map(some, range(0, trials, at_once)):
                 results += part
                 bar.update(len(part))
     return results
+
+
+def hidden(progress: bool | None) -> bool | None:
+    """Return what tqdm calls disabled: None hides a bar unless it is on a terminal.
+
+    >>> hidden(True), hidden(None)
+    (False, None)
+    """
+    return None if progress is None else not progress
 
 
 def cores() -> int:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from bntheory import arguments
 from simulations import memory, store, study_kinds
-from simulations.ensemble import cores
+from simulations.ensemble import cores, hidden
 from simulations.store import Store
 from simulations.study import Chunk, Study
 from simulations.study_results import StudyResults
@@ -97,7 +97,7 @@ def run_study(
         wanted = memory.fitting(wanted, needed) if workers is None else wanted
     with store.writing(study, folder, resume) as there:
         finished, _ = there.scan()
-        with tqdm(total=len(study), initial=len(finished), unit="chunk", disable=_hidden(progress), leave=False) as bar:
+        with tqdm(total=len(study), initial=len(finished), unit="chunk", disable=hidden(progress), leave=False) as bar:
             missing = (chunk for chunk in study.chunks() if chunk not in finished)
             own = _threads(wanted) if executor is None else contextlib.nullcontext(executor)
             with threadpool_limits(1), own as pool:  # for the executor's threads too, if it has some here
@@ -204,7 +204,3 @@ def _failure(study: Study, chunk: Chunk, error: BaseException) -> dict[str, Any]
         "seed": study.seed_of(chunk.point),
         "error": " ".join(f"{type(error).__name__}: {error}".split()),  # in one line
     }
-
-
-def _hidden(progress: bool | None) -> bool | None:
-    return None if progress is None else not progress

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from bntheory import arguments
 from bntheory.torch_models.tracing import unchanged_random_states
 from simulations import folders, streams
+from simulations.ensemble import hidden
 from simulations.training import batches, checkpoints, devices
 from simulations.training.divergence import first_not_finite, has_diverged
 from simulations.training.history import Divergence, History
@@ -90,7 +91,7 @@ def train(
         history, saved = run.history, time.monotonic()
         total = history.steps * recipe.epochs
         _tell(report, history, place)
-        with tqdm(total=total, initial=len(history.losses), unit="step", disable=_hidden(progress), leave=False) as bar:
+        with tqdm(total=total, initial=len(history.losses), unit="step", disable=hidden(progress), leave=False) as bar:
             while not history.finished:
                 for images, labels in _rest_of_epoch(run, learn):
                     if probes and len(history.losses) % probe_every == 0:
@@ -257,7 +258,3 @@ def _held(path: Path | None, resume: bool) -> Iterator[None]:
         for left in path.glob(f"*{folders.UNFINISHED}"):
             left.unlink()
         yield
-
-
-def _hidden(progress: bool | None) -> bool | None:
-    return None if progress is None else not progress

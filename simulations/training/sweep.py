@@ -52,11 +52,12 @@ def trained(parameters: Mapping[str, Any], seed: int) -> dict[str, float]:
         test_accuracy, train_accuracy and train_loss of the last epoch, the loss at the first step, the largest loss of
         a step over that, and the step of divergence. What there is not is infinite.
     """
+    from simulations.training.devices import one_torch_thread
     from simulations.training.loop import train
-    from simulations.training.modules import torch
 
-    torch.set_num_threads(1)
-    history = train(recipe_of({"seed": seed, **parameters}), device=parameters.get("device", "cpu"), progress=False)
+    recipe = recipe_of({"seed": seed, **parameters})
+    with one_torch_thread():
+        history = train(recipe, device=parameters.get("device", "cpu"), progress=False)
     found = dict.fromkeys(("test_accuracy", "train_accuracy", "train_loss"), math.inf)
     if history.divergence is None:
         found = {name: history.epochs[-1][name] for name in found}
@@ -94,7 +95,7 @@ def sweep_study(grid: Mapping[str, Sequence[Any]], device: str = "auto", **descr
     Parameters
     ----------
     grid : mapping of str to sequence
-        Axes: learning_rate, norm, depth, init, seed, or any other parameter that `trained` takes.
+        Axes: learning_rate, and norm, depth, init, seed, or any other parameter that `trained` takes.
     device : {"auto", "cpu", "cuda"}
     **description
         Parameters that are the same in all runs.
@@ -108,7 +109,8 @@ def sweep_study(grid: Mapping[str, Sequence[Any]], device: str = "auto", **descr
     Raises
     ------
     ValueError
-        For a parameter or value that no run has, or images that are not there, before anything is trained.
+        Without learning rates, for a parameter or value that no run has, or images that are not there, before anything
+        is trained.
 
     Examples
     --------
@@ -127,6 +129,9 @@ def sweep_study(grid: Mapping[str, Sequence[Any]], device: str = "auto", **descr
     for point in range(study.points):
         recipe = recipe_of({"seed": 0, **study.parameters(point)})
         images[recipe.data, recipe.image, recipe.classes, recipe.batch_size] = recipe
+    if "learning_rate" not in grid:
+        axes = ", ".join(grid)
+        raise ValueError(f"a sweep goes over learning rates: the grid needs learning_rate, got {axes}")
     for recipe in images.values():
         examples(recipe, "cpu")  # which refuses images that are not there, or not enough
     return study
@@ -255,7 +260,7 @@ class SweepResult:
 
     def largest(self, property: Callable[[Mapping[str, Any]], bool] = is_stable) -> list[Largest]:
         """Return the largest learning rates whose runs are stable, or have learned, for every kind of network."""
-        rates = self.results.study.grid.get("learning_rate", ())
+        rates = self.results.study.grid["learning_rate"]
         found = []
         for case in self.cases():
             runs = self.of(case)
@@ -327,7 +332,7 @@ class SweepResult:
         return ax
 
     def _accuracies(self, case: Mapping[str, Any]) -> Iterator[str]:
-        for rate in self.results.study.grid.get("learning_rate", ()):
+        for rate in self.results.study.grid["learning_rate"]:
             runs = self.of({**case, "learning_rate": rate})
             good = np.array([run["test_accuracy"] for run in runs if math.isfinite(run["test_accuracy"])])
             counts = f"stable {sum(map(is_stable, runs))}, learned {sum(map(has_learned, runs))} of {len(runs)}"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from simulations.training.recipe import Recipe
     from simulations.training.sweep import SweepResult
 
-RATES = "FROM:TO:NUMBER"
+EVENLY = "FROM:TO:NUMBER"
 HALF_DECADES = "1e-5,3e-5,1e-4,3e-4,0.001,0.003,0.01,0.03,0.1,0.3,1,3"
 # that end in ten classes, and begin with digits
 OUTPUTS = {"mlp": {"input_width": 64, "output_width": 10}, "cnn": {"classes": 10, "image": (3, 8, 8)}}
@@ -110,7 +110,7 @@ def train(
 @click.option("--show", is_flag=True, help="Only say what is there.")
 @click.option("--resume", is_flag=True, help="Continue in a folder that holds this sweep.")
 @click.option(
-    "--learning-rates", default=HALF_DECADES, show_default=True, metavar=f"LIST|{RATES}", help="… evenly in ln."
+    "--learning-rates", default=HALF_DECADES, show_default=True, metavar=f"LIST|{EVENLY}", help="… evenly in ln."
 )
 @click.option("--norms", default="none,all", show_default=True, help="BatchNorm in none, all or only the last layer.")
 @click.option("--depths", default="20", show_default=True, help="Of the ResNets, 6 n + 2.")
@@ -213,11 +213,11 @@ def _rates(text: str) -> list[float]:
         return [_number("learning-rates", word, float) for word in text.split(",")]
     parts = text.split(":")
     if len(parts) != 3:
-        raise click.UsageError(f"--learning-rates must be a list or {RATES}, got {text!r}")
+        raise click.UsageError(f"--learning-rates must be a list or {EVENLY}, got {text!r}")
     first, last = (_number("learning-rates", word, float) for word in parts[:2])
     number = _number("learning-rates", parts[2], int)
     if not (0 < first < last < math.inf and number > 1):
-        raise click.UsageError(f"--learning-rates {RATES} must rise from above 0, in 2 or more, got {text!r}")
+        raise click.UsageError(f"--learning-rates {EVENLY} must rise from above 0, in 2 or more, got {text!r}")
     return [float(f"{first * (last / first) ** (place / (number - 1)):.3g}") for place in range(number)]
 
 

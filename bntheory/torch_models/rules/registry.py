@@ -38,6 +38,7 @@ def pair(size: Any, sides: int, alone: int) -> tuple[int, int]:
 
 
 def number(sizes: tuple[int, int]) -> Pair:
+    """One number for two equal sizes."""
     return sizes[0] if sizes[0] == sizes[1] else sizes
 
 
@@ -49,4 +50,5 @@ def scaled(call: Call, value: Value, gamma: Any, beta: Any, always: bool = False
 
 
 def numbers(*values: Any) -> bool:
+    """Whether values are plain numbers, those after the first perhaps left out."""
     return all(isinstance(value, (int, float)) or value is None for value in values) and values[:1] != (None,)

@@ -33,8 +33,8 @@ class TheoryGap:
     measured : ndarray, (rows,)
         ln second moment of the network as it is.
     gap : ndarray, (rows,)
-        measured − predicted mean of ln second moment where there is one, elsewhere − ln E second moment; NaN where
-        theory does not speak.
+        measured − predicted mean of ln second moment where there is one, elsewhere − ln E second moment; NaN of a
+        row without a rule; rows after it are predicted from what is measured there.
     deviations : ndarray, (rows,)
         gap over the predicted standard deviation of random networks; NaN where there is none.
     """
@@ -150,9 +150,7 @@ def theory_gap(
     predicted = predict_module(model, batch)
     measured = measure_module(model, batch, redraw="none", gradients=False).log_second_moment[0]
     mean = np.where(np.isfinite(predicted.log_growth_mean), predicted.log_growth_mean, predicted.log_second_moment)
-    spoken = np.array([method not in ("measured", "unsupported") for method in predicted.moment_method])
-    gap = np.where(spoken & np.isfinite(mean), measured - mean, np.nan)
-    gap[np.array(measured == mean)] = 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
+        gap = np.where(measured == mean, 0.0, measured - mean)  # of a row that is zero, and predicted so, too
         deviations = np.where(predicted.log_growth_std > 1e-9, gap / predicted.log_growth_std, np.nan)
     return TheoryGap(predicted, measured, gap, deviations)

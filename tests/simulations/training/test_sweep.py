@@ -6,11 +6,20 @@ import math
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
-from simulations.study import Study
-from simulations.study_run import run_study
-from simulations.training.sweep import KIND, SweepResult, has_learned, is_stable, recipe_of, sweep, sweep_study, trained
+from simulations.study import Study  # noqa: E402
+from simulations.study_run import run_study  # noqa: E402
+from simulations.training.sweep import (  # noqa: E402
+    KIND,
+    SweepResult,
+    has_learned,
+    is_stable,
+    recipe_of,
+    sweep,
+    sweep_study,
+    trained,
+)
 
 SMALL = {"depth": 8, "image": (3, 8, 8), "epochs": 1, "batch_size": 256}
 
@@ -74,10 +83,12 @@ def test_a_real_sweep_is_repeated_to_the_bit(tmp_path):
 
 
 def test_a_diverged_run_has_no_accuracy():
+    threads = torch.get_num_threads()
     found = trained({**SMALL, "norm": "none", "learning_rate": 1e8, "epochs": 2}, seed=1)
     assert found["test_accuracy"] == found["largest_relative_loss"] == math.inf
     assert not is_stable(found) and not has_learned(found)
     assert 0 < found["divergence_step"] < 10
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("norm, where", [("none", 0), ("all", 9), ("last", 1)])
@@ -93,6 +104,8 @@ def test_what_is_refused(tmp_path):
         sweep_study({"learning_rates": [0.1]}, "cpu")
     with pytest.raises(ValueError, match="learning_rate must be finite and above 0, got -1"):
         sweep_study({"learning_rate": [-1]}, "cpu")
+    with pytest.raises(ValueError, match="the grid needs learning_rate, got depth"):
+        sweep_study({"depth": [8]}, "cpu", learning_rate=0.1)
     with pytest.raises(ValueError, match="a sweep is a study made by sweep_study, got one of kind 'growth'"):
         sweep(Study("growth", {"width": [4]}, 1, {"depth": 2}), tmp_path / "sweep")
     run_study(Study("growth", {"width": [4]}, 1, {"depth": 2}), tmp_path / "growth")

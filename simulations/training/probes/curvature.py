@@ -182,6 +182,8 @@ def curvature(
         operator = LinearOperator((size, size), matvec=multiply, dtype=np.float64)
         values, vectors = eigsh(operator, k, which="LA", v0=first, tol=tolerance)
     except ArpackError as error:
+        if not multiply(first).any():
+            raise ValueError("the Hessian is zero here, as of a dead network: there is no curvature to find") from None
         raise ValueError(
             f"Lanczos found no {k} eigenvalues to {tolerance:g} ({error}): take a larger tolerance"
         ) from error

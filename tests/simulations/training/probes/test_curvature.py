@@ -114,3 +114,11 @@ def test_what_has_no_second_derivative(blobs):
 def test_refusals(options, message, tanh_net, blobs):
     with pytest.raises(ValueError, match=message):
         curvature(tanh_net, *blobs, **options)
+
+
+def test_a_dead_network_has_no_curvature():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2, bias=False)).double()
+    with torch.no_grad():
+        model[0].bias.fill_(-1e3)
+    with pytest.raises(ValueError, match="the Hessian is zero here, as of a dead network"):
+        curvature(model, torch.ones(5, 3, dtype=torch.float64), torch.zeros(5, dtype=torch.int64))

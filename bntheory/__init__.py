@@ -9,10 +9,10 @@ from typing import Any
 
 _PUBLIC = {
     # describe
-    "mlp": "networks",
-    "resnet": "networks",
-    "vgg": "networks",
-    "cnn": "networks",
+    "mlp": "architectures",
+    "resnet": "architectures",
+    "vgg": "architectures",
+    "cnn": "architectures",
     "Sequential": "networks",
     "Residual": "networks",
     "Join": "networks",

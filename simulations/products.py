@@ -95,7 +95,7 @@ def log_singular_values(
 
     Examples
     --------
-    >>> from bntheory.networks import mlp
+    >>> from bntheory.architectures import mlp
     >>> log_singular_values(mlp(depth=1000, width=3, activation="linear", init="lecun_normal"), trials=2).shape
     (2, 3)
     >>> log_singular_values(mlp(50, 4, "tanh", init="orthogonal"), trials=1, inputs=np.zeros(4)).round(12) + 0.0

@@ -76,7 +76,7 @@ def train(
 
     Examples
     --------
-    >>> from bntheory.networks import mlp
+    >>> from bntheory.architectures import mlp
     >>> history = train(Recipe(mlp(2, 32, input_width=64, output_width=10), epochs=2), device="cpu")
     >>> history.outcome, len(history.losses), history.epochs[-1]["train_loss"] < history.losses[0]
     ('trained', 22, True)

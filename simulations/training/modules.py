@@ -73,7 +73,7 @@ def build(
 
     Examples
     --------
-    >>> from bntheory.networks import mlp
+    >>> from bntheory.architectures import mlp
     >>> build(mlp(depth=1, width=3, bias=0.1), seed=1)
     Sequential(
       (0): Linear(in_features=3, out_features=3, bias=True)

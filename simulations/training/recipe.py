@@ -63,7 +63,7 @@ class Recipe:
 
     Examples
     --------
-    >>> from bntheory.networks import resnet
+    >>> from bntheory.architectures import resnet
     >>> recipe = Recipe(resnet(20, batch_norm=True, image=(3, 8, 8)), learning_rate=0.1, epochs=8)
     >>> [round(recipe.rate_at(step, steps=80), 4) for step in (0, 39, 40, 60)]
     [0.1, 0.1, 0.01, 0.001]
@@ -148,7 +148,7 @@ class Recipe:
 
         Examples
         --------
-        >>> from bntheory.networks import mlp
+        >>> from bntheory.architectures import mlp
         >>> recipe = Recipe(mlp(2, 16, input_width=64, output_width=10))
         >>> Recipe.from_dict(recipe.to_dict()) == recipe
         True

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from bntheory.activations import Activation
+from bntheory.architectures import mlp
 from bntheory.layers import Dense
-from bntheory.networks import Residual, Sequential, mlp
+from bntheory.networks import Residual, Sequential
 from bntheory.spectra.densities import density_law
 from bntheory.spectra.discrete import DiscreteLaw
 from bntheory.spectra.fuss_catalan import MarchenkoPastur

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bntheory.networks import mlp
+from bntheory.architectures import mlp
 from bntheory.spectra.fuss_catalan import FussCatalan
 from simulations.products import log_singular_values
 from simulations.statistics import kolmogorov_distance, mean_with_error, tolerance

@@ -8,7 +8,7 @@ import functools
 import numpy as np
 import pytest
 
-from bntheory.networks import mlp
+from bntheory.architectures import mlp
 from simulations.products import log_singular_values
 
 

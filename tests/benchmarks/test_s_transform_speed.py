@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from bntheory.networks import mlp
+from bntheory.architectures import mlp
 from bntheory.spectra.jacobian import jacobian_law
 from bntheory.spectra.s_transform import STransformLaw
 

@@ -6,8 +6,9 @@ from scipy import stats
 from threadpoolctl import threadpool_limits
 
 from bntheory.activations import activation
+from bntheory.architectures import mlp
 from bntheory.layers import Dense
-from bntheory.networks import Residual, Sequential, mlp
+from bntheory.networks import Residual, Sequential
 from simulations import coins, streams
 from simulations.graded import chained
 from simulations.products import dense_log_singular_values, log_singular_values

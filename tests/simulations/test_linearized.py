@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from bntheory.activations import KNOWN, Activation, activation
+from bntheory.architectures import mlp, resnet
 from bntheory.initializations import initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, ZeroPad
-from bntheory.networks import Join, Residual, Sequential, mlp, resnet
+from bntheory.networks import Join, Residual, Sequential
 from bntheory.positional import ConvTranspose, Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 from simulations import linearized, streams

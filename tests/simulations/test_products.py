@@ -7,8 +7,9 @@ import pytest
 from scipy import sparse, stats
 
 from bntheory.activations import activation
+from bntheory.architectures import mlp
 from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool, ZeroPad
-from bntheory.networks import Residual, Sequential, mlp
+from bntheory.networks import Residual, Sequential
 from simulations import memory
 from simulations.products import dense_log_singular_values, log_singular_values
 

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from bntheory.networks import Leaf, leaves, mlp
+from bntheory.architectures import mlp
+from bntheory.networks import Leaf, leaves
 from simulations.samples import QUANTITIES, Samples, log_cosine_distance, moments
 
 SHAPES = [(1, 1), (7, 3), (5, 300), (4, 3, 6), (128, 24, 16, 16), (300, 2, 40, 40)]

@@ -7,8 +7,9 @@ import pytest
 from scipy import linalg, stats
 from scipy.special import erf, polygamma, psi
 
+from bntheory.architectures import mlp
 from bntheory.layers import Dense, Flatten
-from bntheory.networks import Sequential, mlp
+from bntheory.networks import Sequential
 from simulations import streams
 from simulations.products import dense_log_singular_values, log_singular_values
 from simulations.statistics import (

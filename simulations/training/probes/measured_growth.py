@@ -52,7 +52,7 @@ def measure_growth(model: nn.Module, batch: np.ndarray | torch.Tensor) -> Sample
 
     Examples
     --------
-    >>> from bntheory.networks import mlp
+    >>> from bntheory.architectures import mlp
     >>> samples = measure_growth(build(mlp(depth=1, width=4)), np.eye(4))
     >>> samples.operation
     ('input', 'Dense(4, he_normal)', 'relu')
@@ -98,7 +98,7 @@ def measure_draws(
 
     Examples
     --------
-    >>> from bntheory.networks import mlp
+    >>> from bntheory.architectures import mlp
     >>> measure_draws(mlp(depth=1, width=4), np.eye(4), draws=3).log_second_moment.shape
     (3, 3)
     """

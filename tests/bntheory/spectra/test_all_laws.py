@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from bntheory.activations import activation
+from bntheory.architectures import mlp
 from bntheory.initializations import initialization
 from bntheory.layers import BatchNorm, Dense, Dropout
-from bntheory.networks import Residual, Sequential, mlp
+from bntheory.networks import Residual, Sequential
 from bntheory.spectra.densities import density_law, slope_law
 from bntheory.spectra.discrete import DiscreteLaw
 from bntheory.spectra.fuss_catalan import FussCatalan, MarchenkoPastur

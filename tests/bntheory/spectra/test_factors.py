@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bntheory.activations import Activation
-from bntheory.networks import mlp
+from bntheory.architectures import mlp
 from bntheory.spectra.atoms import atoms_above_zero
 from bntheory.spectra.curve import Curve
 from bntheory.spectra.densities import density_law, slope_law

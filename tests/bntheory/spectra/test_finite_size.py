@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from bntheory import activations, finite_size_moments
+from bntheory.architectures import mlp
 from bntheory.initializations import initialization
 from bntheory.layers import Dense
-from bntheory.networks import Sequential, mlp
+from bntheory.networks import Sequential
 from bntheory.spectra.finite_size import PARTITIONS, _transfer
 from bntheory.spectra.fuss_catalan import FussCatalan, MarchenkoPastur
 from simulations.statistics import mean_with_error, tolerance

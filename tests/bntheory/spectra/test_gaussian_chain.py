@@ -5,9 +5,10 @@ import math
 import pytest
 
 from bntheory import activations, finite_size_moments, regime
+from bntheory.architectures import cnn, mlp
 from bntheory.initializations import initialization
 from bntheory.layers import BatchNorm, Dense, Dropout, Flatten
-from bntheory.networks import Residual, Sequential, cnn, mlp
+from bntheory.networks import Residual, Sequential
 from bntheory.spectra.gaussian_chain import GaussianLayer, gaussian_chain
 
 RELU, LEAKY, LINEAR = (activations.activation(name) for name in ("relu", "leaky_relu(-0.5)", "linear"))

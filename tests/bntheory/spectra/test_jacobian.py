@@ -9,9 +9,10 @@ import pytest
 
 import simulations
 from bntheory.activations import Activation, activation
+from bntheory.architectures import cnn, mlp, resnet
 from bntheory.initializations import initialization
 from bntheory.layers import BatchNorm, Dense, Dropout, Unknown
-from bntheory.networks import Join, Residual, Sequential, cnn, mlp, resnet
+from bntheory.networks import Join, Residual, Sequential
 from bntheory.spectra.diagonal import Diagonal
 from bntheory.spectra.finite_size import finite_size_moments
 from bntheory.spectra.fuss_catalan import FussCatalan, MarchenkoPastur

@@ -5,7 +5,7 @@ import pytest
 from scipy import integrate, special, stats
 
 from bntheory import lyapunov_exponents
-from bntheory.networks import mlp
+from bntheory.architectures import mlp
 from bntheory.spectra.lyapunov import corner_moments, trigamma, volume_moments
 from simulations.products import log_singular_values
 from simulations.statistics import mean_with_error, tolerance

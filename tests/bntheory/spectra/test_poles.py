@@ -8,10 +8,11 @@ import pytest
 from scipy import stats
 
 from bntheory.activations import activation
+from bntheory.architectures import mlp
 from bntheory.growth.prediction import predict_growth
 from bntheory.initializations import initialization
 from bntheory.layers import Dense
-from bntheory.networks import Sequential, mlp
+from bntheory.networks import Sequential
 from bntheory.spectra.densities import density_law, slope_law
 from bntheory.spectra.fuss_catalan import FussCatalan
 from bntheory.spectra.jacobian import jacobian_law

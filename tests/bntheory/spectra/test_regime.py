@@ -7,8 +7,9 @@ import pytest
 from scipy.special import psi
 
 from bntheory import activations, regime
+from bntheory.architectures import mlp
 from bntheory.layers import Dense
-from bntheory.networks import Sequential, mlp
+from bntheory.networks import Sequential
 from bntheory.spectra.fuss_catalan import FussCatalan, MarchenkoPastur
 from bntheory.spectra.regime import DRAWS, SMALLEST, _counted, _wide
 from simulations.products import log_singular_values

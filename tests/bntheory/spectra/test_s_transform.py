@@ -8,7 +8,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from bntheory.networks import mlp
+from bntheory.architectures import mlp
 from bntheory.spectra.discrete import DiscreteLaw
 from bntheory.spectra.fuss_catalan import FussCatalan, MarchenkoPastur
 from bntheory.spectra.jacobian import jacobian_law

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import simulations as sim
-from bntheory.networks import mlp, resnet
+from bntheory.architectures import mlp, resnet
 
 torch = pytest.importorskip("torch")
 nn, jacobian, build = torch.nn, sim.jacobian, sim.build

@@ -9,9 +9,10 @@ import pytest
 from scipy import stats
 
 from bntheory.activations import Activation, activation
+from bntheory.architectures import cnn, mlp, resnet, vgg
 from bntheory.initializations import INITIALIZATIONS, initialization
 from bntheory.layers import Affine, BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pad, Pool, Unknown
-from bntheory.networks import Join, Residual, Sequential, cnn, leaves, mlp, resnet, vgg
+from bntheory.networks import Join, Residual, Sequential, leaves
 from bntheory.positional import ConvTranspose, Mix, Offset
 from bntheory.rearrangements import Channels, Unflatten, Unroll, Upsample
 

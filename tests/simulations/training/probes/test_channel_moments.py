@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bntheory.networks import resnet
+from bntheory.architectures import resnet
 from paper_figures.figure5 import law
 
 torch = pytest.importorskip("torch")

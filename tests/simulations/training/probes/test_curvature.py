@@ -7,7 +7,7 @@ import pytest
 
 import simulations as sim
 from bntheory import Activation
-from bntheory.networks import mlp, resnet
+from bntheory.architectures import mlp, resnet
 
 torch = pytest.importorskip("torch")
 nn, curvature = torch.nn, sim.curvature

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bntheory.networks import resnet
+from bntheory.architectures import resnet
 
 torch = pytest.importorskip("torch")
 histogram = pytest.importorskip("simulations.training.probes.gradient_histogram")

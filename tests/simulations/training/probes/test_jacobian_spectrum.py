@@ -8,7 +8,7 @@ import pytest
 
 import simulations as sim
 from bntheory import jacobian_law
-from bntheory.networks import mlp, resnet
+from bntheory.architectures import mlp, resnet
 
 torch = pytest.importorskip("torch")
 nn, jacobian_spectrum = torch.nn, sim.jacobian_spectrum

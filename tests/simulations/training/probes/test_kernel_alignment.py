@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bntheory import cnn, leaves
+from bntheory.architectures import resnet
 from bntheory.growth.backward.alignment import kernel_alignment as predicted_alignment
-from bntheory.networks import resnet
 from simulations.growth import uncorrelated_inputs
 
 torch = pytest.importorskip("torch")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import simulations as sim
-from bntheory.networks import resnet
+from bntheory.architectures import resnet
 
 torch = pytest.importorskip("torch")
 nn, loss_along_step = torch.nn, sim.loss_along_step

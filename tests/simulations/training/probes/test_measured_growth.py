@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from bntheory.activations import activation
+from bntheory.architectures import mlp, resnet
 from bntheory.initializations import initialization
 from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool, ZeroPad
-from bntheory.networks import Join, Residual, Sequential, leaves, mlp, resnet
+from bntheory.networks import Join, Residual, Sequential, leaves
 from simulations.samples import QUANTITIES, Samples
 
 torch = pytest.importorskip("torch")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import simulations as sim
-from bntheory.networks import resnet
+from bntheory.architectures import resnet
 
 torch = pytest.importorskip("torch")
 nn, moments_along_step = torch.nn, sim.moments_along_step

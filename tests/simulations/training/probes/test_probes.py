@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from bntheory.networks import resnet
+from bntheory.architectures import resnet
 
 torch = pytest.importorskip("torch")
 probes = pytest.importorskip("simulations.training.probes")

@@ -94,7 +94,7 @@ def test_results_are_shown(name, blobs):
 @on_batch
 def test_resnets_of_digits(name):
     """With and without BN; Xavier, 8×8."""
-    from bntheory.networks import resnet
+    from bntheory.architectures import resnet
 
     images, labels = (part[:8] for part in sim.digits(8, channels=3)[:2])
     for batch_norm in (False, True):

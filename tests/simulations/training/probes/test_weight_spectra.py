@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import simulations as sim
-from bntheory.networks import resnet
+from bntheory.architectures import resnet
 from simulations import iid_null
 
 torch = pytest.importorskip("torch")

@@ -294,6 +294,7 @@ def leaves(net: Sequential) -> Iterator[Leaf]:
 
     Examples
     --------
+    >>> from bntheory import activations
     >>> [leaf.name for leaf in leaves(Sequential((Dense(8), activations.activation("relu")), input_shape=(4,)))]
     ['input', '0', '1']
     """

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from bntheory.spectra.factors import SMALLEST, Array, Complex, Factor
+from bntheory.spectra.factors import SMALLEST, Array, Complex, Factor, summed
 from bntheory.spectra.inverted import CLOSEST, FARTHEST, Inverted, solved
 from bntheory.spectra.law import solve_monotone
 from bntheory.spectra.poles import Poles
+
+CACHED = 2**15  # elements of a block of points × nodes: half a MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,7 @@ class Diagonal(Inverted):
 
     @cached_property
     def _mean(self) -> float:
-        return float(self._moments[:, 0].sum())
+        return float(self._weighted.sum())
 
     @property
     def has_density(self) -> bool:
@@ -96,15 +98,24 @@ class Diagonal(Inverted):
         return list(self.points if self.poles else zip(self.values.tolist(), self.weights.tolist(), strict=True))
 
     @cached_property
-    def _moments(self) -> Array:
-        """Weights times λ, and weights."""
-        return np.stack([self.weights * self.values, self.weights], axis=1)
+    def _weighted(self) -> Array:
+        return self.weights * self.values
+
+    def _resolvents(self, place: Any, offsets: Array) -> Any:
+        """Σ w λ/(place + offset), Σ w/(place + offset) and Σ w λ/(place + offset)², stacked."""
+        sums, block = np.empty((3, len(place)), place.dtype), max(1, CACHED // len(offsets))
+        weighted, weights = self._weighted.astype(place.dtype), self.weights.astype(place.dtype)
+        for start in range(0, len(place), block):
+            here = slice(start, start + block)
+            inverse = 1 / (place[here, None] + offsets)
+            sums[0, here], sums[1, here] = summed(inverse, weighted), summed(inverse, weights)
+            sums[2, here] = summed(np.square(inverse), weighted)
+        return sums
 
     def _sums(self, u: Any) -> tuple[Any, Any, Any]:
         """y_D, y_D + r and d y_D/d u."""
-        inverse = 1 / (u[:, None] - self.values)
-        first, zeroth = (inverse @ self._moments).T
-        slope = -(np.square(inverse) @ self._moments[:, 0])
+        first, zeroth, squared = self._resolvents(u, -self.values)
+        slope = -squared
         if self.poles is None or not np.iscomplexobj(u):
             return first, u * zeroth, slope
         lacking, rate = self.poles.sums(u)
@@ -116,25 +127,23 @@ class Diagonal(Inverted):
             return u if self.poles is None else self.follow(pair, u)
 
     def _above(self, y: Array) -> Array:
-        largest, weighted = self.values.max(), self._moments[:, 0]
+        largest = self.values.max()
 
         def log_y(s: Array) -> tuple[Array, Array]:
             beyond = largest * np.exp(s)
-            inverse = 1 / (beyond[:, None] + (largest - self.values))
-            first = inverse @ weighted
-            return np.log(first), -(np.square(inverse) @ weighted) * beyond / first
+            first, _, squared = self._resolvents(beyond, largest - self.values)
+            return np.log(first), -squared * beyond / first
 
         s = solved(log_y, np.log(y), -np.log(y), CLOSEST)
         return largest + largest * np.exp(s)
 
     def _beneath(self, minus_q: Array) -> Array:
-        least, weighted = self.values.min(), self._moments
+        least = self.values.min()
 
         def log_q(s: Array) -> tuple[Array, Array]:
             u = least * expit(s)
-            inverse = 1 / (least * expit(-s)[:, None] + (self.values - least))
-            second, slope = inverse @ weighted[:, 1] * u, np.square(inverse) @ weighted[:, 0]
-            return np.log(second), u * expit(-s) * slope / second
+            _, zeroth, squared = self._resolvents(least * expit(-s), self.values - least)
+            return np.log(zeroth * u), expit(-s) * squared / zeroth
 
         return least * expit(solved(log_q, np.log(minus_q), np.log(minus_q), -FARTHEST, -CLOSEST))
 
@@ -147,7 +156,7 @@ class Diagonal(Inverted):
             below, above = (high - low) * expit(s), (high - low) * expit(-s)
             ends = (low - self.values) + below[:, None], (high - self.values) - above[:, None]
             inverse = 1 / np.where(self.values <= low, *ends)
-            sums, squares = inverse @ self._moments[:, 0], np.square(inverse) @ self._moments[:, 0]
+            sums, squares = summed(inverse, self._weighted), summed(np.square(inverse), self._weighted)
             size = np.hypot(1, sums)  # of a slope that does not overflow: arcsinh
             return np.arcsinh(sums), -squares * below * expit(-s) / size
 
@@ -157,7 +166,7 @@ class Diagonal(Inverted):
     def integral(self, pair: Complex, v: Complex) -> Array:
         """[E arg(1 − u/λ) − spare (arg u + π)]/share, the mean over nonzero λ."""
         u = v[0]
-        angles = np.angle(1 - u[:, None] / self.values) @ self.weights
+        angles = summed(np.angle(1 - u[:, None] / self.values), self.weights)
         if self.poles is not None:
             angles += self.poles.angles(u)
         return self.count * (angles - self._spare * (np.angle(u) + np.pi)) / self.share

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from bntheory import arguments
-from bntheory.spectra.factors import SMALLEST, Array, Complex
+from bntheory.spectra.factors import SMALLEST, Array, Complex, summed
 from bntheory.spectra.inverted import FARTHEST, Inverted, solved
 from bntheory.spectra.s_transform import Part, STransformLaw
 
@@ -145,7 +145,7 @@ class Generated(Inverted):
             half = np.minimum(length[here] - begin, PANEL)[:, None] / 2
             theta = np.pi * np.exp(-begin - half * (1 + nodes))
             _, q, _ = self._sums((size[here, None] * np.exp(-1j * theta)).ravel())
-            total[here] += (half * theta * (q.real.reshape(theta.shape) - self._spare)) @ weights
+            total[here] += summed(half * theta * (q.real.reshape(theta.shape) - self._spare), weights)
         return self.count * total / self.share
 
 

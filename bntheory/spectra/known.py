@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from bntheory.spectra.diagonal import Diagonal
+from bntheory.spectra.factors import summed
 from bntheory.spectra.law import Array, SpectralLaw, solve_monotone
 
 NEAREST = 1e-8  # depth, above which the law is a power of the depth to as many digits
@@ -73,7 +74,7 @@ class KnownLaw(SpectralLaw):
         factor, log_x = self.factor, self._limits[1] - depth
         density, moved = factor.poles.on_axis(log_x) if factor.poles else np.zeros((2, len(log_x)))
         under = log_x[:, None] >= np.log(factor.values)
-        below, above = under @ factor.weights + moved, ~under @ factor.weights - moved
+        below, above = summed(under, factor.weights) + moved, summed(~under, factor.weights) - moved
         for location, mass in factor.points:
             below, above = below - mass * (log_x >= math.log(location)), above - mass * (log_x < math.log(location))
         parts = np.array([density, below, above])

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import spence
 
-from bntheory.spectra.factors import Array, Complex
+from bntheory.spectra.factors import Array, Complex, summed
 
 STENCIL = 13  # nodes of an interpolating polynomial
 FLAT = 1e-14  # change of ln λ from node to node: rounding
@@ -218,7 +218,7 @@ class Poles:
             c = 2j * np.pi * pole.sign
             rest = -np.expm1(c * pole.tau)
             powers = np.exp((c * pole.tau)[:, None] * SERIES)
-            logs = (-np.log(rest), spence(rest), *(powers @ SERIES ** -float(order) for order in range(3, TERMS + 1)))
+            logs = (-np.log(rest), spence(rest), *(summed(powers, SERIES ** -float(n)) for n in range(3, TERMS + 1)))
             terms = [(-1) ** n * w * part / c**n for n, (w, part) in enumerate(zip(pole.weight, logs, strict=True))]
             total[pole.where] += np.sum(terms, axis=0).imag
         return total

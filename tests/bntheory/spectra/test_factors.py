@@ -1,10 +1,12 @@
 """Every factor of free products against its definition, its integral and slope by differences; discrete laws."""
 
 import math
+import time
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from bntheory.activations import Activation
 from bntheory.architectures import mlp
@@ -16,7 +18,9 @@ from bntheory.spectra.discrete import DiscreteLaw
 from bntheory.spectra.edges import taylor
 from bntheory.spectra.factors import Powers, merged
 from bntheory.spectra.fuss_catalan import FussCatalan
+from bntheory.spectra.jacobian import jacobian_law
 from bntheory.spectra.residual import ResidualBranch, ResidualGaussian
+from bntheory.spectra.s_transform import STransformLaw
 from bntheory.spectra.series import circle, moment
 
 TWO = Diagonal(np.array([0.2, 3.0]), np.array([0.3, 0.6]))
@@ -285,3 +289,23 @@ def mlp_curve():
     from bntheory.spectra.jacobian import jacobian_law
 
     return jacobian_law(mlp(3, 64, "leaky_relu(0.2)")).curve
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        slope_law("tanh") @ FussCatalan(1),
+        slope_law("gelu"),
+        jacobian_law(mlp(50, 64)),
+        STransformLaw([(0, -1), (1, 1), *((1 + Fraction(k, 50), 1) for k in range(50))]),
+    ],
+    ids=["product", "density", "ReLU", "widths"],
+)
+def test_a_law_keeps_to_its_thread(law):
+    """Where BLAS may use two: their waiting for each other, on busy cores, took twenty times the work."""
+    with threadpool_limits(2):
+        x = np.linspace(0, law.support[1], 1002)[1:-1]
+        process, own = time.process_time(), time.thread_time()
+        law.pdf(x), law.cdf(x)
+        process, own = time.process_time() - process, time.thread_time() - own
+    assert process < 1.3 * own

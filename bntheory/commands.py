@@ -389,7 +389,7 @@ def spectrum(
     moments: dict[str, Any] = {"mean": _number(law.mean), "variance": _number(law.var)}
     moments |= {"log_moments": _plain(law.log_moment(k) for k in range(1, 5)), "log_support": _plain(law.log.support)}
     write_json(json_file, {"law": name, "method": law.method, **moments, **edge, **quantiles})
-    view = "singular" if law.log.support[1] - log_x[3] < 10 else "log"
+    view = "singular" if law.log.support[1] - law.log.nonzero.ppf(0.5) < 10 else "log"
     save_figure(plot_file, lambda ax: plot_spectrum(law, ax=ax, view=view))
 
 

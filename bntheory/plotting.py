@@ -256,14 +256,19 @@ def plot_spectrum(
 
 def _draw_law(ax: Axes, law: SpectralLaw, view: str, label: str | None, color: str) -> None:
     shown = {"singular": law.singular, "x": law, "log": law.log}[view]
-    top = ax.get_ylim()[1] if ax.lines else 0.0
+    top = ax.get_ylim()[1] if ax.lines or (view == "log" and ax.has_data()) else 0.0
     if sum(mass for _, mass in law.atoms) < 1 - 1e-12:
         points, density = _density(law, shown)
         ax.plot(points, density, color=color, label=f"{label}: law" if label else "law")
-        if view != "log" and ax.get_yscale() == "linear":
-            # the density may diverge at 0: show what lies beyond the first per cent
-            ax.set_ylim(0, max(top, 1.15 * density[points > points[-1] / 60].max()))
+        if ax.get_yscale() == "linear":
+            # the density may diverge at both ends: show what lies between the last per cents
+            low, high = shown.nonzero.ppf([0.01, 0.99])
+            low = low if view == "log" else points[-1] / 60
+            inside = (points > low) & ((points <= high) | (high <= low))
+            ax.set_ylim(0, max(top, 1.15 * density[inside].max()))
     else:
+        if not ax.has_data() and ax.get_yscale() == "linear":
+            ax.set_ylim(0, 1)
         ax.plot([], [], "o", color=color, label=f"{label}: law" if label else "law")
     for location, mass in shown.atoms:
         if np.isfinite(location) and (location > 0 or ax.get_xscale() == "linear"):

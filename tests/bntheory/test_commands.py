@@ -135,6 +135,15 @@ def test_spectrum_derived_exactly(run):
     assert status == 0 and "edges: 1/2, 9/2" in out and "moments E x, …, E x^6: 1/2, 5/4," in out
 
 
+def test_spectrum_is_drawn_on_the_axis_that_shows_it(run, monkeypatch):
+    """Zeros do not count: of a few ReLU layers the singular values, of many their logarithms."""
+    views = []
+    monkeypatch.setattr("bntheory.plot_spectrum", lambda law, ax, view: views.append(view), raising=False)
+    for depth in ("2", "20"):
+        assert run("spectrum", "--depth", depth, "--width", "64", "--plot", "s.png")[0] == 0
+    assert views == ["singular", "log"]
+
+
 def test_spectrum_says_where_its_law_is_approximate(run):
     assert "\napproximate: slopes of different blocks" in run("spectrum", "--depth", "2", "--residual")[1]
     assert "approximate" not in run("spectrum", "--depth", "1", "--residual")[1]

@@ -209,6 +209,22 @@ def test_laws_of_atoms_only_are_stems(ax):
     stems = [line for line in ax.lines if len(line.get_xdata()) == 2]
     assert [line.get_xdata()[0] for line in stems] == [0, 1, 2]
     assert [line.get_ydata()[1] for line in stems] == [0.5, 0.25, 0.25]
+    assert ax.get_ylim() == (0, 1)  # where a mass is its own height
+
+
+@pytest.mark.parametrize("view", ["singular", "log"])
+def test_a_density_that_diverges_at_the_top_leaves_room_for_the_rest(ax, view):
+    """Two orthogonal ReLU layers: cdf = ½ + arcsin(s)/π, density 1/(π √(1 − s²))."""
+    law = bn.jacobian_law(bn.mlp(2, 64, init="orthogonal"))
+    bn.plot_spectrum(law, ax=ax, view=view)
+    s = np.sin(0.99 * np.pi / 2)
+    density = {"singular": 1, "log": s / 2}[view] / (np.pi * np.sqrt(1 - s**2))
+    assert ax.get_ylim()[1] == pytest.approx(1.15 * density, rel=0.1)
+
+
+def test_bars_above_the_law_are_not_cut_off_on_a_logarithm(ax):
+    bn.plot_spectrum(bn.FussCatalan(20), bn.FussCatalan(200).log.rvs(500, seed=4) / 40, ax=ax, view="log")
+    assert ax.get_ylim()[1] > ax.patches[0].get_data()[0].max()
 
 
 def test_phase_shows_the_edge(ax):

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from bntheory.networks import Sequential
 from simulations.graded import Floats
 from simulations.training.modules import torch
-from simulations.training.probes.evaluation import refuse_other_models
+from simulations.training.probes import evaluation
 
 nn = torch.nn
 CHUNK = 256  # rows at once: bounds the memory, keeps the matrix products large
@@ -17,8 +17,8 @@ CHUNK = 256  # rows at once: bounds the memory, keeps the matrix products large
 def jacobian(model: nn.Module, x: ArrayLike | torch.Tensor) -> Floats:
     """Return the derivatives ∂y_i/∂x_j of a module's output y by its input, at one input.
 
-    Nothing of the model is changed, also if its forward pass raises: parameters, gradients, buffers, modes and torch's
-    random generators are as before. Its log singular values: ``sim.log_singular_values([sim.jacobian(model, x)])``.
+    Nothing of the model is changed, also if its forward pass raises: parameters, gradients, buffers, attributes, modes
+    and random generators are as before. Its log singular values: ``sim.log_singular_values([sim.jacobian(model, x)])``.
 
     Parameters
     ----------
@@ -54,23 +54,21 @@ def jacobian(model: nn.Module, x: ArrayLike | torch.Tensor) -> Floats:
     array([[ 0.25, -0.25],
            [-0.25,  0.25]])
     """
-    refuse_other_models(model)
+    evaluation.refuse_other_models(model)
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
             raise ValueError(
                 f"{name or 'model'} ({type(module).__name__}) normalizes with its batch's statistics, so that one "
                 "input has no Jacobian of its own: call model.eval() first"
             )
-    tensors = (*model.parameters(), *model.buffers())
     inputs = _input(model, x)
-    devices = {tensor.device.index for tensor in (inputs, *tensors) if tensor.device.type == "cuda"}
-    with torch.random.fork_rng(devices=sorted(devices)), torch.inference_mode(False), torch.enable_grad():
+    with evaluation.unchanged(model, inputs.device, gradients=True):
         inputs = inputs.clone().requires_grad_()
         # copies of buffers and parameters: a pass may write to the ones and would reach the gradients of the others
         copies = {name: buffer.clone() for name, buffer in model.named_buffers()}
         copies |= {name: parameter.detach() for name, parameter in model.named_parameters()}
         try:
-            outputs = torch.func.functional_call(model, copies, (inputs[None],))
+            outputs = evaluation.outputs_of(model, copies, inputs[None])
         except RuntimeError as error:  # torch's own: of shapes, mostly
             what = str(error).splitlines()[0]
             shape = tuple(inputs.shape)

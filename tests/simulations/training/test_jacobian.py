@@ -70,6 +70,17 @@ def test_nothing_changes(training):
         assert np.array_equal(jacobian(model, torch.ones(3)), first)  # the same noise
 
 
+def test_a_part_with_two_names_keeps_its_weights_and_attributes_are_as_before():
+    model = Drifting()
+    model.again, model.seen = model.linear, 0
+    model.register_forward_hook(lambda part, *_: setattr(part, "seen", part.seen + 1))
+    before = dict(model.named_parameters(remove_duplicate=False))
+    jacobian(model, torch.ones(3))
+    after = dict(model.named_parameters(remove_duplicate=False))
+    assert list(after) == list(before) and all(after[name] is before[name] for name in before)
+    assert model.seen == 0 and all(weight.requires_grad for weight in after.values())
+
+
 def test_constant_outputs():
     class Constant(nn.Module):
         def forward(self, h):

@@ -90,6 +90,8 @@ def train(
         run = _Run(recipe, place, learn, path)
         history, saved = run.history, time.monotonic()
         total = history.steps * recipe.epochs
+        if path is not None and history.finished:  # it was perhaps killed before it had written that
+            folders.write(path / RESULT, folders.json_bytes(history.to_dict()))
         _tell(report, history, place)
         with tqdm(total=total, initial=len(history.losses), unit="step", disable=hidden(progress), leave=False) as bar:
             while not history.finished:
@@ -163,7 +165,7 @@ def _rest_of_epoch(run: _Run, learn: batches.Examples) -> Iterator[tuple[torch.T
 
 
 def _step(run: _Run, images: torch.Tensor, labels: torch.Tensor) -> bool:
-    """One step down the gradient; False, and nothing changed but the history, where the run has diverged."""
+    """One step down the gradient; False, and no weight changed, where the run has diverged."""
     start, history = time.perf_counter(), run.history
     rate = run.recipe.rate_at(len(history.losses), history.steps * run.recipe.epochs)
     for group in run.optimizer.param_groups:

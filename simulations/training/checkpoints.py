@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from simulations.training.modules import build, torch
 from simulations.training.recipe import Recipe
 
 NAME = "checkpoint.pt"
-FORMAT = 1
+FORMAT = 2
 SUMS = ("loss", "correct", "seconds")  # over the epoch that is not finished
 _PARTS = {"format", "history", "model", "optimizer", "epoch", "random"}
+_LENGTH = (64).to_bytes(2, "little")  # of SHA-256 in hexadecimal
 _RIGHT = "delete it and start anew, or put back the file as it was"
 
 
@@ -34,9 +34,20 @@ def save(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
         "epoch": epoch,
         "random": random,
     }
+    folders.write(folder / NAME, sealed(state))
+
+
+def sealed(state: dict[str, Any]) -> bytes:
+    """Return what torch saves, a zip archive, with its SHA-256 as the archive's comment, which torch ignores."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    folders.write(folder / NAME, buffer.getvalue())
+    data = buffer.getvalue()
+    return data[:-2] + _seal(data)
+
+
+def _seal(data: bytes) -> bytes:
+    """Length and text of the comment, with which an archive ends."""
+    return _LENGTH + hashlib.sha256(data).hexdigest().encode()
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -50,26 +61,21 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}")
     data = path.read_bytes()
+    end = len(data) - len(_seal(b""))
+    if end < 0 or data[end:] != _seal(data[:end] + b"\0\0"):  # torch itself reads a file of which a byte has changed
+        raise ValueError(f"{path} is not a checkpoint of a run, or damaged (its checksum is wrong): {_RIGHT}")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         whole = isinstance(state, dict) and set(state) == _PARTS and state["format"] == FORMAT
         if whole:
-            _check_sums(data)
             state["history"] = History.from_state(state["history"])
             _check_progress(state)
-    except (RuntimeError, OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # what somebody has made up may fail in any way
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a checkpoint of a run, or damaged ({what:.80}): {_RIGHT}") from None
     if not whole:
         raise ValueError(f"{path} is not a checkpoint of a run in format {FORMAT}: {_RIGHT}")
     return state
-
-
-def _check_sums(data: bytes) -> None:
-    """Refuse a file of which a byte has changed, which torch would read."""
-    bad = zipfile.ZipFile(io.BytesIO(data)).testzip()
-    if bad is not None:
-        raise ValueError(f"wrong checksum of {bad}")
 
 
 def _check_progress(state: dict[str, Any]) -> None:

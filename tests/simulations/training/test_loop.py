@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import random
 import subprocess
 import sys
 
@@ -174,8 +175,11 @@ def test_killed_at_five_random_moments_and_resumed(tmp_path):
 
 def test_a_finished_run_that_is_resumed_is_as_it_was(tmp_path):
     history = loop.train(MLP, tmp_path)
+    result = tmp_path / loop.RESULT
+    written = result.read_text()
+    result.unlink()  # as if it had been killed after its last checkpoint
     again = loop.train(MLP, tmp_path, resume=True)
-    assert again.losses == history.losses and again.finished
+    assert again.losses == history.losses and again.finished and result.read_text() == written
 
 
 def test_divergence_is_a_result(tmp_path):
@@ -229,18 +233,13 @@ def test_damaged_checkpoints_are_refused(tmp_path):
         path.write_bytes(bad)
         with pytest.raises(ValueError, match=r"damaged|is not a checkpoint"):
             loop.train(recipe, tmp_path, resume=True)
-    torch.save({"format": 1, "model": torch.nn.Linear(2, 2)}, path)  # a pickle that would build a module
+    path.write_bytes(checkpoints.sealed({"format": 2, "model": torch.nn.Linear(2, 2)}))  # which would build a module
     with pytest.raises(ValueError, match="is not a checkpoint of a run, or damaged"):
         loop.train(recipe, tmp_path, resume=True)
-    torch.save({**torch.load(_written(tmp_path, whole), weights_only=True), "model": {}}, path)
+    path.write_bytes(whole)
+    changed(tmp_path, model={})
     with pytest.raises(ValueError, match="does not fit its own description"):
         loop.train(recipe, tmp_path, resume=True)
-
-
-def _written(folder, data):
-    path = folder / "whole.unfinished"
-    path.write_bytes(data)
-    return path
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
@@ -256,25 +255,23 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
 
 
 def changed(folder, **parts):
-    """Write a checkpoint with other parts."""
-    state = {**torch.load(folder / checkpoints.NAME, weights_only=True), **parts}
-    torch.save(state, folder / checkpoints.NAME)
+    """Write a checkpoint with other parts, which has a checksum too."""
+    path = folder / checkpoints.NAME
+    path.write_bytes(checkpoints.sealed({**torch.load(path, weights_only=True), **parts}))
 
 
-def test_a_flipped_bit_of_a_weight_is_noticed(tmp_path):
-    """Which torch itself does not: it reads another number."""
+def test_every_changed_byte_is_noticed(tmp_path):
+    """Which torch itself does not: of a weight it reads another number, and of the archive's own list another file."""
     recipe = dataclasses.replace(MLP, epochs=1)
     loop.train(recipe, tmp_path)
-    path = tmp_path / checkpoints.NAME
+    path, rng = tmp_path / checkpoints.NAME, random.Random(1)
     whole, weight = path.read_bytes(), weights(tmp_path)["0.weight"].numpy().tobytes()
-    place = whole.index(weight) + 5
-    path.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
-    assert not torch.equal(
-        torch.load(path, weights_only=True)["model"]["0.weight"],
-        torch.load(_written(tmp_path, whole), weights_only=True)["model"]["0.weight"],
-    )
-    with pytest.raises(ValueError, match=r"damaged .*checksum"):
-        loop.train(recipe, tmp_path, resume=True)
+    for place in (whole.index(weight) + 5, 0, len(whole) - 1, *rng.choices(range(len(whole)), k=200)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"damaged .*checksum"):
+            checkpoints.read(path)
+    path.write_bytes(whole)
+    assert torch.load(path, weights_only=True)["format"] == checkpoints.FORMAT
 
 
 TORN = {
@@ -285,7 +282,7 @@ TORN = {
     r"does not fit its own description .a velocity of shape \(2,\)": lambda state: {
         "optimizer": {**state["optimizer"], "state": {0: {"momentum_buffer": torch.zeros(2)}}}
     },
-    "is not a checkpoint of a run in format 1": lambda state: {"format": 2},
+    "is not a checkpoint of a run in format 2": lambda state: {"format": 1},
     "is of a run on other images: mnist, 11 steps an epoch, became digits": lambda state: {
         "history": {**state["history"], "data": "mnist"}
     },

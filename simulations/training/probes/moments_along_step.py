@@ -122,8 +122,8 @@ def moments_along_step(
         α > 0; None: the smallest of the paper's 60 from 1e-5 to 0.2 at which the relative loss exceeds 10³.
     layers : sequence of str, optional
         Names of modules that return tensors (batch, channels, …), as in ``model.named_modules()``. None: three of those
-        with weights of at least two axes, at a quarter, half and three quarters of them. Of a module that runs several
-        times, its last call.
+        that have weights of at least two axes and return such tensors, at a quarter, half and three quarters of them.
+        Of a module that runs several times, its last call.
     fractions : array_like
         t in [0, 1].
 
@@ -139,7 +139,8 @@ def moments_along_step(
     Notes
     -----
     Cost: one forward and backward pass and one forward pass for every fraction, one at a time and a second one in
-    float64 where the loss is not finite; without a given step up to 60 more to find it. Sums are taken in float64.
+    float64 where the loss is not finite; without given layers one more, without a given step up to 60. Sums are taken
+    in float64.
 
     References
     ----------
@@ -162,7 +163,7 @@ def moments_along_step(
         size = _diverging(objective, value, gradient)
     else:
         size = arguments.number("step", step, above=0)
-    chosen = _modules(objective.model, layers)
+    chosen = _modules(objective, layers)
     found: list[dict[str, tuple[Floats, Floats]]] = []
     logs = []
     for fraction in places.tolist():
@@ -189,19 +190,40 @@ def _diverging(objective: Objective, value: float, gradient: Point) -> float:
     )
 
 
-def _modules(model: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
+def _modules(objective: Objective, layers: Sequence[str] | None) -> dict[str, nn.Module]:
     """The layers to see, by name."""
-    modules = dict(model.named_modules())
+    modules = dict(objective.model.named_modules())
     if layers is None:
-        weighted = [
-            name for name, module in modules.items() if any(own.dim() > 1 for own in module.parameters(recurse=False))
-        ]
+        weighted = _with_channels(objective, modules)
         if not weighted:
-            raise ValueError("no module has a weight of two axes or more: give layers=[names of modules]")
+            raise ValueError("no module with a weight of two axes or more returns channels: give layers=[names]")
         layers = dict.fromkeys(weighted[round(part * (len(weighted) - 1))] for part in (0.25, 0.5, 0.75))
     if isinstance(layers, str):
         raise ValueError(f"layers must be a list of names, got {layers!r}")
     return {name: modules[arguments.choice("layers", name, modules)] for name in layers}
+
+
+def _with_channels(objective: Objective, modules: dict[str, nn.Module]) -> list[str]:
+    """Names of modules with weights that run and return channels, which one forward pass tells: attention does not."""
+    weighted = {
+        name: module for name, module in modules.items() if any(own.dim() > 1 for own in module.parameters(False))
+    }
+    found: set[str] = set()
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda _module, _inputs, output: found.add(name) if _has_channels(output) else None
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in weighted.items()]
+    try:
+        objective.value()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [name for name in weighted if name in found]
+
+
+def _has_channels(output: Any) -> bool:
+    return isinstance(output, torch.Tensor) and output.dim() >= 2 and not output.is_complex()
 
 
 @contextmanager
@@ -211,7 +233,7 @@ def _seeing(modules: dict[str, nn.Module]) -> Iterator[dict[str, tuple[Floats, F
 
     def hook(name: str) -> Callable[..., None]:
         def see(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if not isinstance(output, torch.Tensor) or output.dim() < 2 or output.is_complex():
+            if not _has_channels(output):
                 got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
                 raise ValueError(f"layers: {name!r} must return a real tensor (batch, channels, …), got {got}")
             seen[name] = _moments_of(output)

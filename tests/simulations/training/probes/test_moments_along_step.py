@@ -108,5 +108,13 @@ def test_layers_that_cannot_be_seen(tanh_net, blobs):
         moments_along_step(flat, blobs[0], blobs[1].double(), nn.functional.mse_loss, step=0.1, layers=["1"])
     assert not flat[1]._forward_hooks
     affine = nn.LayerNorm(4).double()
-    with pytest.raises(ValueError, match=r"no module has a weight of two axes or more: give layers="):
+    with pytest.raises(ValueError, match=r"no module with a weight of two axes or more returns channels: give layers="):
         moments_along_step(affine, *blobs, step=0.1)
+
+
+def test_layers_that_return_no_channels_are_not_chosen():
+    """Attention returns a pair, and its projection does not run as a module."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Flatten(), nn.Linear(32, 3))
+    found = moments_along_step(model, torch.randn(6, 4, 8), torch.arange(6) % 3, step=0.1, fractions=[0, 1])
+    assert found.layers == ("0.linear1", "0.linear2", "2")

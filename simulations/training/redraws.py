@@ -80,7 +80,7 @@ def measure_module(
     if not callable(redraw):
         arguments.choice("redraw", redraw, WORDS)
     root = streams.root(seed)
-    found = reading.read(copy.deepcopy(model), batch, init)
+    found = reading.read(_copied(model), batch, init)
     draw = _drawing(found, redraw)
     table = np.empty((draws, len(found.rows), NUMBERS))
     bar = tqdm(range(draws), desc="networks", disable=None, leave=False)
@@ -92,6 +92,13 @@ def measure_module(
             table[trial] = _measured(found, rng, gradients)
     columns = [table[..., column] for column in range(NUMBERS if gradients else NUMBERS - 2)]
     return Samples(found.rows, *columns, method="measured", seed=root, dtype=_dtype(found))
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:  # of weights that an old weight_norm or spectral_norm has left on it
+        raise ValueError(f"model cannot be copied to draw its weights: {str(error).splitlines()[0]:.100}") from error
 
 
 def _drawing(found: Reading, redraw: str | Redraw) -> Callable[[np.random.Generator], None]:

@@ -167,6 +167,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
     --------
     >>> differences({"seed": 1, "grid": {"width": [4]}}, {"seed": 2, "grid": {}})
     ['seed 1 became 2', 'grid.width [4] is gone']
+    >>> differences({"layers": [{"type": "Dense"}, {"size": 3}]}, {"layers": [{"type": "Dense"}, {"size": 4}]})
+    ['layers.1.size 3 became 4']
     """
     found = []
     for name in dict.fromkeys([*one, *other]):
@@ -177,11 +179,17 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
             found.append(f"{place} {other[name]!r:.60} is new")
         elif isinstance(one[name], Mapping) and isinstance(other[name], Mapping):
             found += differences(one[name], other[name], f"{place}.")
+        elif _are_tables(one[name]) and _are_tables(other[name]) and len(one[name]) == len(other[name]):
+            found += differences(*(dict(enumerate(tables)) for tables in (one[name], other[name])), f"{place}.")
         elif json.dumps(one[name]) != json.dumps(other[name]):  # which tells 1 from True
             found.append(f"{place} {one[name]!r:.60} became {other[name]!r:.60}")
     if not prefix and not found and list(one.get("grid", ())) != list(other.get("grid", ())):
         found.append(f"the order of the axes {', '.join(one['grid'])} became {', '.join(other['grid'])}")
     return found
+
+
+def _are_tables(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, Mapping) for entry in value)
 
 
 def _mapping(name: str, value: object) -> dict[str, Any]:

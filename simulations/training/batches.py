@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,12 +32,15 @@ class Examples:
     labels : tensor, (number,), int64
     shape : tuple
         Of one input of the network: (channels, side, side) or (units,).
+    digest : str
+        SHA-256 of the images as they are stored, and of their labels.
     """
 
     name: str
     images: torch.Tensor
     labels: torch.Tensor
     shape: tuple[int, ...]
+    digest: str
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,7 +121,9 @@ def _on_device(
     stored = 1 if images.pixels.shape[1] == 1 else channels
     pixels = images.standardised(chosen, side, stored, frame, "float32", moments_of)
     tensors = torch.from_numpy(pixels).to(device), torch.from_numpy(labels).to(device)
-    return Examples(images.name, *tensors, recipe.net.input_shape or ())
+    digest = hashlib.sha256(np.ascontiguousarray(images.pixels[chosen]))
+    digest.update(labels)
+    return Examples(images.name, *tensors, recipe.net.input_shape or (), digest.hexdigest())
 
 
 def _shifted(images: torch.Tensor, down: torch.Tensor, right: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:

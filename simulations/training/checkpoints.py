@@ -17,6 +17,7 @@ NAME = "checkpoint.pt"
 FORMAT = 2
 SUMS = ("loss", "correct", "seconds")  # over the epoch that is not finished
 _PARTS = {"format", "history", "model", "optimizer", "epoch", "random"}
+NAMED = 3  # differences between two runs
 _LENGTH = (64).to_bytes(2, "little")  # of SHA-256 in hexadecimal
 _RIGHT = "delete it and start anew, or put back the file as it was"
 
@@ -120,7 +121,8 @@ def check_same(history: History, recipe: Recipe, path: Path) -> None:
     """Refuse, naming what differs, to go on with a run of another recipe."""
     changed = differences(history.recipe.to_dict(), recipe.to_dict())
     if changed:
-        raise ValueError(f"{path} is of another run: {'; '.join(changed)}. Start in another folder")
+        more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+        raise ValueError(f"{path} is of another run: {'; '.join(changed[:NAMED])}{more}. Start in another folder")
 
 
 def load_model(path: str | Path) -> tuple[torch.nn.Module, History]:

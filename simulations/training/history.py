@@ -56,6 +56,8 @@ class History:
     divergence : Divergence, optional
     probes : list of dict
         step, name, result.
+    images : list of str
+        SHA-256 of the images that are learned from and their labels, and of those to test on.
     """
 
     recipe: Recipe
@@ -66,6 +68,7 @@ class History:
     epochs: list[dict[str, float]] = field(default_factory=list)
     divergence: Divergence | None = None
     probes: list[dict[str, Any]] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
 
     @property
     def finished(self) -> bool:

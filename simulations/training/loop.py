@@ -87,7 +87,7 @@ def train(
     learn, test = batches.examples(recipe, place)
     path = None if folder is None else Path(folder)
     with _held(path, resume), unchanged_random_states(torch.device(place)), devices.reproducible(place):
-        run = _Run(recipe, place, learn, path)
+        run = _Run(recipe, place, (learn, test), path)
         history, saved = run.history, time.monotonic()
         total = history.steps * recipe.epochs
         if path is not None and history.finished:  # it was perhaps killed before it had written that
@@ -124,14 +124,15 @@ def _tell(report: Callable[[History], object] | None, history: History, place: s
 class _Run:
     """A network, its optimizer and what is known of them: new, or as the checkpoint in a folder has them."""
 
-    def __init__(self, recipe: Recipe, place: str, learn: batches.Examples, path: Path | None) -> None:
+    def __init__(self, recipe: Recipe, place: str, parts: tuple[batches.Examples, ...], path: Path | None) -> None:
         torch.manual_seed(streams.own_seed(recipe.seed, 0) % 2**63)  # of Dropout alone
         self.recipe, self.place = recipe, place
         self.model = build(recipe.net, recipe.seed).to(place)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
         )
-        self.history = History(recipe, learn.name, len(learn) // recipe.batch_size)
+        self.history = History(recipe, parts[0].name, len(parts[0]) // recipe.batch_size)
+        self.history.images = [part.digest for part in parts]
         self.sums = dict.fromkeys(checkpoints.SUMS, 0.0)
         if path is not None and (path / checkpoints.NAME).exists():
             self._restore(path / checkpoints.NAME)
@@ -145,9 +146,14 @@ class _Run:
         checkpoints.check_same(state["history"], self.recipe, path)
         checkpoints.restore(state, path, self.model, self.optimizer)
         new, self.history, self.sums = self.history, state["history"], state["epoch"]
-        if (new.data, new.steps) != (self.history.data, self.history.steps):
-            images = " became ".join(f"{one.data}, {one.steps} steps an epoch," for one in (self.history, new))
-            raise ValueError(f"{path} is of a run on other images: {images} put them back, or start in another folder")
+        was, now = (
+            f"{one.data}, {one.steps} steps an epoch, SHA-256 {' and '.join(each[:8] for each in one.images)}"
+            for one in (self.history, new)
+        )
+        if was != now:
+            raise ValueError(
+                f"{path} is of a run on other images: {was} became {now}: put them back, or start in another folder"
+            )
 
     def precision(self) -> torch.autocast:
         """The number format of a forward pass."""

@@ -79,6 +79,19 @@ def test_two_workers_compute_the_bits_of_threads(workers, tmp_path):
     assert bits(tmp_path / "dask") == bits(tmp_path / "threads")
 
 
+@ALONE
+def test_a_sweep_on_a_worker_trains_to_the_bits_of_this_process(workers, tmp_path):
+    pytest.importorskip("torch")
+    from simulations.training.sweep import sweep, sweep_study, trained
+
+    small = {"depth": 8, "image": (3, 8, 8), "epochs": 1, "batch_size": 700}
+    study = sweep_study({"norm": ["last"], "learning_rate": [0.05], "seed": [3]}, "cpu", **small)
+    with connected(workers.address) as there:
+        (run,) = sweep(study, tmp_path / "dask", workers=there.threads, executor=there.executor).runs
+    here = trained(study.parameters(0), seed=0)
+    assert {name: run[name] for name in here} == here
+
+
 def command_line(folder, text, address):
     (folder / "study.toml").write_text(text)
     words = ["simulate", str(folder / "study.toml"), "--out", str(folder / "out"), "--resume", "--scheduler", address]

@@ -179,8 +179,12 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = 
             found.append(f"{place} {other[name]!r:.60} is new")
         elif isinstance(one[name], Mapping) and isinstance(other[name], Mapping):
             found += differences(one[name], other[name], f"{place}.")
-        elif _are_tables(one[name]) and _are_tables(other[name]) and len(one[name]) == len(other[name]):
-            found += differences(*(dict(enumerate(tables)) for tables in (one[name], other[name])), f"{place}.")
+        elif _are_tables(one[name]) and _are_tables(other[name]):
+            numbers = len(one[name]), len(other[name])
+            if numbers[0] == numbers[1]:
+                found += differences(*(dict(enumerate(tables)) for tables in (one[name], other[name])), f"{place}.")
+            else:
+                found.append(f"{place} with {numbers[0]} entries became one with {numbers[1]}")
         elif json.dumps(one[name]) != json.dumps(other[name]):  # which tells 1 from True
             found.append(f"{place} {one[name]!r:.60} became {other[name]!r:.60}")
     if not prefix and not found and list(one.get("grid", ())) != list(other.get("grid", ())):

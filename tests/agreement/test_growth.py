@@ -64,8 +64,8 @@ def test_width_128_depth_100():
     """400 draws without weights (standard error 0.10) and 100 with them (0.20), against mean −1.979, std 2.006."""
     net = mlp(100, 128)
     growth = predict_growth(net)
-    judge(growth, simulate_growth(net, 400, seed=1, method="conditional"))
-    judge(growth, simulate_growth(net, 100, seed=2, method="weights"))
+    judge(growth, simulate_growth(net, 400, seed=1, method="conditional", gradients=False))
+    judge(growth, simulate_growth(net, 100, seed=2, method="weights", gradients=False))
 
 
 # --- exact at any width ----------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def test_the_law_at_small_width(net):
     """1,000 draws of every network by either method, judged at the last two rows."""
     growth = predict_growth(net)
     for method in ("conditional", "weights"):
-        samples = simulate_growth(net, 1000, seed=3, method=method)
+        samples = simulate_growth(net, 1000, seed=3, method=method, gradients=False)
         for row in (-2, -1):
             judge(growth, samples, row, comparisons=4)
 
@@ -97,13 +97,13 @@ def test_the_law_at_small_width(net):
 def test_the_law_given_an_input():
     x = np.random.default_rng(0).standard_normal((1, 6)) * 30
     net = mlp(4, 5, bias=2.0, input_width=6)
-    judge(predict_growth(net, x), simulate_growth(net, 1000, x, seed=4))
+    judge(predict_growth(net, x), simulate_growth(net, 1000, x, seed=4, gradients=False))
 
 
 def test_the_judge_can_fail():
     growth = predict_growth(mlp(4, 4))
     with pytest.raises(AssertionError):
-        judge(growth, simulate_growth(mlp(4, 6), 1000, seed=3, method="conditional"))
+        judge(growth, simulate_growth(mlp(4, 6), 1000, seed=3, method="conditional", gradients=False))
 
 
 @pytest.mark.parametrize("init", ["he_uniform", "he_normal", "torch_default", initialization("orthogonal", gain=1.4)])
@@ -112,7 +112,7 @@ def test_the_second_moment_of_relu_networks_is_exact_for_any_weights(init):
     net = mlp(3, 6, init=init)
     growth = predict_growth(net)
     assert set(growth.moment_method) == {"exact"}
-    values = np.exp(simulate_growth(net, 1500, seed=5, method="weights").log_second_moment[:, 1:])
+    values = np.exp(simulate_growth(net, 1500, seed=5, method="weights", gradients=False).log_second_moment[:, 1:])
     mean, error = mean_with_error(values)
     allowed = tolerance(error, RARE, comparisons=len(mean)) + 1e-11  # an orthogonal matrix keeps the first row exactly
     assert np.all(np.abs(mean - growth.second_moment[1:]) < allowed)
@@ -124,7 +124,7 @@ def test_uniform_weights_to_first_order():
     The fourth moment of uniform weights lowers the variance by 1.2 Σ h⁴/(Σ h²)² a layer, of higher order in a wide net.
     """
     net = mlp(10, 60, init="he_uniform")
-    growth, values = predict_growth(net), simulate_growth(net, 1000, seed=6).log_second_moment[:, -1]
+    growth, values = predict_growth(net), simulate_growth(net, 1000, seed=6, gradients=False).log_second_moment[:, -1]
     mean, error = mean_with_error(values)
     assert abs(mean - growth.log_growth_mean[-1]) < tolerance(error, RARE) + 10 / 60**2
     assert values.std() == pytest.approx(growth.log_growth_std[-1], rel=0.15)
@@ -138,7 +138,10 @@ INPUTS = RNG.standard_normal((5, 40)) * [[0.5], [1.0], [1.0], [2.0], [1.5]] + 0.
 
 def compare_moments(net, inputs, trials, slack, method="conditional"):
     """The three moments of every row: sampling error, plus a relative `slack` for finite width."""
-    growth, samples = predict_growth(net, inputs), simulate_growth(net, trials, inputs, seed=7, method=method)
+    growth, samples = (
+        predict_growth(net, inputs),
+        simulate_growth(net, trials, inputs, seed=7, method=method, gradients=False),
+    )
     for quantity in ("log_second_moment", "log_channel_mean_square", "log_channel_variance"):
         predicted, measured = np.exp(getattr(growth, quantity)), np.exp(getattr(samples, quantity))
         rows = [row for row in range(len(predicted)) if predicted[row] > 1e-9]
@@ -182,7 +185,9 @@ def test_the_error_of_infinite_width_falls_as_one_over_the_width():
     deviations = []
     for width in (3, 9):
         net = mlp(3, width, "tanh", "lecun_normal")
-        values = np.exp(simulate_growth(net, 5000, seed=10, method="conditional").log_second_moment[:, -1])
+        values = np.exp(
+            simulate_growth(net, 5000, seed=10, method="conditional", gradients=False).log_second_moment[:, -1]
+        )
         mean, error = mean_with_error(values)
         predicted = predict_growth(net).second_moment[-1]
         deviations.append((mean / predicted - 1, error / predicted))

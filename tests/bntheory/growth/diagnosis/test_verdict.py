@@ -162,8 +162,9 @@ def test_every_remedy_was_predicted_and_solves_the_problem(case):
     predicted = {}
     for fact in found.facts:
         for remedy in fact.remedies:
-            again = predicted.setdefault(remedy.name, verdict._facts(predict_growth(remedy.net, batch_size=8)))
-            again = {other.kind: other for other in again}
+            if remedy.name not in predicted:
+                predicted[remedy.name] = verdict._facts(predict_growth(remedy.net, batch_size=8))
+            again = {other.kind: other for other in predicted[remedy.name]}
             assert remedy.net == remedies.REMEDIES[remedy.name](growth.question.net) != growth.question.net
             assert fact.problem and not again[fact.kind].problem
             assert remedy.before == fact.measure and remedy.after == pytest.approx(again[fact.kind].measure, abs=1e-9)

@@ -31,16 +31,17 @@ def blocks(phi, depth=50, width=128, norm=(), scale=1.0, init="he_normal"):
     return Sequential((Dense(width, "lecun_normal"), *(Residual(branch, scale=scale),) * depth), (width,))
 
 
-def judge(net, row=-1, trials=2000, batch=1, seed=0, share=0.03, method="conditional"):
+def judge(net, rows=(-1,), trials=2000, batch=1, seed=0, share=0.03, method="conditional"):
     """Coverage within 3%, mean and standard deviation within 4.5 standard errors and `share` of the deviation."""
     law = fluctuations(net, 0.0, batch if batch > 1 else math.inf)
     drawn = simulate_growth(net, trials, batch=batch, seed=seed, method=method, gradients=False)
-    x = drawn.log_second_moment[:, row]
-    lower, upper = (edge[row] for edge in law.band(0.9))
-    assert abs(np.mean((lower <= x) & (x <= upper)) - 0.9) < 0.03
-    std, squares = x.std(), (x - x.mean()) ** 2
-    assert abs(x.mean() - law.mean[row]) < SIGMAS * std / math.sqrt(trials) + share * std
-    assert abs(std - law.std[row]) < SIGMAS * squares.std() / math.sqrt(trials) / (2 * std) + share * std
+    lower, upper = law.band(0.9)
+    for row in rows:
+        x = drawn.log_second_moment[:, row]
+        assert abs(np.mean((lower[row] <= x) & (x <= upper[row])) - 0.9) < 0.03
+        std, squares = x.std(), (x - x.mean()) ** 2
+        assert abs(x.mean() - law.mean[row]) < SIGMAS * std / math.sqrt(trials) + share * std
+        assert abs(std - law.std[row]) < SIGMAS * squares.std() / math.sqrt(trials) / (2 * std) + share * std
 
 
 # --- plain networks --------------------------------------------------------------------------------------------------
@@ -105,13 +106,12 @@ def test_biases_uniform_weights_and_changing_widths():
     layers = [part for n in (40, 200, 60) for part in (Dense(n, "he_uniform", 0.1), activation("elu"))]
     judge(Sequential(tuple(layers), (30,)), seed=4, method="weights")
     # biases of PyTorch's own, uniform, are most of the variance in this decaying network
-    judge(mlp(10, 40, "tanh", "torch_default"), row=-2, seed=5, method="weights")
+    judge(mlp(10, 40, "tanh", "torch_default"), rows=(-2,), seed=5, method="weights")
 
 
 def test_dropout():
     layers = (Dense(100), activation("relu"), Dropout(0.3)) * 10 + (Dropout(0.2), Dense(50))
-    judge(Sequential(layers, (100,)), seed=6)
-    judge(Sequential(layers, (100,)), row=-3, seed=7)
+    judge(Sequential(layers, (100,)), rows=(-1, -3), seed=6)
 
 
 # --- residual networks and normalizations ----------------------------------------------------------------------------
@@ -120,8 +120,7 @@ def test_dropout():
 @pytest.mark.parametrize("phi, scale, norm", [("relu", 1, ()), ("tanh", 1, ()), ("gelu", 0.3, ()), ("relu", 1, 1e-5)])
 def test_residual_networks_against_simulation(phi, scale, norm):
     net = blocks(phi, scale=scale, norm=(LayerNorm(norm),) if norm else ())
-    judge(net, seed=8, share=0.05)
-    judge(net, row=-3, seed=9, share=0.05)
+    judge(net, rows=(-1, -3), seed=8, share=0.05)
 
 
 def test_residual_network_with_explicit_weights():
@@ -139,8 +138,7 @@ def test_layer_norm_against_simulation(name):
     net = Sequential((Dense(128), LayerNorm(), activation(name)) * 50, (128,))
     judge(net, seed=12)
     eps = Sequential((Dense(64, "lecun_normal"), LayerNorm(0.5), activation(name)) * 6, (64,))
-    judge(eps, seed=13)
-    judge(eps, row=-2, seed=14)
+    judge(eps, rows=(-1, -2), seed=13)
 
 
 def test_identity_shortcut_keeps_the_input():
@@ -150,10 +148,10 @@ def test_identity_shortcut_keeps_the_input():
     assert law.std[-1] < 1e-5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["relu", "tanh"])
-def test_batch_norm_against_simulation(name):
-    net = mlp(50, 128, name, batch_norm=True)
+@pytest.mark.parametrize(("name", "depth"), [("relu", 50), ("tanh", 20)])
+def test_batch_norm_against_simulation(name, depth):
+    """The kernel of a batch forgets the input in a few layers: what 50 of them show, 20 do."""
+    net = mlp(depth, 128, name, batch_norm=True)
     drawn = simulate_growth(net, 1000, batch=32, seed=15, method="conditional", gradients=False).log_second_moment
     law = fluctuations(net, 0.0, batch=32)
     lower, upper = law.band(0.9)
@@ -166,7 +164,7 @@ def test_batch_norm_against_simulation(name):
 
 def test_batch_norm_small_batches_and_blocks():
     judge(mlp(20, 128, "relu", batch_norm=True), batch=4, trials=1500, seed=16, share=0.05)
-    judge(mlp(20, 128, "gelu", batch_norm=True), row=-3, batch=8, trials=1500, seed=17, share=0.05)
+    judge(mlp(20, 128, "gelu", batch_norm=True), rows=(-3,), batch=8, trials=1500, seed=17, share=0.05)
     judge(blocks("relu", depth=10, norm=(BatchNorm(),)), batch=8, trials=1500, seed=18, share=0.08)
 
 

@@ -147,10 +147,17 @@ def test_enough_is_allowed_for():
     assert 2 * made < COMPARISONS  # the other half: radial, float32, near duplicates, and the engine written out below
 
 
-@pytest.mark.parametrize(("net", "batch"), NETWORKS.values(), ids=NETWORKS)
-def test_without_weights_as_with_them(net, batch):
-    inputs = inputs_of(net, batch)
-    found = distances(draw(conditional, net, inputs, 10), draw(weights, net, inputs, 11))
+@functools.cache
+def with_weights(name):
+    """The network of that name drawn with its weights."""
+    net, batch = NETWORKS[name]
+    return draw(weights, net, inputs_of(net, batch), 11)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_without_weights_as_with_them(name):
+    net, batch = NETWORKS[name]
+    found = distances(draw(conditional, net, inputs_of(net, batch), 10), with_weights(name))
     assert len(found) > PROJECTIONS + 2 * len(steps(net))
     assert max(found) <= allowed(TRIALS, TRIALS)
 
@@ -185,8 +192,9 @@ def test_inputs_that_coincide_or_nearly_do(relative):
 @pytest.mark.parametrize("name", ["BN, ReLU", "GroupNorm", "BN with γ", "pre-activation blocks", "tanh, one input"])
 def test_float32_has_the_same_law(name):
     net, batch = NETWORKS[name]
-    inputs = inputs_of(net, batch)
-    found = distances(draw(conditional, net, inputs, 18, dtype=np.float32), draw(weights, net, inputs, 19), zero=-25.0)
+    found = distances(
+        draw(conditional, net, inputs_of(net, batch), 18, dtype=np.float32), with_weights(name), zero=-25.0
+    )
     assert max(found) <= allowed(TRIALS, TRIALS)
 
 

@@ -1,5 +1,6 @@
 """Small networks as people write them: what is predicted of them against redraws of their weights."""
 
+import functools
 import math
 import pathlib
 
@@ -487,11 +488,18 @@ def narrow(word):
     return model, batch[: NARROW[word]]
 
 
+@functools.cache
+def prediction(word, inputs):
+    """Of a network for its first inputs."""
+    model, batch = network(word)
+    return bn.predict_module(model, batch[:inputs])
+
+
 @pytest.mark.parametrize("word", ZOO)
 def test_predictions_hold_over_redraws(word):
     """Mean of ln(mean of h²) within 0.1 decades and 3 standard errors; after a restart, of one network's deviation."""
     model, batch = network(word)
-    predicted = bn.predict_module(model, batch)
+    predicted = prediction(word, len(batch))
     measured = measure_module(model, batch, DRAWS, gradients=False).log_second_moment
     lawful = np.isfinite(predicted.log_growth_mean)
     expected = np.where(lawful, predicted.log_growth_mean, predicted.log_second_moment)
@@ -512,7 +520,7 @@ def test_predictions_hold_over_redraws(word):
 
 
 def test_names_are_those_of_the_modules():
-    rows = bn.predict_module(*network("ResNet-20")).name
+    rows = prediction("ResNet-20", 4).name
     assert rows[:6] == ("input", "conv1", "relu", "blocks.0.conv1", "blocks.0.relu", "blocks.0.conv2")
     assert rows[-4:] == ("relu (2)", "avg_pool2d", "view", "linear") or rows[-3:] == ("avg_pool2d", "view", "linear")
 
@@ -522,7 +530,7 @@ def test_bands_hold_what_they_say(word):
     """90% of 1000 draws ± 4%, on the mean over rows, whose draws are not independent of one another."""
     with np.load(DRAWN) as file:
         quantiles = file[word].astype(float)
-    predicted = bn.predict_module(*narrow(word))
+    predicted = prediction(word, NARROW[word])
     lower, upper = predicted.band(0.9)
     rows = np.flatnonzero((upper > lower) & np.isfinite(quantiles[0]))
     levels = np.linspace(0, 1, len(quantiles))

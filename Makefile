@@ -2,14 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: report test bench clean
+.PHONY: report test types examples bench clean
 
 report: .venv/installed
 	$(BIN)/bntheory report --out report
 
+# Types are checked beside the tests: both cores have work from start to end.
 test: .venv/installed
 	$(BIN)/ruff check .
+	$(MAKE) --no-print-directory --jobs=2 types examples
+
+types: .venv/installed
 	$(BIN)/mypy
+
+examples: .venv/installed
 	$(BIN)/pytest -q --numprocesses auto --dist loadfile --doctest-modules bntheory simulations paper_figures tests --ignore=tests/benchmarks
 
 bench: .venv/installed

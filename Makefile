@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: report test types examples bench clean
+.PHONY: report test types examples docs bench clean
 
 report: .venv/installed
 	$(BIN)/bntheory report --out report
@@ -18,6 +18,9 @@ types: .venv/installed
 examples: .venv/installed
 	$(BIN)/pytest -q --numprocesses auto --dist loadfile --doctest-modules bntheory simulations paper_figures tests --ignore=tests/benchmarks
 
+docs: .venv/installed
+	$(BIN)/mkdocs build --config-file .mkdocs.yml
+
 bench: .venv/installed
 	$(BIN)/python tests/benchmarks/table.py --out docs
 
@@ -28,4 +31,4 @@ bench: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv report
+	rm -rf .venv report site

@@ -93,4 +93,4 @@ def jacobi(rows):
 
 def pytest_collection_modifyitems(items):
     """Let the file that takes longest by itself come first, not at the end, where the other process would wait."""
-    items.sort(key=lambda item: item.path.name != "test_readme.py")
+    items.sort(key=lambda item: item.path.name != "test_documentation.py")

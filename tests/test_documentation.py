@@ -17,7 +17,7 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 STUDIES = DOCS / "studies" / "README.md"  # minutes of work: see test_studies.py
 PAGES = [README, *(path for path in sorted(DOCS.rglob("*.md")) if path != STUDIES)]
-BLOCK = re.compile(r"(?:`(?P<file>[\w.]+)`:?\n\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+BLOCK = re.compile(r"(?:`(?P<file>\w+\.\w+)`\n\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.M)
 
 
@@ -72,8 +72,9 @@ def shell(command, run):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_examples_of_a_page(page, run):
+def test_examples_of_a_page(page, run, monkeypatch):
     text = page.read_text(encoding="utf-8")
+    monkeypatch.syspath_prepend(Path.cwd())  # `run` has changed to a folder of the test
     assert check_page(text, name_of(page), run) == len(re.findall(r"^(?:>>>|\$) ", text, re.M))
 
 
@@ -93,7 +94,10 @@ def test_a_page_that_is_wrong_is_found(text, run):
 
 
 def test_blocks_share_a_folder_and_a_session(run):
-    text = "`a.txt`\n\n```text\n5\n```\n\n```python\n>>> x = 5\n```\n\n```python\n>>> open('a.txt').read() == f'{x}\\n'\nTrue\n```\n"
+    text = (
+        "`a.txt`\n\n```text\n5\n```\n\n```python\n>>> import pathlib\n```\n\n"
+        "```python\n>>> pathlib.Path('a.txt').read_text()\n'5\\n'\n```\n"
+    )
     assert check_page(text, "page", run) == 2
 
 

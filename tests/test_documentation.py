@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 pytest.importorskip("torch")
@@ -75,7 +76,9 @@ def shell(command, run):
 def test_examples_of_a_page(page, run, monkeypatch):
     text = page.read_text(encoding="utf-8")
     monkeypatch.syspath_prepend(Path.cwd())  # `run` has changed to a folder of the test
-    assert check_page(text, name_of(page), run) == len(re.findall(r"^(?:>>>|\$) ", text, re.M))
+    with matplotlib.rc_context():
+        found = check_page(text, name_of(page), run)
+    assert found == len(re.findall(r"^(?:>>>|\$) ", text, re.M))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from paper_figures import figure3, figure4, figure5, training_claims
+from paper_figures import appendix_claims, figure3, figure4, figure5, training_claims
 from paper_figures.values import committed, paper_values
 from paper_figures.verdicts import NOT_TESTABLE, Claim, judged
 
@@ -304,4 +304,5 @@ JUDGES: dict[str, Callable[[dict[str, Any]], list[Claim]]] = {
     "growth": _growth,
     "figure1": training_claims.figure1,
     "appendix_learning_rates": training_claims.learning_rates,
+    "appendix_gradient_explosion": appendix_claims.gradient_explosion,
 }

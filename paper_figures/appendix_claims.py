@@ -1,0 +1,49 @@
+"""Claims of the paper, and of later work on its subject, judged by the appendices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from paper_figures import appendix_gradient_explosion
+from paper_figures.verdicts import Claim, judged
+
+
+def gradient_explosion(data: dict[str, Any]) -> list[Claim]:
+    """Judge what BN does to growth with depth, in residual networks and in plain ones."""
+    bn, nobn = (appendix_gradient_explosion.total(data[name]) for name in ("resnet_bn", "resnet"))
+    found = data["rates"]
+    plain = [rate for batch, rate in found["plain"].items() if batch > appendix_gradient_explosion.HEAVY]
+    exponents = [rate for batch, rate in found["residual"].items() if batch > appendix_gradient_explosion.HEAVY]
+    sizes = ", ".join(str(batch) for batch in found["plain"] if batch > appendix_gradient_explosion.HEAVY)
+    network = f"ResNet-{data['resnet_depth']}"
+    return [
+        judged(
+            "text",
+            "with BN activations do not grow uncontrollably with depth",
+            (
+                "in words (abstract, from memory)",
+                "√depth, anew in every stage",
+                f"ln of the square +{bn.activation:.1f}",
+            ),
+            bn.activation < nobn.activation and bn.activation < 2 * np.log(data["resnet_depth"]),
+            f"{network} at initialization on digits; without BN +{nobn.activation:.1f}. Gradients, for a given one at "
+            f"the output, rise by e^{bn.gradient:.1f} with BN and by e^{nobn.gradient:.1f} without: in residual "
+            "networks BN leaves them a power of depth.",
+        ),
+        judged(
+            "later work",
+            "in networks without shortcuts BN does not explode gradients (not claimed: the paper's are residual)",
+            (
+                "–",
+                f"× {', '.join(f'{np.exp(rate.theory):.2f}' for rate in plain)} a layer at batches of {sizes}",
+                f"× {', '.join(f'{np.exp(rate.mean):.2f} ± {np.exp(rate.mean) * rate.error:.2f}' for rate in plain)}",
+            ),
+            all(rate.mean < 0.1 for rate in plain),
+            "Squared gradients of ReLU perceptrons explode with BN, and not without it (Yang et al. 2019, "
+            "arXiv:1902.08129). With residual blocks they grow as depth to the power "
+            f"{', '.join(f'{rate.mean:.2f}' for rate in exponents)}.",
+            known=True,
+        ),
+    ]

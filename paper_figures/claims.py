@@ -305,4 +305,5 @@ JUDGES: dict[str, Callable[[dict[str, Any]], list[Claim]]] = {
     "figure1": training_claims.figure1,
     "appendix_learning_rates": training_claims.learning_rates,
     "appendix_gradient_explosion": appendix_claims.gradient_explosion,
+    "appendix_input_conditioning": appendix_claims.input_conditioning,
 }

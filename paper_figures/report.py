@@ -28,6 +28,7 @@ FIGURES = (
     "appendix_learning_rates",
     "appendix_trained_networks",
     "appendix_gradient_explosion",
+    "appendix_input_conditioning",
 )
 DRAWN = ("figure2", "figure6", "figure7", "table1")
 SCALES: dict[str, dict[str, dict[str, int]]] = {  # a scale changes arguments of the figures' `compute`

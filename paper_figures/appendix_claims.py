@@ -11,6 +11,27 @@ from paper_figures.appendix_input_conditioning import SHOWN, best
 from paper_figures.verdicts import Claim, judged
 
 
+def condition_number(data: dict[str, Any]) -> list[Claim]:
+    """Judge how condition numbers depend on depth."""
+    part, counts = data["products"][data["width"]], data["counts"]
+    logs = (part["ends"][..., 0] - part["ends"][..., 1]).mean(axis=0)
+    deepest = {kind: found["drawn"][:, -1].mean() for kind, found in data["networks"].items()}
+    largest = part["ends"][..., 0].mean(axis=0)
+    words = f"{counts[-1]} matrices of width {data['width']}"
+    return [
+        judged(
+            "text",
+            "the condition number of products grows with their number: shallow ones are better conditioned",
+            ("in words (from memory)", f"ln κ at most {part['bound'][-1]:.0f} for {words}", f"{logs[-1]:.0f}"),
+            bool(np.all(np.diff(logs) > 0)) and logs[-1] > logs[0] * counts[-1] / 10,
+            f"Exponentially. The largest value grows while M ≪ N only, to ln σ₁ = {largest.max():.1f}, and is back at "
+            f"{largest[-1]:.1f} at M = {counts[-1]}. Networks of {data['depths'][-1]} layers or blocks have ln κ = "
+            f"{deepest['relu']:.0f} (ReLU), {deepest['relu_bn']:.0f} with BN, {deepest['residual']:.0f} with shortcuts, "
+            f"{deepest['residual_bn']:.0f} with both.",
+        )
+    ]
+
+
 def gradient_explosion(data: dict[str, Any]) -> list[Claim]:
     """Judge what BN does to growth with depth, in residual networks and in plain ones."""
     bn, nobn = (appendix_gradient_explosion.total(data[name]) for name in ("resnet_bn", "resnet"))

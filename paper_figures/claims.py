@@ -304,6 +304,7 @@ JUDGES: dict[str, Callable[[dict[str, Any]], list[Claim]]] = {
     "growth": _growth,
     "figure1": training_claims.figure1,
     "appendix_learning_rates": training_claims.learning_rates,
+    "appendix_condition_number": appendix_claims.condition_number,
     "appendix_gradient_explosion": appendix_claims.gradient_explosion,
     "appendix_input_conditioning": appendix_claims.input_conditioning,
 }

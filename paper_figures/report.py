@@ -27,6 +27,7 @@ FIGURES = (
     "table1",
     "appendix_learning_rates",
     "appendix_trained_networks",
+    "appendix_condition_number",
     "appendix_gradient_explosion",
     "appendix_input_conditioning",
 )

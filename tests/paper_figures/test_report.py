@@ -199,7 +199,8 @@ def test_single_figures_are_listed_and_refused(tmp_path):
     command = [sys.executable, "-m", "paper_figures"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
     numbered = [f"figure{number}" for number in range(1, 9)]
-    subjects = ("learning_rates", "trained_networks", "gradient_explosion", "input_conditioning")
+    own = ("condition_number", "gradient_explosion", "input_conditioning")
+    subjects = ("learning_rates", "trained_networks", *own)
     assert listed.stdout.split() == ["growth", *numbered, "table1", *(f"appendix_{name}" for name in subjects)]
     refused = subprocess.run([*command, "figure9", "--out", tmp_path], capture_output=True, text=True, check=False)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1

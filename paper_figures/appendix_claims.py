@@ -26,8 +26,8 @@ def condition_number(data: dict[str, Any]) -> list[Claim]:
             bool(np.all(np.diff(logs) > 0)) and logs[-1] > logs[0] * counts[-1] / 10,
             f"Exponentially. The largest value grows while M ≪ N only, to ln σ₁ = {largest.max():.1f}, and is back at "
             f"{largest[-1]:.1f} at M = {counts[-1]}. Networks of {data['depths'][-1]} layers or blocks have ln κ = "
-            f"{deepest['relu']:.0f} (ReLU), {deepest['relu_bn']:.0f} with BN, {deepest['residual']:.0f} with shortcuts, "
-            f"{deepest['residual_bn']:.0f} with both.",
+            f"{deepest['relu']:.0f} (ReLU), {deepest['relu_bn']:.0f} with BN, {deepest['residual']:.0f} with "
+            f"shortcuts, {deepest['residual_bn']:.0f} with both.",
         )
     ]
 

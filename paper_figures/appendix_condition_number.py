@@ -6,9 +6,10 @@ matrices have, for M ≫ N and as an upper bound for all M (`bntheory.regime`, L
     E ln κ = (M + 2)/2 · [ψ(N/2) − ψ(½)].
 
 For M ≪ N, and for wide networks, the free product's law holds: ln κ runs from where it expects e^−γ/2 values below to
-its edge. Plain ReLU networks lose rank with depth, which `regime` follows. BN whose statistics are held divides every unit by its standard deviation: of a plain network it leaves the law as
-it is; of a pre-activation block it makes I + W D/√v with v = 1 + l (1 − 1/π) at block l (wide, large batches), so
-that the branch's share falls and κ grows as a power of depth: ln κ ≈ Σ 1/v ~ π/(π−1) ln l. Without BN shares stay.
+its edge. Plain ReLU networks lose rank with depth, which `regime` follows. BN whose statistics are held divides every
+unit by its standard deviation: of a plain network it leaves the law as it is; of a pre-activation block it makes
+I + W D/√v with v = 1 + l (1 − 1/π) at block l (wide, large batches), so that the branch's share falls and κ grows as a
+power of depth: ln κ ≈ Σ 1/v ~ π/(π−1) ln l. Without BN shares stay.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ TEXT = (
     "Ratio κ of the largest to the smallest singular value above 0. Of products it grows exponentially with their "
     "number, and wider is worse; the largest value, whose square grows as e·M while M is far below the width, falls "
     "where M is far above. The smallest falls throughout and makes κ. At one input and with the batch's statistics "
-    "held, BN changes nothing of it in a plain network: it divides all units by nearly the same number. Shortcuts "
-    "alone leave an exponential (slower for a weak branch); shortcuts with BN a power of depth. Random matrices and "
-    "Gaussian inputs only, no data set. BN's coupling of the images of a batch is not in these Jacobians."
+    "held, BN changes nothing of it in a plain network: it divides all units by nearly the same number. Plain ReLU "
+    "networks lose rank from layer to layer, and κ is that of what is left. Shortcuts keep the rank; alone they leave "
+    "an exponential (slower for a weak branch), with BN a power of depth. Random matrices and Gaussian inputs only, no "
+    "data set. BN's coupling of the images of a batch is not in these Jacobians."
 )
 SMALLEST = math.exp(-np.euler_gamma) / 2  # place of the smallest eigenvalue, in eigenvalues from below (`regime`)
 SCALE = 0.5  # a of the weak linear branch, I + a W
@@ -237,17 +239,18 @@ def draw(data: dict[str, Any]) -> Figure:
     panels[1, 0].set(ylabel="ln κ", ylim=(0, None))
     figure.supxlabel(
         f"no data: Gaussian matrices and inputs, {data['trials']} draws, ± 2 standard errors; networks of width "
-        f"{data['width']},\nBN's statistics of {data['batch']} inputs. Dashed: law of infinite width, M ≪ N; "
-        "full: M ≫ N; "
-        "plain ReLU: up to 8 layers that law,\nbeyond an upper bound",
+        f"{data['width']},\nBN's statistics of {data['batch']} inputs. Dashed: law of infinite width, M ≪ N (deep plain "
+        "ReLU: bound);\nfull: M ≫ N",
         fontsize=10,
     )
     return figure
 
 
-def _points(axes: Axes, at: list[int], drawn: np.ndarray, color: str, label: str | None = None) -> None:
+def _points(axes: Axes, at: list[int], drawn: np.ndarray, color: str, label: str, marker: str = "o") -> None:
     error = 2 * drawn.std(axis=0, ddof=1) / math.sqrt(len(drawn))
-    axes.errorbar(at, drawn.mean(axis=0), error, fmt="o", ms=4.5, capsize=3, color=color, label=label)
+    axes.errorbar(
+        at, drawn.mean(axis=0), error, fmt=marker, ms=4.5 if marker == "o" else 7, capsize=3, color=color, label=label
+    )
 
 
 def _product_conditions(axes: Axes, data: dict[str, Any]) -> None:
@@ -273,6 +276,6 @@ def _network_conditions(axes: Axes, data: dict[str, Any], kinds: tuple[str, ...]
     for kind in kinds:
         part, color = data["networks"][kind], f"C{list(KINDS).index(kind)}"
         axes.plot(data["depths"], part["theory"], "--", color=color, lw=1.4)
-        _points(axes, data["depths"], part["drawn"], color, KINDS[kind])
+        _points(axes, data["depths"], part["drawn"], color, KINDS[kind], "s" if kind == "relu" else "o")
     axes.set(xscale="log", xlabel="layers or blocks", title="networks")
     axes.legend(loc="upper left", fontsize=9.5)

@@ -11,7 +11,7 @@ from paper_figures import appendix_condition_number as figure
 
 @pytest.fixture(scope="module")
 def data():
-    return figure.compute(seed=1, widths=(8, 32), factors=128, depth=16, trials=24, batch=64)
+    return figure.compute(seed=1, widths=(8, 16), factors=64, depth=8, trials=24, batch=64)
 
 
 def failures(data):
@@ -82,7 +82,7 @@ def test_claim_can_fail(data):
     (claim,) = appendix_claims.condition_number(data)
     assert claim.verdict == "reproduced"
     wrong = copy.deepcopy(data)
-    wrong["products"][32]["ends"][:] = wrong["products"][32]["ends"][:, :1]
+    wrong["products"][16]["ends"][:] = wrong["products"][16]["ends"][:, :1]
     assert appendix_claims.condition_number(wrong)[0].failed
 
 

@@ -41,11 +41,13 @@ class SgdNoise:
     noise, noise_error : float
         E‖α∇ℓ − α∇ℓ_B‖² and its standard error, from sampled mini-batches.
     exact : float
-        α² C/|B| · (N − |B|)/(N − 1).
+        α² C/|B| · (N − |B|)/(N − 1); α² C/|B| with replacement.
     bound : float
         α² C/|B|.
     mixed : str
         Why the loss of a mini-batch is not the mean of losses of its images; empty if it is.
+    replace : bool
+        Whether images were drawn with replacement.
     """
 
     step: float
@@ -58,6 +60,7 @@ class SgdNoise:
     exact: float
     bound: float
     mixed: str
+    replace: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, ready for strict JSON."""
@@ -68,6 +71,7 @@ class SgdNoise:
         lines: list[tuple[str, float]] = [("C", self.variance), ("sampled", self.noise), ("  ± ", self.noise_error)]
         lines += [("exact", self.exact), ("bound", self.bound), ("‖α∇ℓ‖²", self.step**2 * self.squared_gradient)]
         title = f"Noise of steps {self.step:g} by {self.batch_size} of {self.images} images"
+        title += ", drawn with replacement" if self.replace else ""
         why = f" (from mini-batches alone: {self.mixed})" if self.mixed else ""
         return f"{title}{why}\n{aligned(('', 'value'), lines)}"
 
@@ -92,7 +96,7 @@ class SgdNoise:
         ax = pyplot.subplots(layout="constrained")[1] if ax is None else ax
         sizes = np.unique(np.geomspace(1, max(1, self.images - 1), 60).round())
         bound = self.step**2 * self.variance / sizes
-        ax.loglog(sizes, bound, "--", color=ORANGE, label=r"bound $\alpha^2 C/|B|$")
+        ax.loglog(sizes, bound, "--", color=ORANGE, label=r"bound $\alpha^2 C/|B|$, with replacement")
         ax.loglog(sizes, bound * (self.images - sizes) / (self.images - 1), color=BLUE, label="without replacement")
         ax.errorbar(
             self.batch_size, self.noise, 2 * self.noise_error, fmt="o", color="black", label="sampled, ± 2 s.e."
@@ -113,6 +117,7 @@ def sgd_noise(
     batches: int = 50,
     chunk: int = 32,
     seed: int | np.random.Generator = 0,
+    replace: bool = False,
 ) -> SgdNoise:
     """Measure the variance C of the gradients of single images, and the noise of SGD's steps with mini-batches B.
 
@@ -120,6 +125,7 @@ def sgd_noise(
 
         C = (1/N) Σ_i ‖∇ℓ_i − ∇ℓ‖²,     E‖α∇ℓ − α∇ℓ_B‖² = α² C/|B| · (N − |B|)/(N − 1) ≤ α² C/|B|.
 
+    With replacement, the images of B being independent, the bound is met: E‖α∇ℓ − α∇ℓ_B‖² = α² C/|B|.
     C is a sum over all images, without error; the expectation is also sampled, from mini-batches in forward and
     backward passes of their own.
 
@@ -139,13 +145,15 @@ def sgd_noise(
     step : float
         α > 0.
     batch_size : int
-        |B| from 1 to N − 1.
+        |B| from 1 to N − 1, or more with replacement.
     batches : int
         Mini-batches to sample, at least 4.
     chunk : int
         Images whose gradients are held at once.
     seed : int or numpy.random.Generator
         Of the mini-batches.
+    replace : bool
+        Whether an image may be drawn more than once into a mini-batch.
 
     Returns
     -------
@@ -178,24 +186,25 @@ def sgd_noise(
     count = objective.count
     if count < 2:
         raise ValueError(f"noise needs at least 2 images, got {count}")
-    batch_size = arguments.integer("batch_size", batch_size, at_most=count - 1)
+    replace = arguments.flag("replace", replace)
+    batch_size = arguments.integer("batch_size", batch_size, at_most=None if replace else count - 1)
     mixed = _mixed(objective)
     rng = streams.stream(streams.root(seed), 0)
-    share = (count - batch_size) / (count - 1) / batch_size
+    share = (1 if replace else (count - batch_size) / (count - 1)) / batch_size
     if mixed:
-        gradients = _of_batches(objective, batches - batches % 2, batch_size, rng)
+        gradients = _of_batches(objective, batches - batches % 2, batch_size, rng, replace)
         samples = [_distance(one, other) / 2 for one, other in zip(gradients, gradients, strict=True)]  # pairs
         square = math.nan
     else:
         mean, variance = _by_images(objective, chunk)
-        gradients = _of_batches(objective, batches, batch_size, rng)
+        gradients = _of_batches(objective, batches, batch_size, rng, replace)
         samples = [_distance(mean, gradient) for gradient in gradients]
         square = inner(mean, mean)
     noise, error = (step**2 * float(part) for part in mean_with_error(samples))
     if mixed:
         variance = noise / share / step**2
     exact, bound = step**2 * variance * share, step**2 * variance / batch_size
-    return SgdNoise(step, batch_size, count, variance, square, noise, error, exact, bound, mixed)
+    return SgdNoise(step, batch_size, count, variance, square, noise, error, exact, bound, mixed, replace)
 
 
 def _mixed(objective: Objective) -> str:
@@ -230,10 +239,12 @@ def _by_images(objective: Objective, chunk: int) -> tuple[list[torch.Tensor], fl
     return mean, total / objective.count
 
 
-def _of_batches(objective: Objective, batches: int, size: int, rng: np.random.Generator) -> Iterator[Point]:
-    """Gradients of mini-batches drawn without replacement, each with random states of its own."""
+def _of_batches(
+    objective: Objective, batches: int, size: int, rng: np.random.Generator, replace: bool
+) -> Iterator[Point]:
+    """Gradients of mini-batches, each with random states of its own."""
     for _ in range(batches):
-        chosen = torch.from_numpy(rng.choice(objective.count, size, replace=False)).to(objective.images.device)
+        chosen = torch.from_numpy(rng.choice(objective.count, size, replace=replace)).to(objective.images.device)
         with unchanged_random_states(chosen.device):
             torch.manual_seed(int(rng.integers(2**32)))  # torch's CPU generator reads 32 bits
             value, gradient = objective.gradient(part=chosen)

@@ -55,6 +55,19 @@ def test_samples_agree_with_the_exact_value(tanh_net, blobs):
     assert few["noise"] != sgd_noise(tanh_net, *blobs, batch_size=6, batches=5, seed=2).noise
 
 
+def test_replacement_meets_the_bound(tanh_net, blobs):
+    """Exact: all ordered pairs of 8 images. Sampled: 200 mini-batches of 9 of them, false-alarm rate 1e-4."""
+    images, labels = (part[:8] for part in blobs)
+    whole = gradient(tanh_net, images, labels)
+    pairs = [list(pair) for pair in itertools.product(range(8), repeat=2)]
+    squares = [((gradient(tanh_net, images[pair], labels[pair]) - whole) ** 2).sum() for pair in pairs]
+    found = sgd_noise(tanh_net, images, labels, batch_size=2, batches=4, replace=True)
+    assert found.exact == pytest.approx(np.mean(squares), rel=1e-12) and found.exact == found.bound
+    many = sgd_noise(tanh_net, images, labels, batch_size=9, batches=200, replace=True)
+    assert abs(many.noise - found.exact * 2 / 9) < tolerance(many.noise_error, 1e-4, degrees_of_freedom=199)
+    assert many.noise_error < 0.1 * many.noise and "drawn with replacement" in many.table()
+
+
 def test_convolutions_in_chunks():
     """vmap and single images of a small ResNet, float32, agree with explicit gradients."""
     model = sim.build(resnet(8, image=(1, 6, 6)), seed=1)
@@ -136,6 +149,7 @@ def test_masks_and_sums_are_said_to_mix(tanh_net, blobs):
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"batches": 3}, "batches must be at least 4, got 3"),
         ({"chunk": 0}, "chunk must be at least 1, got 0"),
+        ({"replace": 1}, "replace must be True or False, got 1"),
         ({"loss": lambda o, t: o.mean() / 0}, "the loss must be finite, got -?(nan|inf)"),
     ],
 )

@@ -133,7 +133,9 @@ def _units(state: State) -> tuple[np.ndarray, np.ndarray]:
         return np.abs(units).mean(axis=(0, 1), dtype=float), units
     drawn = population.drawn(state)
     assert drawn.fields is not None
-    return np.abs(drawn.particles).mean(axis=0) * math.exp(drawn.log_scale), drawn.fields[:SAMPLED].copy()
+    size = np.abs(drawn.particles).mean(axis=0) * math.exp(drawn.log_scale)
+    alike = 1.0 if state.sizes is None else state.sizes.mean(axis=0)  # E|h| is that of an image of mean square
+    return size * alike, drawn.fields[:SAMPLED].copy()
 
 
 def _output(last: State, alike: float) -> Gradient:

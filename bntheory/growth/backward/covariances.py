@@ -31,6 +31,7 @@ from bntheory.activations import Activation
 from bntheory.growth.by_rows import by_rows
 from bntheory.growth.finite_width import innovations
 from bntheory.growth.infinite_width import hermite, population, positions
+from bntheory.growth.infinite_width.sizes import Lost, of_blocks
 from bntheory.growth.infinite_width.state import State, log_mean
 from bntheory.layers import Conv, Shape
 
@@ -42,13 +43,22 @@ class Field(NamedTuple):
     """Gaussian units of a row over its points."""
 
     log_q: np.ndarray
-    correlation: Blocks  # of one pair of copies, not summed over the others
+    correlation: Blocks  # of one pair of copies, not summed over the others; of images, at equal sizes
+    sizes: np.ndarray | None = None  # of images that differ in size
+
+    def resized(self, block: Blocks) -> Blocks:
+        """Means over pairs of images of what grows with the sizes of both."""
+        lost = of_blocks(self.sizes)
+
+        def kept(matrix: np.ndarray, lost: Lost | None) -> np.ndarray:
+            return matrix if lost is None else by_rows(lambda rows: (1 - lost(rows)) * matrix[rows], len(matrix))
+
+        return kept(block[0], lost[0]), None if block[1] is None else kept(block[1], lost[1])
 
 
 def field(state: State) -> Field:
     """What the rules need of a row of Gaussian units whose distances are carried."""
-    state = state.folded()
-    return Field(state.log_q, innovations.correlations(state))
+    return Field(state.log_q, innovations.correlations(state), state.sizes)
 
 
 def single(blocks: Blocks) -> Blocks:
@@ -146,9 +156,9 @@ def radial(phi: Activation, row: Field) -> Blocks:
             root = np.sqrt(np.maximum(1 - rho**2, 0)) / np.float32(2 * math.pi)
             return ((a - b) ** 2 * (rho * _orthant(rho) + root) + a * b * rho) * _product(size)
 
-        return each(product, row.correlation)
+        return row.resized(each(product, row.correlation))
     table, tail, norm = _radial_series(phi, row.log_q)
-    return each(lambda rho: _series(table, tail, rho) * _product(size / norm), row.correlation)
+    return row.resized(each(lambda rho: _series(table, tail, rho) * _product(size / norm), row.correlation))
 
 
 def _orthant(rho: np.ndarray) -> np.ndarray:

@@ -117,7 +117,7 @@ def _times(gradient: Gradient, other: State, even: float = 1.0, above: Above | N
     if links is not None:
         if other.log_d is None:
             return None
-        links = covariances.each(np.multiply, links, covariances.field(other).correlation)
+        links = covariances.each(np.multiply, links, covariances.field(other.folded()).correlation)
     return scaled(gradient, q, scale, links=links, evenness=gradient.evenness * even, above=above)
 
 
@@ -132,7 +132,7 @@ def _gate(gradient: Gradient, other: State, own: State) -> Gradient | None:
             return None
         size = other.log_second_moment + gradient.log_scale - product.log_scale
         radial = covariances.times(gradient.above.radial(), np.sqrt(gradient.points * math.exp(size)))
-        moments = covariances.ratio(radial, covariances.field(own).correlation)
+        moments = covariances.ratio(radial, covariances.field(own.folded()).correlation)
     sums = covariances.each(lambda block: block.sum(dtype=float, keepdims=True), moments)
     rough = gradient.above is not None and gradient.above.rough
     return dataclasses.replace(of_moments(sums, product.log_scale, gradient.evenness), rough=rough)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bntheory import activation, cnn, leaves
+from bntheory import activation, cnn, leaves, resnet
 from bntheory.growth.backward.alignment import kernel_alignment
 from bntheory.layers import BatchNorm, Conv, Dense
 from bntheory.networks import Sequential
@@ -90,6 +90,17 @@ def test_a_single_layer_by_hand(alike):
     g = math.sqrt(1 - alike) * rng.standard_normal((16, 2000)) + math.sqrt(alike) * rng.standard_normal(2000)
     a, b = (np.abs(g).T @ np.abs(h)).mean(), np.abs(g.T @ h).mean()
     assert ratio == pytest.approx(a / b, rel=0.02)
+
+
+@pytest.mark.parametrize("net", [plain(False), resnet(8, image=(3, 6, 6))], ids=["plain", "resnet"])
+def test_sizes_of_images_change_nothing_where_directions_agree(net):
+    """Of s x with numbers s all ReLUs are open where those of x are: a and b are Σ s times those of the one image x.
+
+    Within a tenth, as units are sampled; slopes that took sizes for directions were 50% and more off.
+    """
+    image, sizes = IMAGES[:1], np.array([0.2, 1.0, 1.7, 3.0])[:, None, None, None]
+    one, several = (kernel_alignment(net, inputs, alike=1.0)[convolutions(net)] for inputs in (image, sizes * image))
+    assert np.abs(several / one - 1).max() < 0.1
 
 
 def test_rows_without_weights_or_rule():

@@ -57,28 +57,29 @@ def point(value: float) -> Mixture:
 
 
 def regridded(mixture: Mixture) -> Mixture:
-    """The same law with narrow components: wide ones split into points of a lattice, close ones merged by moments.
+    """The same law with narrow components: wide ones split along a lattice, close ones merged by moments.
 
-    A Gaussian of standard deviation σ is a sum over a lattice of spacing up to σ, to 1e-8 (trapezoid rule).
+    A Gaussian of variance σ² ≥ 2h² is a sum of Gaussians of variance h² over a lattice of spacing h, to 1e-8 (trapezoid
+    rule). Points instead would make steps of the distribution function, which quantiles show.
     """
     weights, means, variances = mixture
     if variances.max() < _NARROW**2:
         return mixture
-    spacing = max(_NARROW, mixture.std / _CELLS)
-    wide = variances >= spacing**2
+    spacing = max(_NARROW, mixture.std / _CELLS) / math.sqrt(2)
+    wide = variances >= 2 * spacing**2
     cells = np.rint(means / spacing)
     reach = math.ceil(_REACH * math.sqrt(variances.max()) / spacing)
     offsets = np.arange(-reach, reach + 1)
     split = cells[wide, None] + offsets
-    mass = np.exp(-((split * spacing - means[wide, None]) ** 2) / (2 * variances[wide, None]))
+    mass = np.exp(-((split * spacing - means[wide, None]) ** 2) / (2 * (variances[wide, None] - spacing**2)))
     mass *= (weights[wide] / mass.sum(axis=1))[:, None]
     places = np.concatenate([split.ravel(), cells[~wide]])
     first = places.min()
     index = (places - first).astype(int)
     total = np.bincount(index, np.concatenate([mass.ravel(), weights[~wide]]))
-    away, nothing = (means - cells * spacing)[~wide], np.zeros(mass.size)
+    away, nothing, own = (means - cells * spacing)[~wide], np.zeros(mass.size), mass.ravel() * spacing**2
     shift: np.ndarray = np.bincount(index, np.concatenate([nothing, weights[~wide] * away]))
-    square: np.ndarray = np.bincount(index, np.concatenate([nothing, weights[~wide] * (variances[~wide] + away**2)]))
+    square: np.ndarray = np.bincount(index, np.concatenate([own, weights[~wide] * (variances[~wide] + away**2)]))
     kept = np.flatnonzero(total > _LEAST)
     mass, shift, square = total[kept], shift[kept] / total[kept], square[kept] / total[kept]
     return Mixture(mass / mass.sum(), (first + kept) * spacing + shift, np.maximum(square - shift**2, 0.0))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from bntheory.commands import input_option
+
 SCALES = ("quick", "standard", "full")
 OPTIONS = (
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all random numbers."),
@@ -72,14 +74,30 @@ scikit-learn), the paper's on CIFAR-10. Made by `bntheory figures --check --clai
 
 @click.command()
 @click.option("--out", metavar="DIR", default="report", show_default=True, help="Folder to write.")
+@click.option("--model", metavar="PACKAGE.MODULE:FACTORY", help="A network of your own, beside its prediction.")
+@input_option(required=False)
+@click.option("--data", help="Inputs of it: digits, fashion-mnist, noise or a FOLDER. [default: digits]")
 @_common
-def report(out: str, seed: int, scale: str, device: str) -> int:
-    """Compare theory, networks and the paper's claims on one page with figures (about four minutes)."""
+def report(
+    out: str,
+    model: str | None,
+    sizes: tuple[int, ...] | None,
+    data: str | None,
+    seed: int,
+    scale: str,
+    device: str,
+) -> int:
+    """Compare theory, networks and the paper's claims on one page with figures (under five minutes).
+
+    The page has an explorer, and with --model the growth of a network of your own, predicted and measured.
+    """
     from pathlib import Path
 
     from paper_figures.report import PAGE, make_report
 
-    checks = make_report(out, scale, seed, device)
+    if model is None and (sizes is not None or data is not None):
+        raise click.UsageError(f"{'--input' if sizes is not None else '--data'} belongs to a network: give --model too")
+    checks = make_report(out, scale, seed, device, model, sizes, data or "digits")
     failed = [check for check in checks if not check.passed]
     for check in failed:
         click.echo(f"failed: {check.what}: expected {check.expected}, got {check.got:.4g}")

@@ -8,43 +8,66 @@ from typing import Any
 
 STYLE = """
 :root { color-scheme: light; }
-body { margin: 0 auto; max-width: 46rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; color: #1a1a1a;
-  background: #fff; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.5rem 0 .5rem; }
-img { display: block; width: 100%; max-width: 40rem; height: auto; margin: 1rem auto; }
-table { border-collapse: collapse; width: 100%; font-size: .875rem; line-height: 1.35; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid #ddd; }
+body { margin: 0 auto; max-width: 60rem; padding: 1rem 1.25rem 3rem; font: 1rem/1.55 system-ui, sans-serif;
+  color: #1a1a1a; background: #fff; overflow-wrap: anywhere; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 1rem 0 .75rem; }
+h2 { font-size: 1.3rem; line-height: 1.3; margin: 0 0 .5rem; }
+h1, h2, h3 { text-wrap: balance; }
+section { margin-top: 2.5rem; padding-top: 1.25rem; border-top: 1px solid #d0d7de; }
+section > p, header p { max-width: 46rem; }
+nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin: 1rem 0 0; padding: 0; list-style: none;
+  font-size: .875rem; }
+a { color: #0058a3; }
+a:focus-visible, .scroll:focus-visible { outline: 3px solid #e69f00; outline-offset: 2px; }
+img { display: block; width: 100%; max-width: 42rem; height: auto; margin: 1rem auto; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .875rem; line-height: 1.4; }
+th, td { text-align: left; vertical-align: top; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid #ddd; }
+thead th { border-bottom: 2px solid #8c959f; }
+.checks { min-width: 30rem; }
 td.number, .checks td.ok, .checks td.failed { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .ok { color: #006b4e; } .failed { color: #a83a00; font-weight: bold; }
+.verdict { display: inline-block; padding: .25rem .75rem; border-radius: 1rem; background: #f6f8fa; font-weight: 600; }
 .claims td:first-child { color: #444; white-space: nowrap; }
 .claims p { margin: .2rem 0 0; color: #444; }
 .open { color: #444; }
-@media (max-width: 40rem) { .claims thead { display: none; } .claims tr { display: block; padding: .5rem 0;
-  border-bottom: 1px solid #ddd; } .claims td { display: block; border: 0; padding: .1rem 0; }
+@media (max-width: 44rem) { h1 { font-size: 1.45rem; } .claims thead { display: none; }
+  .claims tr { display: block; padding: .6rem 0; border-bottom: 1px solid #ddd; }
+  .claims td { display: block; border: 0; padding: .1rem 0; }
   .claims td[data-label]::before { content: attr(data-label) ": "; color: #444; } }
-footer { margin-top: 3rem; font-size: .875rem; color: #444; }
+footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid #d0d7de; font-size: .875rem; color: #444; }
+@media print { body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; }
+  img { max-width: 30rem; break-inside: avoid; } tr, figure { break-inside: avoid; } h2 { break-after: avoid; }
+  .scroll { overflow: visible; } }
 """
 
 
-def page(results: dict[str, Any], pictures: dict[str, bytes]) -> str:
+def page(results: dict[str, Any], pictures: dict[str, bytes], explorer: str) -> str:
     """Return the page as text.
 
     Parameters
     ----------
     results : dict
-        As in results.json: settings, versions, and title, text, checks, seconds of every figure.
+        As in results.json: settings, versions, and title, text, checks, seconds of every figure, and of "own", the
+        user's network, or None.
     pictures : dict
-        PNG of every figure.
+        PNG of every figure; "your_network" of the user's.
+    explorer : str
+        From `explorer.fragment.fragment`.
 
     Returns
     -------
     str
         HTML with the pictures inside and nothing loaded from elsewhere.
     """
-    checks = [check for figure in results["figures"].values() for check in figure["checks"]]
+    own = {"your_network": results["own"]} if results["own"] else {}
+    made = {**results["figures"], **own}
+    checks = [check for figure in made.values() for check in figure["checks"]]
     failed = sum(not check["passed"] for check in checks)
     verdict = f"All {len(checks)} checks passed." if not failed else f"{failed} of {len(checks)} checks failed."
-    figures = "".join(_figure(name, figure, pictures[name]) for name, figure in results["figures"].items())
+    figures = "".join(_figure(name, figure, pictures[name]) for name, figure in made.items())
+    anchors = {"claims": "Claims", "explorer": "Explorer", **{name: _short(figure) for name, figure in made.items()}}
+    links = "".join(f'<li><a href="#{escape(name)}">{escape(words)}</a></li>' for name, words in anchors.items())
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -54,14 +77,18 @@ def page(results: dict[str, Any], pictures: dict[str, bytes]) -> str:
 <style>{STYLE}</style>
 </head>
 <body>
+<header>
 <h1>Theory and random networks compared</h1>
 <p>Laws of random deep networks at initialization beside simulated and real (torch) networks, and beside the points read
 by eye off the figures of Bjorck, Gomes, Selman, Weinberger, “Understanding Batch Normalization” (2018,
 arXiv:1806.02375). The paper's images are CIFAR-10's; ours are Fashion-MNIST where it is installed, otherwise and in
 some figures the 1797 handwritten digits of 8×8 pixels that scikit-learn ships, not CIFAR-10: every figure says
 which.</p>
-<p class="{"failed" if failed else "ok"}">{verdict}</p>
+<p class="verdict {"failed" if failed else "ok"}">{verdict}</p>
+<nav aria-label="Sections"><ul>{links}</ul></nav>
+</header>
 {_claims(results["claims"])}
+{explorer}
 {figures}
 {_footer(results)}
 </body>
@@ -74,12 +101,17 @@ def _claims(claims: list[dict[str, Any]]) -> str:
     heads = "".join(f"<th>{head}</th>" for head in ("where", "claim", "paper", "theory", "ours", "verdict"))
     return f"""<section id="claims">
 <h2>The paper's claims</h2>
-<table class="claims">
+<div class="scroll" tabindex="0" role="region" aria-label="Claims"><table class="claims">
 <thead><tr>{heads}</tr></thead>
 <tbody>{rows}</tbody>
-</table>
+</table></div>
 </section>
 """
+
+
+def _short(figure: dict[str, Any]) -> str:
+    """What a link to a figure says."""
+    return str(figure["title"]).split(":")[0].split(" (")[0]
 
 
 def _claim(claim: dict[str, Any]) -> str:
@@ -98,10 +130,10 @@ def _figure(name: str, figure: dict[str, Any], picture: bytes) -> str:
 <h2>{escape(figure["title"])}</h2>
 <p>{escape(figure["text"])}</p>
 <img alt="{escape(figure["title"])}" src="data:image/png;base64,{data}">
-<table class="checks">
+<div class="scroll" tabindex="0" role="region" aria-label="Checks"><table class="checks">
 <thead><tr><th>check</th><th>expected</th><th>got</th><th aria-label="verdict"></th></tr></thead>
 <tbody>{rows}</tbody>
-</table>
+</table></div>
 </section>
 """
 
@@ -116,7 +148,9 @@ def _row(check: dict[str, Any]) -> str:
 
 def _footer(results: dict[str, Any]) -> str:
     versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in results["versions"].items())
-    times = ", ".join(f"{escape(name)} {figure['seconds']:.0f} s" for name, figure in results["figures"].items())
+    parts = {**results["figures"], "explorer": {"seconds": results["explorer_seconds"]}}
+    parts |= {"your network": results["own"]} if results["own"] else {}
+    times = ", ".join(f"{escape(name)} {part['seconds']:.0f} s" for name, part in parts.items())
     return f"""<footer>
 <p>Seed {results["seed"]}, scale {escape(results["scale"])}, torch on {escape(results["device"])}; written
 {escape(results["written"])}. Time: {results["seconds"]:.0f} s ({times}).</p>

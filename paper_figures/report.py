@@ -20,7 +20,7 @@ from paper_figures.checks import Check
 from simulations.training.devices import resolve
 
 FORMAT = "bntheory report 1"
-RESULTS, PAGE = "results.json", "report.html"
+RESULTS, PAGE, OWN = "results.json", "report.html", "your_network"
 FIGURES = (
     "growth",
     *(f"figure{number}" for number in range(1, 9)),
@@ -34,14 +34,22 @@ FIGURES = (
     "appendix_input_conditioning",
 )
 DRAWN = ("figure2", "figure6", "figure7", "table1")
-SCALES: dict[str, dict[str, dict[str, int]]] = {  # a scale changes arguments of the figures' `compute`
+SCALES: dict[str, dict[str, dict[str, Any]]] = {  # a scale changes arguments of the figures' `compute`
     "quick": {},
     "standard": {name: {"draws": 11} for name in DRAWN},
     "full": {**{name: {"draws": 48} for name in DRAWN}, "figure5": {"draws": 48}},
 }
 
 
-def make_report(out: str | Path, scale: str = "quick", seed: int = 0, device: str = "auto") -> list[Check]:
+def make_report(
+    out: str | Path,
+    scale: str = "quick",
+    seed: int = 0,
+    device: str = "auto",
+    model: str | None = None,
+    sizes: tuple[int, ...] | None = None,
+    data: str = "digits",
+) -> list[Check]:
     """Make every figure and write a folder with report.html, the pictures and results.json.
 
     Parameters
@@ -54,6 +62,12 @@ def make_report(out: str | Path, scale: str = "quick", seed: int = 0, device: st
         Of all random numbers.
     device : {"auto", "cpu", "cuda"}
         Where torch computes; auto: a GPU if there is one.
+    model : str, optional
+        A network of your own, "package.module:factory": predicted beside measured growth, after the figures.
+    sizes : tuple of int, optional
+        Shape of one of its inputs.
+    data : str
+        Its inputs: "digits", "fashion-mnist", "noise" or a folder.
 
     Returns
     -------
@@ -63,12 +77,13 @@ def make_report(out: str | Path, scale: str = "quick", seed: int = 0, device: st
     Raises
     ------
     ValueError
-        If `out` is a file or a folder that holds anything but a report, or an argument is not allowed.
+        If `out` is a file or a folder that holds anything but a report, an argument is not allowed, or the model cannot
+        be made or run.
     ModuleNotFoundError
         If PyTorch or scikit-learn is missing.
     """
     out = replaceable(Path(out))
-    sizes = SCALES[arguments.choice("scale", scale, SCALES)]
+    arguments_of = SCALES[arguments.choice("scale", scale, SCALES)]
     seed = arguments.integer("seed", seed, at_least=0)
     require_training()
     device = resolve(device)
@@ -77,11 +92,32 @@ def make_report(out: str | Path, scale: str = "quick", seed: int = 0, device: st
     workplace = out.parent / f".{out.name}-{uuid.uuid4().hex}"
     workplace.mkdir()
     try:
-        results = _write(workplace, sizes, {"scale": scale, "seed": seed, "device": device})
+        own = None if model is None else _own_network(workplace, model, sizes, data, seed)  # first: it may be refused
+        results = _write(workplace, arguments_of, {"scale": scale, "seed": seed, "device": device}, own)
         _replace(workplace, out)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
-    return [Check(**check) for figure in results["figures"].values() for check in figure["checks"]]
+    made = [*results["figures"].values(), *([own] if own else [])]
+    return [Check(**check) for figure in made for check in figure["checks"]]
+
+
+def _own_network(folder: Path, model: str, sizes: tuple[int, ...] | None, data: str, seed: int) -> dict[str, Any]:
+    """As `make_figure`, of the user's network."""
+    from matplotlib import style
+
+    from paper_figures import own_network
+
+    start = time.perf_counter()
+    found = own_network.compute(model, sizes, data, seed=seed)
+    with style.context("paper_figures.style"):
+        own_network.draw(found).savefig(folder / f"{OWN}.png")
+    return {
+        "title": own_network.title(found),
+        "text": own_network.text(found),
+        "checks": [check._asdict() for check in own_network.check(found)],
+        "seconds": round(time.perf_counter() - start, 1),
+        "numbers": found["result"].to_dict(),
+    }
 
 
 def replaceable(out: Path) -> Path:
@@ -150,29 +186,37 @@ def make_figure(name: str, folder: Path, seed: int = 0, device: str = "cpu", **s
     }
 
 
-def _write(folder: Path, sizes: dict[str, dict[str, int]], settings: dict[str, Any]) -> dict[str, Any]:
+def _write(
+    folder: Path, sizes: dict[str, dict[str, Any]], settings: dict[str, Any], own: dict[str, Any] | None
+) -> dict[str, Any]:
     from tqdm import tqdm
 
     from paper_figures.claims import claims
+    from paper_figures.explorer.fragment import explorer_tables, fragment
     from paper_figures.page import page
 
     start, figures = time.perf_counter(), {}
     for name in tqdm(FIGURES, desc="figures", disable=None, leave=False):
         figures[name] = make_figure(name, folder, settings["seed"], settings["device"], **sizes.get(name, {}))
+    tabulated = time.perf_counter()
+    explorer = fragment(explorer_tables(**sizes.get("explorer", {})))
+    names = [*FIGURES, *([OWN] if own else [])]
     results = {
         "format": FORMAT,
-        "files": [PAGE, RESULTS, *(f"{name}.png" for name in FIGURES)],
+        "files": [PAGE, RESULTS, *(f"{name}.png" for name in names)],
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         **settings,
         "seconds": round(time.perf_counter() - start, 1),
+        "explorer_seconds": round(time.perf_counter() - tabulated, 1),
         "versions": versions(),
         "claims": [claim._asdict() for claim in claims({name: made["numbers"] for name, made in figures.items()})],
         "figures": figures,
+        "own": own,
     }
     text = json.dumps(plain(results), allow_nan=False, ensure_ascii=False)
     (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
-    pictures = {name: (folder / f"{name}.png").read_bytes() for name in FIGURES}
-    (folder / PAGE).write_text(page(results, pictures), encoding="utf-8")
+    pictures = {name: (folder / f"{name}.png").read_bytes() for name in names}
+    (folder / PAGE).write_text(page(results, pictures, explorer), encoding="utf-8")
     return results
 
 

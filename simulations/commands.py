@@ -23,7 +23,6 @@ from simulations.study_commands import Simulate, study
 if TYPE_CHECKING:
     from bntheory.growth.prediction import Growth
     from bntheory.networks import Sequential
-    from simulations.comparison import Crosscheck
     from simulations.samples import Samples
     from simulations.training.probes.theory_gap import TheoryGap
     from simulations.training.targets import Target
@@ -305,6 +304,7 @@ def crosscheck(
     """
     from simulations import comparison
     from simulations.training.datasets import images_for
+    from simulations.training.targets import crosscheck_target
 
     if net is not None and (sizes is not None or redraw is not None):
         option = "--input" if sizes is not None else "--redraw"
@@ -321,7 +321,7 @@ def crosscheck(
         name = found.words
         with own_errors():
             gap = _gap(found, inputs.values)
-            result = _of_module(found, inputs.values, trials, seed, redraw, init)
+            result = crosscheck_target(found, inputs.values, trials, seed, redraw, init)
     what = f"{inputs.name} input{'s' * (batch > 1)}{inputs.treatment and f' ({inputs.treatment})'}"
     if gap is not None:
         click.echo(f"{name}\nas it is on {batch} {what}, seed {seed}\n\n{gap.table()}\n\n", nl=False)
@@ -359,17 +359,3 @@ def _gap(found: Target, values: Any) -> TheoryGap | None:
     from simulations.training.probes.theory_gap import theory_gap
 
     return None if found.history is None else theory_gap(found.module, values, most=len(values))
-
-
-def _of_module(found: Target, values: Any, trials: int, seed: int, redraw: str | None, init: str | None) -> Crosscheck:
-    """Cross-check what a factory makes, which is called again for every draw unless a law or another way is given."""
-    from simulations import comparison
-
-    way: Any = redraw
-    again = found.make is not None and found.make() is not found.module
-    if redraw == "factory" or (redraw is None and init is None and again):
-
-        def way(model: Any) -> None:
-            model.load_state_dict(found.make().state_dict())
-
-    return comparison.crosscheck(found.module, values, trials, seed, way or "theory", init)

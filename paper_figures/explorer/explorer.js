@@ -196,6 +196,7 @@
     else {
       words.push(`${known < last ? `To ${unit} ${known}: t` : "T"}ypical network ${short(drawn.mean[known])}, 90% of all between ` +
         `${short(drawn.lower[known])} and ${short(drawn.upper[known])} (${METHODS[drawn.methods[1]]}).`);
+      if (known < last) words.push("Deeper, that law does not hold at this width or next to it.");
     }
     const body = (x, y) => (known > 0 ? `<path class="band" d="${path([...band, ...low], x, y)}Z"/>` : "") +
       line(finite(layers, drawn.mean), x, y, COLORS.mean) + line(finite(layers, drawn.log_second_moment), x, y, COLORS.moment, "7 4");

@@ -124,9 +124,9 @@ def _form(tables: dict[str, Any], named: dict[str, Any]) -> str:
     marks = "".join(f'<option value="{place}" label="{gain:.2f}">' for place, gain in enumerate(gains))
     return f"""<form id="explorer-form" aria-label="Network">
 <label>initialization <select name="init">{inits}</select></label>
-<label>gain, <output id="explorer-gain">σ_w</output>
-<input name="gain" type="range" min="0" max="{len(gains) - 1}" value="0" list="explorer-gains">
-<datalist id="explorer-gains">{marks}</datalist></label>
+<div><label for="explorer-stop">gain</label> <output id="explorer-gain" for="explorer-stop"></output>
+<input id="explorer-stop" name="gain" type="range" min="0" max="{len(gains) - 1}" value="0" list="explorer-gains">
+<datalist id="explorer-gains">{marks}</datalist></div>
 <label>activation <select name="activation">{activations}</select></label>
 {_number("depth", 1, depth, min(50, depth), 1, depth)}
 {_number("width", 16, 4096, 128, 0, 160)}

@@ -1,10 +1,11 @@
 """Tables of growth: second moments, bands and gradients by layer.
 
 In networks of equal widths second moments do not depend on the width (but for biases of variance 1/(3 width)), and the
-rows of a network are the first rows of a deeper one. So does, without BatchNorm, the gradient but for a constant: with
-C that of the deepest network, the gradient of depth D is C(ℓ) − C(D). With BatchNorm a term remains, `ends`, since the
-last gradient is white and those before it are not: it depends on D and on ℓ/D. The gain scales linear and ReLU networks
-and nothing else: two nodes, between which logarithms are linear; with BatchNorm in every layer it does nothing at all.
+rows of a network are the first rows of a deeper one. So is, but for a constant, the gradient without BatchNorm: with C
+that of a network deeper than all, the gradient of depth D is C(ℓ) − C(D). With BatchNorm a term remains, `ends`, since
+the last gradient is white and those before it are not: it depends on D and on ℓ/D. The gain scales linear and ReLU
+networks and does nothing else: two nodes, between which logarithms are linear. Bands behind BatchNorm in every layer do
+not know it.
 """
 
 from __future__ import annotations
@@ -51,15 +52,15 @@ class Kind(NamedTuple):
         return self.activation + "+bn" * self.batch_norm + "+residual" * self.residual
 
 
-def moments(growth: Growth) -> np.ndarray:
-    """ln of the second moment and of the squared gradient (2, layers + 1), the input first."""
-    rows = layer_rows(growth.rows)
+def moments(growth: Growth, depth: int | None = None) -> np.ndarray:
+    """ln of the second moment and of the squared gradient (2, layers + 1), the input first; to a depth."""
+    rows = layer_rows(growth.rows)[: None if depth is None else depth + 1]
     return np.array([growth.log_second_moment[rows], growth.log_gradient[rows]])
 
 
-def offsets(growth: Growth) -> np.ndarray:
-    """Mean of ln(mean of h²) and ends of its band, less ln of the second moment (3, layers + 1)."""
-    rows = layer_rows(growth.rows)
+def offsets(growth: Growth, depth: int | None = None) -> np.ndarray:
+    """Mean of ln(mean of h²) and ends of its band, less ln of the second moment (3, layers + 1); to a depth."""
+    rows = layer_rows(growth.rows)[: None if depth is None else depth + 1]
     return (np.array([growth.log_growth_mean, *growth.band(LEVEL)]) - growth.log_second_moment)[:, rows]
 
 
@@ -113,13 +114,13 @@ def _tables(
     widths: tuple[int, ...],
     depth: int,
 ) -> dict[str, Any]:
-    made = {(gain, width): kind.predicted(init, gain, depth, width) for gain, width in product(of_bands, widths)}
+    made = {(gain, width): kind.predicted(init, gain, depth + 1, width) for gain, width in product(of_bands, widths)}
     one = widths[len(widths) // 2]
     for gain in of_moments:
         if (gain, one) not in made:
-            made[gain, one] = kind.predicted(init, gain, depth, one)
-    sizes = np.array([moments(made[gain, one]) for gain in of_moments])
-    bands = np.array([[offsets(made[gain, width]) for width in widths] for gain in of_bands])
+            made[gain, one] = kind.predicted(init, gain, depth + 1, one)
+    sizes = np.array([moments(made[gain, one], depth) for gain in of_moments])
+    bands = np.array([[offsets(made[gain, width], depth) for width in widths] for gain in of_bands])
     return {
         "moments": Table({"gain": of_moments}, sizes),
         "offsets": Table({"gain": of_bands, "width": tuple(map(float, widths))}, bands),
@@ -130,9 +131,9 @@ def _tables(
 def _default_tables(kind: Kind, depth: int) -> dict[str, Any]:
     """Of PyTorch's own weights, whose biases become small in wide networks."""
     many, some = (FEW_WIDTHS, FEW_WIDTHS) if kind.batch_norm else (MANY_WIDTHS, _widths(kind))
-    made = {width: kind.predicted("torch_default", 1.0, depth, width) for width in {*many, *some}}
-    sizes = np.array([moments(made[width]) for width in many])
-    bands = np.array([offsets(made[width]) for width in some])
+    made = {width: kind.predicted("torch_default", 1.0, depth + 1, width) for width in {*many, *some}}
+    sizes = np.array([moments(made[width], depth) for width in many])
+    bands = np.array([offsets(made[width], depth) for width in some])
     return {
         "moments": Table({"width": tuple(map(float, many))}, sizes),
         "offsets": Table({"width": tuple(map(float, some))}, bands),
@@ -150,7 +151,7 @@ def _ends(kind: Kind, gains: tuple[float, ...], depth: int) -> Table:
     depths = upto(DEPTHS, depth)
     values = np.empty((len(gains), len(depths), len(PLACES)))
     for i, gain in enumerate(gains):
-        whole = moments(kind.predicted("normal", gain, depth, 64))[1]
+        whole = moments(kind.predicted("normal", gain, depth + 1, 64), depth)[1]
         for k, shallow in enumerate(depths):
             own = moments(kind.predicted("normal", gain, shallow, 64))[1]
             lacking = own[:-1] - (whole[:shallow] - whole[shallow])

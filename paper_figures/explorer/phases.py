@@ -1,4 +1,4 @@
-"""Tables of the phase diagram: depth scales in the plane of σ_w and σ_b, the edge of chaos, and networks' own places."""
+"""Tables of the phase diagram: depth scales in the plane of σ_w and σ_b, the edge of chaos, places of networks."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bntheory.commands import made_module
+from simulations.comparison import Crosscheck, crosscheck
 from simulations.training.checkpoints import load_model
 from simulations.training.history import History
 from simulations.training.modules import torch
@@ -42,6 +43,29 @@ def found_target(target: str, seed: int) -> Target:
     module, make = made_module(target, seed)
     described: Any = vars(module).get("description")
     return Target(module, target, getattr(described, "input_shape", None), None, make)
+
+
+def crosscheck_target(
+    found: Target, values: Any, trials: int, seed: int, redraw: str | None = None, init: str | None = None
+) -> Crosscheck:
+    """Cross-check what a factory makes, which is called again for every draw unless a law or another way is given.
+
+    Parameters
+    ----------
+    found : Target
+    values : array (B, *input shape)
+    trials, seed : int
+    redraw, init : str, optional
+        As `crosscheck` takes them; "factory" calls the factory again.
+    """
+    way: Any = redraw
+    again = found.make is not None and found.make() is not found.module
+    if redraw == "factory" or (redraw is None and init is None and again):
+
+        def way(model: Any) -> None:
+            model.load_state_dict(found.make().state_dict())
+
+    return crosscheck(found.module, values, trials, seed, way or "theory", init)
 
 
 def _when(history: History) -> str:

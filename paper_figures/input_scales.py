@@ -78,7 +78,8 @@ def network(treatment: str, depth: int, width: int, classes: int | None = 10) ->
         None: no output layer.
     """
     from bntheory.layers import LayerNorm
-    from bntheory.networks import Sequential, mlp
+    from bntheory.architectures import mlp
+    from bntheory.networks import Sequential
 
     net = mlp(depth, width, batch_norm=treatment == "batch", input_width=64, output_width=classes)
     return Sequential((LayerNorm(epsilon=0), *net.layers), (64,)) if treatment == "sample" else net

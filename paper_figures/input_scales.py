@@ -77,8 +77,8 @@ def network(treatment: str, depth: int, width: int, classes: int | None = 10) ->
     classes : int, optional
         None: no output layer.
     """
-    from bntheory.layers import LayerNorm
     from bntheory.architectures import mlp
+    from bntheory.layers import LayerNorm
     from bntheory.networks import Sequential
 
     net = mlp(depth, width, batch_norm=treatment == "batch", input_width=64, output_width=classes)

@@ -99,10 +99,12 @@ class TheoryGap:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw prediction, band and the network (see `bntheory.plot_growth`)."""
+        from bntheory.growth.diagnosis.layer_trends import layer_rows
         from bntheory.plotting import plot_growth
 
         ax = plot_growth(self.predicted, ax=ax)
-        ax.plot(np.arange(len(self.measured)), self.measured, "k.", ms=4, label="this network")
+        index = layer_rows(self.predicted.rows)  # of the axis, which may count blocks
+        ax.plot(np.arange(len(index)), self.measured[index], "k.", ms=4, label="this network")
         ax.legend()
         return ax
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 import bntheory as bn
 from simulations.training.modules import build, torch
@@ -45,3 +46,13 @@ def test_a_network_that_is_dead_as_it_is():
         model[2].bias.zero_()
     found = theory_gap(model, IMAGES)
     assert found.gap[-1] == -math.inf and found.to_dict()["last"] is None
+
+
+def test_the_picture_has_the_network_where_the_prediction_is():
+    """Of a ResNet the axis counts blocks, of which there are fewer than rows."""
+    found = theory_gap(build(bn.resnet(8, image=(1, 4, 4)), 0, "float64"), IMAGES[:, :16].reshape(8, 1, 4, 4))
+    ax = found.plot()
+    *predicted, own = ax.get_lines()
+    assert own.get_label() == "this network" and list(own.get_xdata()) == list(range(len(own.get_xdata())))
+    assert len(own.get_xdata()) == len(predicted[0].get_xdata()) < len(found.measured)
+    pyplot.close(ax.figure)

@@ -54,6 +54,7 @@ LAYERED = ("gradient_histogram", "kernel_alignment")  # what --layer is for
 @click.option(
     "--layer", help="Of the histogram, and of the picture of kernel_alignment: a name, or a number along the main path."
 )
+@click.option("--step", type=float, help="Of moments_along_step. [default: the smallest that diverges]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights and the choice of images.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @output_options
@@ -66,6 +67,7 @@ def probe(
     batch: int,
     names: tuple[str, ...],
     layer: str | None,
+    step: float | None,
     seed: int,
     device: str,
     json_file: str | None,
@@ -88,6 +90,8 @@ def probe(
         raise click.UsageError(f"--plot draws one probe, name it: --probe {names[0]}")
     if layer is not None and not set(names) & set(LAYERED):
         raise click.UsageError(f"--layer belongs to {' and '.join(LAYERED)}, got {', '.join(names)}")
+    if step is not None and "moments_along_step" not in names:
+        raise click.UsageError(f"--step belongs to moments_along_step, got {', '.join(names)}")
     if target is None and sizes is not None:
         raise click.UsageError("--input belongs to a torch module: a network is described with its input")
     if target is not None and init is not None:
@@ -96,11 +100,10 @@ def probe(
     place_of_torch = devices.resolve(device)
     model, network, inputs = _network_and_images(net, target, sizes, data, batch, seed)
     model.to(place_of_torch)
-    results = {}
+    results, given = {}, {"gradient_histogram": {"layer": place}, "moments_along_step": {"step": step}}
     with own_errors():
         for name in names:
-            options = {"layer": place} if name == "gradient_histogram" else {}
-            results[name] = PROBES[name](model, inputs.values, inputs.labels, **options)
+            results[name] = PROBES[name](model, inputs.values, inputs.labels, **given.get(name, {}))
     treatment = inputs.treatment and f" ({inputs.treatment})"
     click.echo(f"{network}\n{batch} images of {inputs.name}{treatment}, seed {seed}")
     for name, result in results.items():

@@ -186,7 +186,8 @@ def _diverging(objective: Objective, value: float, gradient: Point) -> float:
             return size
         largest = max(largest, log)
     raise ValueError(
-        f"no step up to {STEPS[-1]:g} raises the loss by {DIVERGED:g}, at most by {power(largest)}: give step=…"
+        f"no step up to {STEPS[-1]:g} raises the loss by {DIVERGED:g}, at most by {power(largest)}: "
+        "give step=… (--step)"
     )
 
 

@@ -113,7 +113,7 @@ def sgd_noise(
     labels: ArrayLike | torch.Tensor,
     loss: Loss = nn.functional.cross_entropy,
     step: float = 1.0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     batches: int = 50,
     chunk: int = 32,
     seed: int | np.random.Generator = 0,
@@ -144,8 +144,8 @@ def sgd_noise(
         (outputs, labels) ↦ one real number, the mean over the images.
     step : float
         α > 0.
-    batch_size : int
-        |B| from 1 to N − 1, or more with replacement.
+    batch_size : int, optional
+        |B| from 1 to N − 1, or more with replacement. None: 32, or half of the images where there are fewer than 64.
     batches : int
         Mini-batches to sample, at least 4.
     chunk : int
@@ -187,6 +187,7 @@ def sgd_noise(
     if count < 2:
         raise ValueError(f"noise needs at least 2 images, got {count}")
     replace = arguments.flag("replace", replace)
+    batch_size = min(32, count // 2) if batch_size is None else batch_size
     batch_size = arguments.integer("batch_size", batch_size, at_most=None if replace else count - 1)
     mixed = _mixed(objective)
     rng = streams.stream(streams.root(seed), 0)

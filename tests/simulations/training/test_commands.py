@@ -90,6 +90,16 @@ def test_pictures(run, networks, tmp_path, name):
     assert (tmp_path / "p.png").stat().st_size > 10_000
 
 
+def test_a_step_is_given_where_none_diverges_and_few_images_have_noise(run, tmp_path):
+    words = ("--resnet", "8", "--batch-norm", "--image", "3,8,8", "--batch", "8", "--data", "noise")
+    probes = ("--probe", "moments_along_step", "--probe", "sgd_noise")
+    status, _, err = run("probe", *words, *probes)
+    assert status == 2 and "no step up to 0.2 raises the loss by 1000" in err
+    status, out, err = run("probe", *words, *probes, "--step", "0.5", "--json", "p.json")
+    assert (status, err) == (0, "") and "by 4 of 8 images" in out
+    assert json.loads((tmp_path / "p.json").read_text())["probes"]["moments_along_step"]["step"] == 0.5
+
+
 def test_a_layer_by_name_or_number(run, networks, tmp_path):
     counts = []
     for layer in ("2", "4", "none"):
@@ -129,6 +139,17 @@ REFUSED = {
     ),
     "layer must be from 1 to 2": ("NET:network", "--data", "noise", "--input", "1,8,8", "--layer", "3"),
     "got 'conv'": ("NET:network", "--data", "noise", "--input", "1,8,8", "--layer", "conv"),
+    "--step belongs to moments_along_step, got curvature": ("--resnet", "8", "--step", "1", "--probe", "curvature"),
+    "step must be finite and above 0, got 0": (
+        "--resnet",
+        "8",
+        "--batch",
+        "4",
+        "--step",
+        "0",
+        "--probe",
+        "moments_along_step",
+    ),
     "--input belongs to a torch module": ("--resnet", "8", "--input", "3,8,8"),
     "--init draws a network that is described": ("NET:network", "--init", "he_normal"),
     "--resnet says both architecture and depth: leave out --depth": ("--resnet", "8", "--depth", "8"),

@@ -14,6 +14,7 @@ power of depth: ln κ ≈ Σ 1/v ~ π/(π−1) ln l. Without BN shares stay.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def compute(
     widths: tuple[int, ...] = (16, 64),
     factors: int = 256,
     depth: int = 32,
-    trials: int = 32,
+    trials: int = 24,
     batch: int = 128,
 ) -> dict[str, Any]:
     """Draw and predict condition numbers of products and networks.
@@ -84,17 +85,15 @@ def compute(
     """
     counts, depths = ([2**power for power in range(most.bit_length())] for most in (factors, depth))
     products = {width: _products(width, counts, trials, seed + width) for width in widths}
-    networks = {
-        kind: {
-            "drawn": np.array(
-                [_drawn(kind, int(count), widths[-1], trials, batch, seed + count) for count in depths]
-            ).T,
-            "theory": np.array([_theory(kind, int(count), widths[-1]) for count in depths]),
-        }
-        for kind in KINDS
-    }
+    networks = {kind: _network(kind, depths, widths[-1], trials, batch, seed) for kind in KINDS}
     sizes = {"width": widths[-1], "trials": trials, "batch": batch, "counts": counts, "depths": depths}
     return {**sizes, "products": products, "networks": networks}
+
+
+def _network(kind: str, depths: list[int], width: int, trials: int, batch: int, seed: int) -> dict[str, np.ndarray]:
+    drawn = [_drawn(kind, depth, width, trials, batch, seed + depth) for depth in depths]
+    law = "relu" if kind == "relu_bn" else kind  # BN divides by nearly the same number everywhere
+    return {"drawn": np.transpose(drawn), "theory": np.array([_theory(law, depth, width) for depth in depths])}
 
 
 def _products(width: int, counts: list[int], trials: int, seed: int) -> dict[str, Any]:
@@ -132,7 +131,7 @@ def described(kind: str, depth: int, width: int) -> Sequential:
 
     if kind == "linear":
         return mlp(depth, width, "linear", "lecun_normal")
-    if kind in ("relu", "relu_bn"):  # the law of BN's is the same but for a factor
+    if kind == "relu":
         return mlp(depth, width)
     if kind == "weak":
         branch = Sequential((Dense(width, initialization("lecun_normal")),))
@@ -142,11 +141,12 @@ def described(kind: str, depth: int, width: int) -> Sequential:
     return Sequential(tuple(Residual(branch, scale=variance**-0.5) for variance in variances), (width,))
 
 
+@functools.cache
 def _theory(kind: str, depth: int, width: int) -> float:
     """ln κ by the law of infinite width; of plain ReLU networks, whose ranks fall, by `regime`, beyond it its bound."""
     from bntheory import jacobian_law, regime
 
-    if kind in ("relu", "relu_bn"):
+    if kind == "relu":
         found = regime(described(kind, depth, width))
         return found.log_condition_bound if math.isnan(found.log_mean.condition) else found.log_mean.condition
     largest, smallest = wide_ends(jacobian_law(described(kind, depth, width)), width)
@@ -239,8 +239,8 @@ def draw(data: dict[str, Any]) -> Figure:
     panels[1, 0].set(ylabel="ln κ", ylim=(0, None))
     figure.supxlabel(
         f"no data: Gaussian matrices and inputs, {data['trials']} draws, ± 2 standard errors; networks of width "
-        f"{data['width']},\nBN's statistics of {data['batch']} inputs. Dashed: law of infinite width, M ≪ N (deep "
-        "plain ReLU: bound);\nfull: M ≫ N",
+        f"{data['width']},\nBN's statistics of {data['batch']} inputs. Dashed: law of infinite width (deep plain ReLU: a "
+        "bound); full: M ≫ N",
         fontsize=10,
     )
     return figure

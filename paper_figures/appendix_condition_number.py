@@ -239,8 +239,8 @@ def draw(data: dict[str, Any]) -> Figure:
     panels[1, 0].set(ylabel="ln κ", ylim=(0, None))
     figure.supxlabel(
         f"no data: Gaussian matrices and inputs, {data['trials']} draws, ± 2 standard errors; networks of width "
-        f"{data['width']},\nBN's statistics of {data['batch']} inputs. Dashed: law of infinite width (deep plain ReLU: a "
-        "bound); full: M ≫ N",
+        f"{data['width']},\nBN's statistics of {data['batch']} inputs. "
+        "Dashed: law of infinite width (deep plain ReLU: a bound); full: M ≫ N",
         fontsize=10,
     )
     return figure

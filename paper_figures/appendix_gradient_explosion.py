@@ -234,8 +234,9 @@ def draw(data: dict[str, Any]) -> Figure:
     _resnets(parts["resnet"], data)
     _table(parts["table"], data)
     perceptrons = f"perceptrons: {data['depth']} layers or blocks of {data['width']} ReLU units, orthogonal inputs"
-    resnets = f"ResNet-{data['resnet_depth']} and convolutional: {data['images']} of scikit-learn's digits, 8×8, three channels"
-    figure.supxlabel(f"{perceptrons};\n{resnets}. Lines: theory, dots: drawn", fontsize=10)
+    images = f"{data['images']} of scikit-learn's digits, 8×8, three channels"
+    others = f"ResNet-{data['resnet_depth']} and convolutional: {images}. Lines: theory, dots: drawn"
+    figure.supxlabel(f"{perceptrons};\n{others}", fontsize=10)
     return figure
 
 
@@ -282,7 +283,7 @@ def _table(axes: Axes, data: dict[str, Any]) -> None:
         "plain": "plain, B = {}: a layer",
         "residual": "residual, B = {}: exponent",
         "convolutional": "convolutional, {}: a layer",
-        "none": "{}, no BN: a layer, block",
+        "none": "{}, no BN: a step",
     }
     rows = [
         (names[kind].format(key), f"{rate.theory:.3f}", f"{rate.mean:.3f} ± {rate.error:.3f}")

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from paper_figures import appendix_gradient_explosion
+from paper_figures import appendix_gradient_explosion, appendix_initializations, appendix_sgd_noise
 from paper_figures.appendix_input_conditioning import SHOWN, best
 from paper_figures.verdicts import Claim, judged
+
+ALIKE = 0.1  # in ½ ln⟨h²⟩
 
 
 def condition_number(data: dict[str, Any]) -> list[Claim]:
@@ -88,5 +90,76 @@ def input_conditioning(data: dict[str, Any]) -> list[Claim]:
             batch >= sample - 0.02,
             f"In its own batches {within:.1%}. BN divides by what the largest samples of a batch set; {why}",
             known=True,
+        ),
+    ]
+
+
+def sgd_noise(data: dict[str, Any]) -> list[Claim]:
+    """Judge the bound without BN, and what stands for it with BN."""
+    checks = appendix_sgd_noise.check(data)
+    exact = all(check.passed for check in checks if check.what.startswith("no BN"))
+    sizes = ", ".join(map(str, data["sizes"]))
+    where = f"{data['setting'].splitlines()[0].split(',')[0]}, {data['images']} images, |B| = {sizes}"
+
+    def words(kind: str, series: str) -> str:
+        pairs = zip(data[kind][series]["ratio"], data[kind][series]["error"], strict=True)
+        return ", ".join(f"{ratio:.2f} ± {error:.2f}" for ratio, error in pairs)
+
+    theory = ", ".join(f"{value:.2f}" for value in data["exact"])
+    return [
+        judged(
+            "text",
+            "SGD's noise stays below its bound α²C/|B|, without BN",
+            ("in words", f"noise/bound {theory}; with replacement 1", words("nobn", "without")),
+            exact,
+            f"{where}; with replacement {words('nobn', 'with')}. As large as theory says, within errors.",
+        ),
+        judged(
+            "text",
+            "SGD's noise stays below its bound α²C/|B|, with BN and C of images alone",
+            ("in words", "no theorem: ∇ℓ_B is not a mean over images", words("bn", "without")),
+            bool(np.all(_excess(data) <= 0)),
+            "Noise around the mean step over what stands for the bound. Images of a mini-batch normalize one another: "
+            "an image has no gradient of its own, and the noise is not that of a mean of independent ones.",
+            known=True,
+        ),
+    ]
+
+
+def _excess(data: dict[str, Any]) -> np.ndarray:
+    """What the noise with BN has above the bound, beyond its error, relative to the bound."""
+    from simulations.statistics import tolerance
+
+    part = data["bn"]["without"]
+    freedom = data["batches"] // 2 - 1  # measured by pairs
+    return part["ratio"] - 1 - tolerance(part["error"], appendix_sgd_noise.FALSE_ALARM, degrees_of_freedom=freedom)
+
+
+def initializations(data: dict[str, Any]) -> list[Claim]:
+    """Judge whether growth depends on the initialization, without BN and with it."""
+    names = appendix_initializations.INITS
+    rise = {init: (np.mean(data["nobn"][init]["measured"], axis=0), data["nobn"][init]["mean"]) for init in names}
+    measured, theory = (
+        ", ".join(f"{rise[init][which][-1] - rise[init][which][0]:+.1f}" for init in names) for which in (0, 1)
+    )
+    levels = np.array([np.mean(data["bn"][init]["measured"], axis=0) for init in names])
+    apart = float(np.ptp(levels, axis=0).max())
+    listed = ", ".join(names.values())
+    return [
+        judged(
+            "figure 5",
+            "without BN activations grow with depth, of any initialization",
+            ("shown for one", f"½ ln⟨h²⟩ from first to last block {theory}", measured),
+            all(mean[-1] > mean[0] for mean, _ in rise.values()),
+            f"{listed}; ResNet-{data['depth']}, digits, means of {data['draws']} networks. With torch's default, of "
+            "the smallest weights, they hardly grow within a stage, and lose more at each projection.",
+            known=True,
+        ),
+        judged(
+            "figure 5",
+            "with BN the size of activations does not depend on the initialization",
+            ("shown for one", "one law", f"at most {apart:.2f} apart in ½ ln⟨h²⟩"),
+            apart < ALIKE,
+            f"Block outputs; largest difference of means of {data['draws'] // 2} networks at any block.",
         ),
     ]

@@ -158,7 +158,9 @@ def _measured(nets: list[Any], batch: np.ndarray, draws: int, seed: int, device:
 
 def check(data: dict[str, Any]) -> list[Check]:
     """Compare networks with theory: of block outputs on average over blocks, of the plain networks at the end."""
-    from simulations.statistics import binomial_interval, mean_with_error, tolerance
+    from scipy.stats import binom
+
+    from simulations.statistics import mean_with_error, tolerance
 
     checks = []
     for kind, name, allowance in (("nobn", "without BN", GROWN), ("bn", "with BN", LEVELLED)):
@@ -182,7 +184,7 @@ def check(data: dict[str, Any]) -> list[Check]:
         mean, error = mean_with_error(last)
         allowed = float(tolerance(error, FALSE_ALARM, degrees_of_freedom=len(last) - 1))
         checks.append(near(f"plain, {word}: ½ ln⟨h²⟩, mean of {len(last)}", float(mean), part["mean"][-1], allowed))
-        low, high = binomial_interval(round(LEVEL * len(last)), len(last), 1 - FALSE_ALARM)
+        low, high = np.array(binom.interval(1 - FALSE_ALARM, len(last), LEVEL)) / len(last)
         share = float(np.mean((last > part["lower"][-1]) & (last < part["upper"][-1])))
         checks.append(between(f"plain, {word}: share inside the {LEVEL:.0%} band", share, low, high))
     return checks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,13 +42,18 @@ def compute(seed: int = 0, device: str = "cpu") -> dict[str, Any]:
         that diverged; "tested": the same on images held back; "largest": level → largest learning rate, one a seed,
         None where there is none.
     """
-    sweeps = [committed(name) for name in ("digits_sweep", "digits_sweep_110")]
+    return swept(("digits_sweep", "digits_sweep_110"), NORMS)
+
+
+def swept(names: Iterable[str], norms: Iterable[str]) -> dict[str, Any]:
+    """Read sweeps of those names, for networks with BN in these places; see `compute` for what is returned."""
+    sweeps = [committed(name) for name in names]
     runs = [run for sweep in sweeps for run in sweep["runs"]]
     data: dict[str, Any] = {"commands": [sweep["command"] for sweep in sweeps]}
     data["depths"] = sorted({run["depth"] for run in runs})
     for depth in data["depths"]:
         data[depth] = {
-            norm: _case([run for run in runs if (run["depth"], run["norm"]) == (depth, norm)]) for norm in NORMS
+            norm: _case([run for run in runs if (run["depth"], run["norm"]) == (depth, norm)]) for norm in norms
         }
     return data
 

@@ -26,6 +26,7 @@ FIGURES = (
     *(f"figure{number}" for number in range(1, 9)),
     "table1",
     "appendix_learning_rates",
+    "appendix_last_layer",
     "appendix_sgd_noise",
     "appendix_initializations",
     "appendix_trained_networks",

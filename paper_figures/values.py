@@ -35,8 +35,8 @@ def committed(name: str) -> dict[str, Any]:
     ----------
     name : str
         "initialization_probes", "step_probes": medians over many draws of ResNet-110 at initialization;
-        "fashion_training", "digits_sweep" (depths 20 and 56), "digits_sweep_110", "trained_networks",
-        "input_conditioning": runs of training.
+        "fashion_training", "digits_sweep" (depths 20 and 56), "digits_sweep_110", "digits_sweep_last" and
+        "digits_sweep_last_110" (BN in the last layer), "trained_networks", "input_conditioning": runs of training.
 
     Returns
     -------

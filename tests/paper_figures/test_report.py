@@ -199,9 +199,10 @@ def test_single_figures_are_listed_and_refused(tmp_path):
     command = [sys.executable, "-m", "paper_figures"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
     numbered = [f"figure{number}" for number in range(1, 9)]
+    names = ("learning_rates", "last_layer", "sgd_noise", "initializations", "trained_networks")
     own = ("condition_number", "gradient_explosion", "input_conditioning")
-    subjects = ("learning_rates", "trained_networks", *own)
-    assert listed.stdout.split() == ["growth", *numbered, "table1", *(f"appendix_{name}" for name in subjects)]
+    appendices = [f"appendix_{name}" for name in (*names, *own)]
+    assert listed.stdout.split() == ["growth", *numbered, "table1", *appendices]
     refused = subprocess.run([*command, "figure9", "--out", tmp_path], capture_output=True, text=True, check=False)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
     assert "figure must be one of growth, figure1, figure2" in refused.stderr

@@ -159,7 +159,8 @@ def draw(data: dict[str, Any]) -> Figure:
     left.axhline(1, ls="--", color="black", lw=1.4, label="bound α²C/|B|; exact with replacement")
     exact = (data["images"] - sizes) / (data["images"] - 1)
     left.plot(sizes, exact, color="black", label="exact without replacement")
-    left.set_ylabel("noise over α²C/|B|")
+    left.set(ylabel="noise over α²C/|B|")
+    left.set_title("with BN, C is that of images alone", fontsize=10.5)
     right.set(yscale="log", ylabel=r"noise $E\,\|\alpha\nabla\ell-\alpha\nabla\ell_B\|^2$ for α = 1")
     for kind in networks.KINDS:
         color, variance = networks.COLORS[kind], data[kind]["variance"]

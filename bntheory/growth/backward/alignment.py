@@ -26,6 +26,7 @@ from bntheory.growth.backward.covariances import SAMPLED
 from bntheory.growth.backward.gradient_rows import Gradient
 from bntheory.growth.infinite_width import population, positions
 from bntheory.growth.infinite_width.state import State, start
+from bntheory.growth.prediction import Growth
 from bntheory.layers import Conv, Dense, Shape
 from bntheory.networks import Sequential, leaves
 
@@ -58,7 +59,8 @@ def kernel_alignment(
     Notes
     -----
     Infinite width. Given the unit that is read Σ d is taken for Gaussian over weights; its variance is averaged over
-    sampled units.
+    sampled units. Gradients are taken for independent of activations: without BatchNorm that ends in deep networks,
+    at any width, where `share_along_activations` is no longer small; a/b then is of order 1.
 
     References
     ----------
@@ -89,6 +91,46 @@ def kernel_alignment(
     if last is not None:
         walk.back(way, _output(last, alike), visit)
     return ratios
+
+
+def share_along_activations(growth: Growth) -> np.ndarray:
+    """Return the share that a gradient's part along the activations should have in its square, at first order.
+
+    Networks of ReLUs without biases and normalizations are homogeneous: by Euler's theorem ⟨∂ℓ/∂h, h⟩ is the same in
+    every row that all paths cross, ⟨δ, o⟩ of the output o and its gradient δ. With δ white,
+
+        E ⟨∂ℓ/∂h, h⟩² / (E ‖∂ℓ/∂h‖² E ‖h‖²) = q_o / (n q · E ‖∂ℓ/∂h‖²/E ‖δ‖²),    n numbers of mean square q.
+
+    Infinite width has gradients independent of activations, so that it holds while this is small: it is of order
+    1/width at the output, and grows with every residual block on the way back, as products of sizes shrink. A
+    BatchNorm takes this part of a gradient away.
+
+    Parameters
+    ----------
+    growth : Growth
+
+    Returns
+    -------
+    array (rows,)
+        May exceed 1, where infinite width does not hold at all. Of no meaning with biases or normalizations, and in the
+        parts of blocks; NaN where growth has no gradient.
+
+    References
+    ----------
+    Yang 2019 (arXiv:1902.04760), on the independence of gradients.
+
+    Examples
+    --------
+    A linear network, whose gradient on a random input has a component 1/n along it:
+
+    >>> from bntheory import predict_growth
+    >>> net = Sequential((Dense(50), Dense(50)), (50,))
+    >>> print(share_along_activations(predict_growth(net)).round(4))
+    [0.02 0.02 0.02]
+    """
+    units = np.array([math.prod(row.shape) for row in growth.rows])
+    log_second = growth.log_second_moment
+    return np.exp(log_second[-1] - log_second - growth.log_gradient) / units
 
 
 class _Read(NamedTuple):

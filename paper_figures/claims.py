@@ -282,8 +282,10 @@ def _table1(data: dict[str, Any]) -> list[Claim]:
         theory = [data[kind]["predicted"][layer - 1] for layer in data["layers"]]
         holds = bool(np.all((medians >= 1) & (medians <= 3)) if kind == "nobn" else np.all(medians > 10))
         ours = ", ".join(f"{value:.3g}" for value in medians) + f" (medians of {many['draws']})"
+        along = ", ".join(f"{share:.2f}" for share in data["along"])
         why = (
-            "Theory of infinite width is far too high in early layers: gradients of narrow networks are more alike."
+            "Theory takes gradients for independent of activations. Their part along these, whose contributions add "
+            f"up, is 1/width at the output, but grows on the way back: a share of {along} predicted there."
             if kind == "nobn"
             else "Theory of infinite width agrees within a factor of two."
         )

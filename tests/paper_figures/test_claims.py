@@ -29,7 +29,11 @@ def figures():
             "bn": {"share": np.ones(2), "predicted_share": [0.5, 0.9, 1]},
         },
         "figure7": {"laws": laws, "draws": 1, "nobn": {"explained": np.ones(1)}, "bn": {"explained": np.zeros(1)}},
-        "table1": {"layers": (18, 54, 90), **{kind: {"predicted": part} for kind, part in ratios.items()}},
+        "table1": {
+            "layers": (18, 54, 90),
+            "along": [0.9, 0.2, 0.05],
+            **{kind: {"predicted": part} for kind, part in ratios.items()},
+        },
     }
 
 

@@ -138,7 +138,7 @@ def theory_gap(
 
     Notes
     -----
-    Cost: two forward passes of 8 images, and the prediction, about a second for ResNet-20 at 3×8×8. A BatchNorm in
+    Cost: three forward passes of 8 images, and the prediction, about a second for ResNet-20 at 3×8×8. A BatchNorm in
     training mode normalizes over these images.
 
     Examples

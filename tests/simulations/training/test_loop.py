@@ -1,6 +1,7 @@
 """The loop: what it learns, that it is repeated, killed and resumed to the same bits, and what divergence leaves."""
 
 import dataclasses
+import functools
 import math
 import os
 import random
@@ -19,6 +20,7 @@ from simulations.training import batches, checkpoints, loop  # noqa: E402
 from simulations.training.datasets import idx  # noqa: E402
 from simulations.training.divergence import first_not_finite  # noqa: E402
 from simulations.training.modules import build  # noqa: E402
+from simulations.training.probes import PROBES  # noqa: E402
 from simulations.training.recipe import Recipe  # noqa: E402
 
 MLP = Recipe(bn.mlp(2, 32, input_width=64, output_width=10), learning_rate=0.05, epochs=4)
@@ -119,6 +121,26 @@ def test_probes_see_every_batch_they_should_and_change_nothing(tmp_path):
     assert same(weights(plain), weights(probed))
     assert [found["step"] for found in history.probes] == list(range(0, 44, 5)) and len(seen) == 9
     assert history.probes[0]["result"]["norm"] > 0
+
+
+def test_a_run_with_all_probes_is_the_run_without(tmp_path):
+    """Weights, velocities, running statistics, masks of Dropout; between two of its steps."""
+    layers = (bn.Dense(16), bn.BatchNorm(), bn.Activation("relu"), bn.Dropout(0.3), bn.Dense(10))
+    recipe = dataclasses.replace(MLP, net=bn.Sequential(layers, (64,)), epochs=1)
+    fewer = {
+        "moments_along_step": {"step": 1.0, "fractions": [0, 1]},
+        "loss_along_step": {"steps": [0.1]},
+        "stable_step": {"iterations": 2, "tolerance": 1.0},
+    }
+    chosen = {name: functools.partial(probe, **fewer.get(name, {})) for name, probe in PROBES.items()}
+    loop.train(recipe, tmp_path / "plain")
+    history = loop.train(recipe, tmp_path / "probed", probes=chosen, probe_every=6)
+    assert [found["name"] for found in history.probes] == 2 * list(PROBES)
+    plain, probed = (checkpoints.read(tmp_path / name / checkpoints.NAME) for name in ("plain", "probed"))
+    assert same(plain["model"], probed["model"]) and plain["history"].losses == probed["history"].losses
+    assert torch.equal(plain["random"]["cpu"], probed["random"]["cpu"])
+    for one, other in zip(*(state["optimizer"]["state"].values() for state in (plain, probed)), strict=True):
+        assert torch.equal(one["momentum_buffer"], other["momentum_buffer"])
 
 
 def test_the_global_random_state_is_left_alone():

@@ -134,3 +134,12 @@ def test_what_cannot_be_drawn_is_refused(batch):
         measure_module(small(), batch, redraw="again")
     with pytest.raises(ValueError, match="draws must be"):
         measure_module(small(), batch, draws=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_module_that_cannot_be_copied_is_refused_in_one_line():
+    """As torch's former weight_norm, which leaves computed weights on the module."""
+    model = torch.nn.utils.weight_norm(torch.nn.Linear(4, 3))
+    with pytest.raises(ValueError, match=r"^model cannot be copied to draw its weights: .*deepcopy") as caught:
+        measure_module(model, torch.randn(5, 4), draws=2)
+    assert "\n" not in str(caught.value)

@@ -346,7 +346,11 @@ def made_module(target: str, seed: int) -> tuple[Any, Callable[[], Any]]:
 @click.option("--factors", type=int, help="Number of square Gaussian matrices. [default: 1]")
 @click.option("--scale", type=float, default=1.0, show_default=True, help="Multiplies squared singular values.")
 @click.option("--ratio", type=float, help="One rectangular matrix instead: rows / columns (Marchenko–Pastur).")
-@click.option("--symbolic", is_flag=True, help="Also derive x(y), its equations, moments and edges exactly.")
+@click.option(
+    "--symbolic",
+    is_flag=True,
+    help="Also derive x(y), moments and edges exactly; of networks of Dense and relu.",
+)
 @network_options(optional=True)
 @output_options
 def spectrum(
@@ -361,11 +365,10 @@ def spectrum(
     """Give the law of the singular values of a product of Gaussian matrices, or of the Jacobian of a network."""
     from bntheory import arguments, plot_spectrum
 
-    if symbolic and net is not None:
-        raise click.UsageError("--symbolic derives --factors and --ratio, leave it out with a network")
     if symbolic and factors is not None:
         arguments.integer("factors", factors, at_most=MOST_SYMBOLIC)
     name, law = _law(net, factors, scale, ratio)
+    derived = _derivation(net, factors or 1, scale, ratio) if symbolic else ""
     levels = [0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99]
     log_x = law.log.ppf(levels)
     click.echo(name)
@@ -380,10 +383,7 @@ def spectrum(
     for level, value in zip(levels, log_x, strict=True):
         click.echo(f"{level:<9g}  {value:<10.5g}  {value / 4.605170185988092:.5g}")
     if symbolic:
-        from bntheory.symbolic import spectra
-
-        first = spectra.gaussian(1 if ratio is None else ratio, 1, scale)
-        click.echo("\n" + spectra.derivation(spectra.law([first, *[spectra.gaussian()] * ((factors or 1) - 1)])))
+        click.echo(f"\n{derived}")
     quantiles = {"level": levels, "log_x": _plain(log_x)}
     edge = {"largest_singular_value": float(largest), "atoms": [list(atom) for atom in law.atoms]}
     moments: dict[str, Any] = {"mean": _number(law.mean), "variance": _number(law.var)}
@@ -407,6 +407,19 @@ def _law(
         raise click.UsageError(f"--ratio is for one matrix, got --factors {factors}")
     law = FussCatalan(1 if factors is None else factors, scale) if ratio is None else MarchenkoPastur(ratio, scale)
     return f"{law}: squared singular values x of the product, entries of variance 1/N each, N → ∞", law
+
+
+def _derivation(net: Sequential | None, factors: int, scale: float, ratio: float | None) -> str:
+    """The same law from definitions, as text."""
+    from bntheory import arguments
+    from bntheory.symbolic import networks, spectra
+
+    if net is None:
+        chain = [spectra.gaussian(1 if ratio is None else ratio), *[spectra.gaussian()] * (factors - 1)]
+    else:
+        chain = networks.factors(net)
+        arguments.integer("layers", len(chain), at_most=MOST_SYMBOLIC)
+    return spectra.derivation(spectra.scaled(spectra.law(chain), scale))
 
 
 @click.command()

@@ -10,6 +10,7 @@ from bntheory.symbolic.maps import (
     slope,
     variance_map,
 )
+from bntheory.symbolic.networks import factors
 from bntheory.symbolic.spectra import (
     Curve,
     Factor,
@@ -23,6 +24,7 @@ from bntheory.symbolic.spectra import (
     orthogonal,
     repeated,
     residual,
+    scaled,
     stieltjes_equation,
 )
 
@@ -36,6 +38,7 @@ __all__ = [
     "edges",
     "equation",
     "expectation",
+    "factors",
     "gaussian",
     "homogeneous",
     "law",
@@ -45,6 +48,7 @@ __all__ = [
     "orthogonal",
     "repeated",
     "residual",
+    "scaled",
     "slope",
     "stieltjes_equation",
     "variance_map",

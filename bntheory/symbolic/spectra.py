@@ -132,6 +132,15 @@ def law(factors: Sequence[Factor]) -> Any:
     return sympy.factor(product.subs(y, size * y))
 
 
+def scaled(x_of_y: Any, scale: Any) -> Any:
+    """Law of `scale` times the eigenvalues.
+
+    >>> scaled(gaussian().law, "1/2")
+    (y + 1)**2/(2*y)
+    """
+    return _exact("scale", scale) * x_of_y
+
+
 def repeated(x_of_y: Any, times: Any) -> Any:
     """Law of the product of `times` independent square matrices of the law `x_of_y`, rotated at random.
 
@@ -220,7 +229,7 @@ def stieltjes_equation(law: Any) -> Any:
 
 
 def derivation(x_of_y: Any, count: int = 6) -> str:
-    """The law x(y), its equations, first moments and edges as text.
+    """The law x(y), its equations, first moments and edges as text; edges without closed form to 15 digits.
 
     >>> print(derivation(gaussian().law, 3))
     x(y) = (y + 1)**2/y
@@ -235,7 +244,7 @@ def derivation(x_of_y: Any, count: int = 6) -> str:
             f"P(x, y) = {equation(x_of_y)} = 0",
             f"with y = -1 - z*m(z), m(z) = E 1/(x - z): {stieltjes_equation(x_of_y)} = 0",
             f"moments E x, …, E x^{count}: {', '.join(map(str, moments(x_of_y, count)))}",
-            f"edges: {', '.join(map(str, edges(x_of_y))) or 'none, the law has atoms only'}",
+            f"edges: {', '.join(map(_shown, edges(x_of_y))) or 'none, the law has atoms only'}",
         ]
     )
 
@@ -284,3 +293,7 @@ def edges(x_of_y: Any) -> tuple[Any, ...]:
 
 def _tidy(value: Any) -> Any:
     return value if value.has(sympy.CRootOf) else sympy.factor(sympy.simplify(value))
+
+
+def _shown(edge: Any) -> str:
+    return f"about {edge.evalf(15)}" if edge.has(sympy.CRootOf) else str(edge)

@@ -133,6 +133,8 @@ def test_spectrum_derived_exactly(run):
     assert "1, 6, 51, 506, 5481, 62832\nedges: 0, 46656/3125" in derived
     status, out, _ = run("spectrum", "--ratio", "4", "--scale", "0.5", "--symbolic")
     assert status == 0 and "edges: 1/2, 9/2" in out and "moments E x, …, E x^6: 1/2, 5/4," in out
+    status, out, _ = run("spectrum", "--depth", "2", "--width", "64", "--symbolic")
+    assert status == 0 and "E x^6: 1, 5, 33, 249, 2033, 17485" in out and "edges: 0, (11 + 5*sqrt(5))/2" in out
 
 
 def test_spectrum_is_drawn_on_the_axis_that_shows_it(run, monkeypatch):
@@ -215,7 +217,8 @@ REFUSED = {
     "cannot write 'no/such/folder.json': there is no folder 'no/such'": ("growth", "--json", "no/such/folder.json"),
     "factors must be at least 1, got 0": ("spectrum", "--factors", "0"),
     "factors must be at most 100, got 101": ("spectrum", "--factors", "101", "--symbolic"),
-    "--symbolic derives --factors and --ratio": ("spectrum", "--depth", "2", "--symbolic"),
+    "layers must be at most 100, got 102": ("spectrum", "--depth", "51", "--width", "8", "--symbolic"),
+    "no exact derivation because of row 1 (tanh)": ("spectrum", "--depth", "2", "--activation", "tanh", "--symbolic"),
     "scale": ("spectrum", "--scale", "nan"),
     "ratio": ("spectrum", "--ratio", "-1"),
     "not available because of row 1 (BatchNorm)": ("spectrum", "--depth", "2", "--batch-norm"),

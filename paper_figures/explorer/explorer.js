@@ -229,7 +229,7 @@
 
   function drawPhase({ choice: chosen, phase: drawn }) {
     if (drawn.why) return show("phase", "", `Phase diagram ${drawn.why}.`);
-    const { weights, biases, cells, edge } = data.phase[chosen.activation], depths = decoded(cells);
+    const { weights, biases, levels, cells, edge } = data.phase[chosen.activation], depths = decoded(cells);
     const half = [(weights[1] - weights[0]) / 2, (biases[1] - biases[0]) / 2];
     const axes = { x: [weights[0] - half[0], weights.at(-1) + half[0]], y: [biases[0] - half[1], biases.at(-1) + half[1]] };
     const regime = Math.abs(drawn.chi - 1) < 1e-5 ? "on the edge of chaos" : drawn.chi < 1 ? "ordered" : "chaotic";
@@ -240,7 +240,7 @@
       const shade = (depth) => 96 - 56 * Math.min(1, Math.max(0, Math.log10(depth) / 2));
       const tiles = biases.map((b, i) => weights.map((w, j) =>
         `<rect x="${x(w - half[0])}" y="${y(b + half[1])}" ${size} fill="hsl(205 60% ${shade(depths[i * weights.length + j])}%)"/>`).join("")).join("");
-      const boundary = finite(biases, Array.from(decoded(edge))).map(([b, w]) => [w, b]).filter(([w]) => w < axes.x[1]);
+      const boundary = finite(levels, Array.from(decoded(edge))).map(([b, w]) => [w, b]).filter(([w]) => w < axes.x[1]);
       const halo = `<path d="${path(boundary, x, y)}" fill="none" stroke="#fff" stroke-width="5"/>`;
       return `${tiles}${halo}${line(boundary, x, y, COLORS.edge)}<text class="name" x="${x(0.35)}" y="${y(0.93)}">ordered</text>
         <text class="name" x="${x(2.35)}" y="${y(0.93)}" text-anchor="end">chaotic</text>

@@ -14,7 +14,7 @@ import numpy as np
 
 from paper_figures.explorer import choices
 from paper_figures.explorer.growth import Kind, growth_tables
-from paper_figures.explorer.phases import BIASES, WEIGHTS, phase_tables
+from paper_figures.explorer.phases import BIASES, LEVELS, WEIGHTS, phase_tables
 from paper_figures.explorer.spectra import PLACES, spectrum_tables
 from paper_figures.explorer.tables import Table
 
@@ -89,7 +89,7 @@ def fragment(tables: dict[str, Any]) -> str:
     for law in data["spectrum"].values():
         law["places"] = PLACES.tolist()
     for diagram in data["phase"].values():
-        diagram |= {"weights": WEIGHTS.tolist(), "biases": BIASES.tolist()}
+        diagram |= {"weights": WEIGHTS.tolist(), "biases": BIASES.tolist(), "levels": LEVELS.tolist()}
     text = json.dumps(data, allow_nan=False, ensure_ascii=False).replace("</", "<\\/")
     return f"""<section id="explorer" class="explorer">
 <h2>Explorer</h2>
@@ -121,7 +121,7 @@ def _form(tables: dict[str, Any], named: dict[str, Any]) -> str:
     inits = "".join(f'<option value="{name}">{escape(law["label"])}</option>' for name, law in named.items())
     activations = "".join(f"<option>{escape(name)}</option>" for name in tables["activations"])
     gains, depth = tables["gains"], tables["depth"]
-    marks = "".join(f'<option value="{place}" label="{gain:.2f}">' for place, gain in enumerate(gains))
+    marks = "".join(f'<option value="{place}" label="{gain:.2f}"></option>' for place, gain in enumerate(gains))
     return f"""<form id="explorer-form" aria-label="Network">
 <label>initialization <select name="init">{inits}</select></label>
 <div><label for="explorer-stop">gain</label> <output id="explorer-gain" for="explorer-stop"></output>

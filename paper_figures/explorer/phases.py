@@ -13,6 +13,7 @@ from paper_figures.explorer.tables import Table
 
 WEIGHTS = np.linspace(0.3, 2.4, 29)  # σ_w at the middle of cells
 BIASES = np.linspace(0.0, 1.0, 15)  # σ_b there
+LEVELS = np.linspace(0.0, 1.0, 41) ** 2  # σ_b of the edge, which bends where it is small
 
 
 def phase_tables(activation: str, gains: tuple[float, ...]) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def phase_tables(activation: str, gains: tuple[float, ...]) -> dict[str, Any]:
     Returns
     -------
     dict
-        "cells" (biases, weights): depth scale of correlations; "edge": σ_w for each σ_b, NaN where there is none;
+        "cells" (biases, weights): depth scale of correlations; "edge": σ_w at `LEVELS` of σ_b, NaN where there is none;
         "normal", over gains, and "torch_default", over widths: Tables of (σ_w, σ_b, χ, 1/depth scale).
     """
     # the lowest row is of a small bias: without any, the ordered side has no correlation length
@@ -30,7 +31,7 @@ def phase_tables(activation: str, gains: tuple[float, ...]) -> dict[str, Any]:
     default = [_place(activation, law.gain, math.sqrt(law.bias_variance(width))) for width in WIDTHS]
     return {
         "cells": np.array(cells),
-        "edge": np.sqrt(edge_of_chaos(activation, BIASES**2)),
+        "edge": np.sqrt(edge_of_chaos(activation, LEVELS**2)),
         "normal": Table({"gain": gains}, np.array([_place(activation, gain, 0.0) for gain in gains])),
         "torch_default": Table({"width": tuple(map(float, WIDTHS))}, np.array(default)),
     }

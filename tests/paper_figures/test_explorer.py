@@ -112,7 +112,7 @@ def test_phases(explored):
     diagram = explored["phase"]["tanh"]
     w, b = phases.WEIGHTS[20], phases.BIASES[6]
     assert diagram["cells"][6, 20] == pytest.approx(phase("tanh", w**2, b**2).depth_c)
-    assert diagram["edge"] ** 2 == pytest.approx(edge_of_chaos("tanh", phases.BIASES**2))
+    assert diagram["edge"] ** 2 == pytest.approx(edge_of_chaos("tanh", phases.LEVELS**2))
     for width in (20, 555):
         found = phase("tanh", 1 / 3, 1 / 3 / width)
         place = diagram["torch_default"].at(width=width)

@@ -1,5 +1,6 @@
 import base64
 import html
+import importlib
 import json
 import re
 import subprocess
@@ -9,17 +10,19 @@ from html.parser import HTMLParser
 import pytest
 
 from bntheory import cli
-from paper_figures import figure8, report, training_claims
+from paper_figures import figure8, own_network, report, training_claims
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
+ALL = report.FIGURES
 SOME = ("growth", "figure2", "figure8", "figure5")  # those that take little time
 TINY = {
     "growth": {"depth": 4, "width": 16, "networks": 60, "modules": 4},
     "figure2": {"depth": 8, "images": 8, "draws": 1, "layer": 4},
     "figure8": {"width": 60, "draws": 3},
     "figure5": {"depth": 8, "size": 16, "images": 16, "draws": 3},
+    "explorer": {"activations": ("linear",), "gains": (1.0, 2**0.5), "depth": 2, "workers": 1},
 }
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -52,7 +55,7 @@ class Page(HTMLParser):
         self.sources += [attributes["src"]] if "src" in attributes else []
         self.links += [attributes["href"]] if "href" in attributes else []
         self.titles += tag == "h2"
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -69,17 +72,18 @@ def test_page_needs_nothing_but_itself(folder):
     text = (folder / "report.html").read_text(encoding="utf-8")
     page = Page()
     page.feed(text)
-    assert page.open == [] and page.links == [] and page.titles == 1 + len(SOME)
+    assert page.open == [] and page.titles == 2 + len(SOME)
+    assert page.links == [f"#{name}" for name in ("claims", "explorer", *SOME)]
     assert len(page.sources) == len(SOME)
     for source in page.sources:
         assert base64.b64decode(source.removeprefix("data:image/png;base64,"), validate=True).startswith(PNG)
-    assert not re.search(r"https?://|url\(|@import|<script", re.sub(r"data:image/png;base64,[^\"]*", "", text))
+    assert not re.search(r"https?://|url\(|@import|<script src", re.sub(r"data:image/png;base64,[^\"]*", "", text))
     assert 'name="viewport"' in text and "not CIFAR-10" in text
 
 
 def test_claims_come_first_and_name_what_was_not_tested(folder):
     text = (folder / "report.html").read_text(encoding="utf-8")
-    assert text.index('id="claims"') < text.index('id="growth"')
+    assert text.index('id="claims"') < text.index('id="explorer"') < text.index('id="growth"')
     found = json.loads((folder / "results.json").read_text(encoding="utf-8"))["claims"]
     assert sum(claim["verdict"] == "not testable at this scale" for claim in found) == len(training_claims.OPEN)
     assert all(claim["what"] in html.unescape(text) for claim in found) and len(found) >= 8
@@ -187,6 +191,54 @@ def test_without_the_extra_one_line_names_it(tmp_path, monkeypatch, capsys, modu
     status, _, error = run(monkeypatch, capsys, "--out", str(tmp_path / "report"))
     assert status == 2 and 'pip install "bntheory[train]"' in error
     assert error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_every_figure_says_in_two_sentences_what_it_shows_and_how_it_was_made():
+    for name in ALL:
+        text = importlib.import_module(f"paper_figures.{name}").TEXT
+        assert len(re.findall(r"[.:] [A-Z]", text)) >= 1 and text.endswith("."), name
+
+
+MODULE = """
+from torch import nn
+
+def small():
+    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+"""
+
+
+def test_a_network_of_ones_own(tmp_path, monkeypatch, capsys):
+    light(monkeypatch)
+    (tmp_path / "own_models.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    status, output, error = run(
+        monkeypatch, capsys, "--out", "report", "--model", "own_models:small", "--input", "64", "--data", "noise"
+    )
+    assert status == 0 and "11 of 11 checks passed" in output, error
+    found = json.loads((tmp_path / "report" / "results.json").read_text(encoding="utf-8"))
+    text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "report" / "your_network.png").exists() and "your_network.png" in found["files"]
+    own = found["own"]["numbers"]
+    assert own["agrees"] and own["trials"] == own_network.TRIALS
+    assert own["estimate"][1] == pytest.approx(own["upper"][1], abs=0.2)
+    assert text.index('id="figure8"') < text.index('id="your_network"') and "own_models:small" in text
+    report.make_report("report", seed=1)  # in place of one with more pictures
+    assert not (tmp_path / "report" / "your_network.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--input", "64"), "--input belongs to a network: give --model too"),
+        (("--data", "noise"), "--data belongs to a network: give --model too"),
+        (("--model", "math:pi"), "math:pi"),
+        (("--model", "torch.nn:Identity"), "needs the shape of one input"),
+    ],
+)
+def test_what_is_no_network_is_refused_at_once(tmp_path, monkeypatch, capsys, words, said):
+    light(monkeypatch)
+    status, _, error = run(monkeypatch, capsys, "--out", str(tmp_path / "report"), *words)
+    assert status == 2 and said in error and not list(tmp_path.iterdir())
 
 
 def test_cuda_without_a_gpu_is_one_line(tmp_path, monkeypatch, capsys):

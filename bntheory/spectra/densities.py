@@ -133,7 +133,7 @@ def slope_law(phi: str | Activation, log_variance: float = 0.0, points: float = 
     def slope(g: Array) -> Array:
         return np.asarray(phi.dphi(root * g), dtype=float)
 
-    zeros, kinks = _cuts(slope)
+    zeros, kinks = _cuts(slope, [place for kink in phi.kinks if abs(place := kink / root) < FARTHEST])
     largest = float(np.max(np.square(slope(GRID))))
     if not largest > TINY:
         raise ValueError(f"the slope of {phi} is zero for every input of variance e^{log_variance:.3g}")
@@ -194,15 +194,15 @@ def _density_rule(pdf: Callable[[Array], ArrayLike], ends: Sequence[float], poin
     return stretches
 
 
-def _cuts(slope: Callable[[Array], Array]) -> tuple[list[float], list[float]]:
-    """Where φ′ changes its sign, and 0 if it jumps or has a kink there, the only place where it may."""
+def _cuts(slope: Callable[[Array], Array], told: list[float]) -> tuple[list[float], list[float]]:
+    """Where φ′ changes its sign, and where it jumps or has a kink: places that are told, and 0 where it is so there."""
     values = slope(GRID)
     crossing = np.flatnonzero(np.sign(values[1:]) * np.sign(values[:-1]) < 0)
-    zeros = [_zero(slope, GRID[k], GRID[k + 1]) for k in crossing]
+    zeros = [zero for k in crossing if abs(zero := _zero(slope, GRID[k], GRID[k + 1])) < FARTHEST]
     step = np.array([1e-4, 2e-4])
     near, far = np.abs(slope(step) - 2 * slope(np.zeros(2)) + slope(-step))  # 1 : 4 if φ′ is smooth
     kink = near > 1e-9 * np.abs(values).max() and far < 3 * near
-    return zeros, [0.0] if kink else []
+    return zeros, [*told, 0.0] if kink else told
 
 
 def _zero(slope: Callable[[Array], Array], low: float, high: float) -> float:
@@ -224,7 +224,8 @@ def _normal_rule(zeros: list[float], kinks: list[float], scale: float, density: 
     for low, high in pairwise([-math.inf, *sorted({*zeros, *kinks}), math.inf]):
         ends = [end for end in (low, high) if math.isfinite(end)]
         first = -NEAREST if ends else -FARTHEST / scale
-        last = NEAREST if len(ends) == 2 else FARTHEST / scale
+        beyond = FARTHEST + (high if math.isinf(low) else -low) if len(ends) == 1 else FARTHEST  # to the farthest g
+        last = NEAREST if len(ends) == 2 else beyond / scale
         count = math.ceil((last - first) * density)
         t = (first + last) / 2 + (np.arange(count) - (count - 1) / 2) / density
         if not ends:

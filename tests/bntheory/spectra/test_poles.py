@@ -1,11 +1,13 @@
 """Densities that nothing smooths: the rule made right by its residues, the laws themselves, and products of few."""
 
 import math
+from itertools import pairwise
 
 import mpmath as mp
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.integrate import quad
 
 from bntheory.activations import activation
 from bntheory.architectures import mlp
@@ -201,3 +203,31 @@ def test_orthogonal_weights_are_narrower_by_one_a_layer():
     spreads = [law.var / law.mean**2 for law in laws]
     assert laws[0].mean == pytest.approx(laws[1].mean, rel=1e-9)
     assert spreads[0] - spreads[1] == pytest.approx(3, rel=1e-8)
+
+
+@pytest.mark.parametrize("log_variance", [-5.0, -4.0, -1.0, 0.7, 3.0])
+@pytest.mark.parametrize(
+    "name", ["gelu", "silu", "mish", "gelu_tanh", "elu", "relu6", "hardtanh", "hardsigmoid", "hardswish"]
+)
+def test_slopes_with_kinks_and_far_zeros_have_their_means(name, log_variance):
+    """E φ′² and E φ′⁴ by adaptive quadrature, with kinks and with zeros of φ′ up to 18 deviations off."""
+    phi, root = activation(name), math.exp(log_variance / 2)
+    cuts = [k / root for k in phi.kinks if abs(k / root) < 12]
+    cuts = sorted({*np.arange(-12.0, 13.0), *cuts})
+
+    def moment(order):
+        def integrand(g):
+            return phi.dphi(np.array([root * g]))[0] ** (2 * order) * math.exp(-(g**2) / 2) / math.sqrt(2 * math.pi)
+
+        return math.fsum(quad(integrand, low, high, epsabs=0, epsrel=1e-11)[0] for low, high in pairwise(cuts))
+
+    law = slope_law(name, log_variance)
+    assert [law.moment(1), law.moment(2)] == pytest.approx([moment(1), moment(2)], rel=1e-10)
+
+
+def test_slopes_that_are_0_or_1_are_a_mask():
+    """Of hardtanh those |h| < 1: one layer of it has the law of a Gaussian matrix with so many rows."""
+    share = math.erf(1 / math.sqrt(2 * 0.4))
+    law = slope_law("hardtanh", math.log(0.4)) @ FussCatalan(1)
+    assert dict(law.atoms)[0.0] == pytest.approx(1 - share, rel=1e-13)
+    assert law.support == pytest.approx(((1 - math.sqrt(share)) ** 2, (1 + math.sqrt(share)) ** 2), rel=1e-12)

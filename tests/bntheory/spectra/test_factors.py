@@ -303,9 +303,11 @@ def mlp_curve():
 )
 def test_a_law_keeps_to_its_thread(law):
     """Where BLAS may use two: their waiting for each other, on busy cores, took twenty times the work."""
+    x, shares = np.linspace(0, law.support[1], 1002)[1:-1], []
     with threadpool_limits(2):
-        x = np.linspace(0, law.support[1], 1002)[1:-1]
-        process, own = time.process_time(), time.thread_time()
-        law.pdf(x), law.cdf(x)
-        process, own = time.process_time() - process, time.thread_time() - own
-    assert process < 1.3 * own
+        for _ in range(3):
+            time.sleep(0.1)  # threads that have just started, or another test has used, wait actively for a while
+            process, own = time.process_time(), time.thread_time()
+            law.pdf(x), law.cdf(x)
+            shares.append((time.thread_time() - own) / (time.process_time() - process))
+    assert np.median(shares) > 0.9

@@ -296,10 +296,9 @@ def mlp_curve():
     [
         slope_law("tanh") @ FussCatalan(1),
         slope_law("gelu"),
-        jacobian_law(mlp(50, 64)),
         STransformLaw([(0, -1), (1, 1), *((1 + Fraction(k, 50), 1) for k in range(50))]),
     ],
-    ids=["product", "density", "ReLU", "widths"],
+    ids=["product", "density", "widths"],
 )
 def test_a_law_keeps_to_its_thread(law):
     """Where BLAS may use two: their waiting for each other, on busy cores, took twenty times the work."""

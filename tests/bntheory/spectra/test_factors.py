@@ -286,8 +286,6 @@ def test_the_traced_curve_is_smooth():
 
 
 def mlp_curve():
-    from bntheory.spectra.jacobian import jacobian_law
-
     return jacobian_law(mlp(3, 64, "leaky_relu(0.2)")).curve
 
 

@@ -22,7 +22,8 @@ a:focus-visible, .scroll:focus-visible { outline: 3px solid #e69f00; outline-off
 img { display: block; width: 100%; max-width: 42rem; height: auto; margin: 1rem auto; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; line-height: 1.4; }
-th, td { text-align: left; vertical-align: top; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid #ddd; }
+th, td { text-align: left; vertical-align: top; overflow-wrap: break-word;
+  padding: .4rem .9rem .4rem 0; border-bottom: 1px solid #ddd; }
 thead th { border-bottom: 2px solid #8c959f; }
 .checks { min-width: 30rem; }
 td.number, .checks td.ok, .checks td.failed { font-variant-numeric: tabular-nums; white-space: nowrap; }
@@ -30,6 +31,7 @@ td.number, .checks td.ok, .checks td.failed { font-variant-numeric: tabular-nums
 .verdict { display: inline-block; padding: .25rem .75rem; border-radius: 1rem; background: #f6f8fa; font-weight: 600; }
 .claims td:first-child { color: #444; white-space: nowrap; }
 .claims p { margin: .2rem 0 0; color: #444; }
+.claims td:last-child { min-width: 6.5rem; }
 .open { color: #444; }
 @media (max-width: 44rem) { h1 { font-size: 1.45rem; } .claims thead { display: none; }
   .claims tr { display: block; padding: .6rem 0; border-bottom: 1px solid #ddd; }

@@ -55,7 +55,7 @@ def spectrum_tables(kind: Kind, gains: tuple[float, ...], depth: int) -> dict[st
         except ValueError as error:
             return {"why": str(error).split(";")[0].replace("row 0.branch.0", "a row").replace("row 1", "a row")}
     options = f"--activation {kind.activation}{' --residual' * kind.residual}"
-    costly = "each such law takes seconds: `bntheory spectrum {options}` computes one"
+    costly = "this page has no table of such laws, which take time: `bntheory spectrum {options}` computes one"
     if kind.residual and kind.activation not in HOMOGENEOUS:
         return {"why": f"not available because {costly.format(options=f'{options} --depth 10 --width 512')}"}
     deepest, own = MOST.get(kind.activation, (10 if kind.residual else depth, gains))

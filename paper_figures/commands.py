@@ -77,12 +77,14 @@ scikit-learn), the paper's on CIFAR-10. Made by `bntheory figures --check --clai
 @click.option("--model", metavar="PACKAGE.MODULE:FACTORY", help="A network of your own, beside its prediction.")
 @input_option(required=False)
 @click.option("--data", help="Inputs of it: digits, fashion-mnist, noise or a FOLDER. [default: digits]")
+@click.option("--workers", type=int, help="Figures made at a time, one thread each. [default: one a core]")
 @_common
 def report(
     out: str,
     model: str | None,
     sizes: tuple[int, ...] | None,
     data: str | None,
+    workers: int | None,
     seed: int,
     scale: str,
     device: str,
@@ -97,7 +99,7 @@ def report(
 
     if model is None and (sizes is not None or data is not None):
         raise click.UsageError(f"{'--input' if sizes is not None else '--data'} belongs to a network: give --model too")
-    checks = make_report(out, scale, seed, device, model, sizes, data or "digits")
+    checks = make_report(out, scale, seed, device, model, sizes, data or "digits", workers)
     failed = [check for check in checks if not check.passed]
     for check in failed:
         click.echo(f"failed: {check.what}: expected {check.expected}, got {check.got:.4g}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import json
 import math
+import multiprocessing
 import platform
 import shutil
 import time
 import uuid
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +20,8 @@ from typing import Any
 
 from bntheory import arguments
 from paper_figures.checks import Check
-from simulations.training.devices import resolve
+from simulations.ensemble import cores
+from simulations.training.devices import one_torch_thread, resolve
 
 FORMAT = "bntheory report 1"
 RESULTS, PAGE, OWN = "results.json", "report.html", "your_network"
@@ -50,6 +54,7 @@ def make_report(
     model: str | None = None,
     sizes: tuple[int, ...] | None = None,
     data: str = "digits",
+    workers: int | None = None,
 ) -> list[Check]:
     """Make every figure and write a folder with report.html, the pictures and results.json.
 
@@ -69,6 +74,10 @@ def make_report(
         Shape of one of its inputs.
     data : str
         Its inputs: "digits", "fashion-mnist", "noise" or a folder.
+    workers : int, optional
+        Figures made at a time, each by a process with one thread of torch's and of BLAS: numbers do not depend on how
+        many. None: one a core on the CPU, one on a GPU. From 2 on, a script that calls this needs the usual
+        ``if __name__ == "__main__":``.
 
     Returns
     -------
@@ -88,13 +97,17 @@ def make_report(
     seed = arguments.integer("seed", seed, at_least=0)
     require_training()
     device = resolve(device)
+    if workers is None:
+        workers = cores() if device == "cpu" else 1
+    workers = arguments.integer("workers", workers)
     out.parent.mkdir(parents=True, exist_ok=True)
     _recover(out)
     workplace = out.parent / f".{out.name}-{uuid.uuid4().hex}"
     workplace.mkdir()
     try:
         own = None if model is None else _own_network(workplace, model, sizes, data, seed)  # first: it may be refused
-        results = _write(workplace, arguments_of, {"scale": scale, "seed": seed, "device": device}, own)
+        settings = {"scale": scale, "seed": seed, "device": device}
+        results = _write(workplace, arguments_of, settings, own, workers)
         _replace(workplace, out)
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
@@ -187,20 +200,48 @@ def make_figure(name: str, folder: Path, seed: int = 0, device: str = "cpu", **s
     }
 
 
-def _write(
-    folder: Path, sizes: dict[str, dict[str, Any]], settings: dict[str, Any], own: dict[str, Any] | None
-) -> dict[str, Any]:
+def _in_one_thread(name: str, *words: Any, **sizes: Any) -> dict[str, Any]:
+    """As `make_figure`, beside other processes."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1), one_torch_thread():
+        return make_figure(name, *words, **sizes)
+
+
+def _make_figures(
+    folder: Path, sizes: dict[str, dict[str, Any]], settings: dict[str, Any], workers: int
+) -> dict[str, dict[str, Any]]:
+    """All figures, several at a time; the first that fails ends it."""
     from tqdm import tqdm
 
+    bar = functools.partial(tqdm, FIGURES, desc="figures", disable=None, leave=False)
+    words = folder, settings["seed"], settings["device"]
+    if workers == 1:
+        return {name: _in_one_thread(name, *words, **sizes.get(name, {})) for name in bar()}
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            made = {name: pool.submit(_in_one_thread, name, *words, **sizes.get(name, {})) for name in FIGURES}
+            return {name: made[name].result() for name in bar()}
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _write(
+    folder: Path,
+    sizes: dict[str, dict[str, Any]],
+    settings: dict[str, Any],
+    own: dict[str, Any] | None,
+    workers: int,
+) -> dict[str, Any]:
     from paper_figures.claims import claims
     from paper_figures.explorer.fragment import explorer_tables, fragment
     from paper_figures.page import page
 
-    start, figures = time.perf_counter(), {}
-    for name in tqdm(FIGURES, desc="figures", disable=None, leave=False):
-        figures[name] = make_figure(name, folder, settings["seed"], settings["device"], **sizes.get(name, {}))
+    start = time.perf_counter()
+    figures = _make_figures(folder, sizes, settings, workers)
     tabulated = time.perf_counter()
-    explorer = fragment(explorer_tables(**sizes.get("explorer", {})))
+    explorer = fragment(explorer_tables(workers=workers, **sizes.get("explorer", {})))
     names = [*FIGURES, *([OWN] if own else [])]
     results = {
         "format": FORMAT,

@@ -113,7 +113,7 @@ def last_layer(data: dict[str, Any]) -> list[Claim]:
         ),
         judged(
             "text",
-            "BN in the last layer only recovers about two thirds of the gain",
+            "BN in the last layer only recovers most of the gain in accuracy",
             ("about 2/3 (from memory)", "–", f"{gain:.2f} of the gain in accuracy: {reached}"),
             gain >= RECOVERED,
             f"Digits, depth {depth}, images held back, each at its best rate: none, last layer, all. Without BN no "

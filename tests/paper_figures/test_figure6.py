@@ -1,10 +1,17 @@
+import importlib.util
+import json
+import math
+import pathlib
+
 import numpy as np
 import pytest
 
 from paper_figures import figure6
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
+SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "images_unlike.py"
+STUDY = json.loads(SCRIPT.with_suffix(".json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +68,40 @@ def test_several_classes_without_bn_fail(data, changes):
 
 def test_draws_two_maps_and_the_shares(data):
     assert len(figure6.draw(data).axes) == 4
+
+
+def test_the_text_quotes_the_study():
+    found = [STUDY[name]["mean"] for name in ("all_covariances", "mean_of_images")]
+    networks = [part["mean"] for part in STUDY["networks"].values()]
+    own, mean, theory, *widths = (f"{value:.3f}" for value in (*found, STUDY["theory"], *networks))
+    assert (
+        f"8×8: {own}, {mean}; theory {theory}; networks of 16, 64 and 256 channels {', '.join(widths)};" in figure6.TEXT
+    )
+
+
+def test_the_study_bears_out_the_text():
+    """Units with all covariances against wide networks: 3 standard errors; with the mean, within 5% of theory."""
+    units, wide = STUDY["all_covariances"], STUDY["networks"]["256"]
+    error = math.hypot(units["standard_error"], wide["standard_error"])
+    assert abs(units["mean"] - wide["mean"]) < 3 * error
+    assert STUDY["mean_of_images"]["mean"] == pytest.approx(STUDY["theory"], rel=0.05)
+    assert wide["mean"] - STUDY["theory"] > 10 * error
+
+
+def test_covariances_of_the_study():
+    """Its windows are torch's padded convolutions; images of equal covariances are their own mean, others are not."""
+    spec = importlib.util.spec_from_file_location("images_unlike", SCRIPT)
+    study = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(study)
+    image = torch.randn(1, 1, study.SIDE, study.SIDE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kernels = torch.eye(9, dtype=torch.float64).reshape(9, 1, 3, 3)
+    expected = torch.nn.functional.conv2d(image, kernels, padding=1).reshape(9, -1)
+    assert np.array_equal(study.windows() @ image.numpy().ravel(), expected.numpy())
+    one, other = np.random.default_rng(0).standard_normal((2, 3, study.SIDE, study.SIDE))
+    same = study.covariances(np.array([one, one, one]))
+    np.testing.assert_allclose(study.averaged(same), same, rtol=1e-12, atol=1e-12)
+    mixed = study.covariances(np.array([one, one, other]))
+    found = study.averaged(mixed)
+    np.testing.assert_allclose(found[2, :, 2], (2 * mixed[0, :, 0] + mixed[2, :, 2]) / 3, rtol=1e-12, atol=1e-12)
+    pairs = (mixed[0, :, 1] + mixed[0, :, 2] + mixed[2, :, 0]) / 3
+    np.testing.assert_allclose(found[0, :, 1], pairs, rtol=1e-12, atol=1e-12)

@@ -1,10 +1,18 @@
+import importlib.util
+import json
+import pathlib
+
 import numpy as np
 import pytest
 
+from bntheory import Sequential
+from bntheory.layers import Conv
 from paper_figures import table1
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
+SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "gradient_independence.py"
+STUDY = json.loads(SCRIPT.with_suffix(".json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +60,38 @@ def test_other_committed_medians_fail(data, monkeypatch):
 
 def test_draws_both_kinds(data):
     assert len(table1.draw(data).axes) == 1
+
+
+def test_the_text_quotes_the_study():
+    independent, same = (
+        ", ".join(f"{value:.3g}" for value in STUDY[kind]["median"]) for kind in ("independent", "same")
+    )
+    theory = ", ".join(f"{value:.3g}" for value in STUDY["theory"])
+    quoted = f"ratios are {independent}, in theory {theory}; with the same weights {same} ("
+    assert quoted + f"{STUDY['images']} images, medians of {STUDY['draws']}; " in table1.TEXT
+
+
+def test_independent_weights_follow_theory_and_the_same_do_not():
+    """Medians within a factor of 1.3; with the same weights less than half of theory in layers 18 and 54."""
+    assert STUDY["layers"] == list(table1.LAYERS) and STUDY["alike"] == table1.ALIKE
+    independent, same = (np.array(STUDY[kind]["median"]) / STUDY["theory"] for kind in ("independent", "same"))
+    assert np.abs(np.log(independent)).max() < np.log(1.3)
+    assert np.all(same[:2] < 0.5)
+
+
+def test_the_study_goes_back_through_other_weights():
+    """Values of one network, and gradients of a linear network with the other's weights."""
+    from simulations.training.modules import build
+
+    spec = importlib.util.spec_from_file_location("gradient_independence", SCRIPT)
+    study = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(study)
+    models = [build(Sequential((Conv(3), Conv(2)), (1, 4, 4)), seed, "float64") for seed in (0, 1)]
+    image = torch.ones(1, 1, 4, 4, dtype=torch.float64, requires_grad=True)
+    values = [model(image) for model in models]
+    gradients = [torch.autograd.grad(value[0, 0, 1, 2], image)[0] for value in values]
+    study.go_back_through(*models)
+    mixed = models[0](image)
+    torch.testing.assert_close(mixed, values[0])
+    torch.testing.assert_close(torch.autograd.grad(mixed[0, 0, 1, 2], image)[0], gradients[1])
+    assert not torch.allclose(gradients[0], gradients[1])

@@ -180,7 +180,7 @@
   }
 
   const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll('"', "&quot;");
-  const short = (value) => (Math.abs(value) < 1e-9 ? "0" : value.toPrecision(3).replace("-", "−").replace("e+", "e"));
+  const short = (value) => (Math.abs(value) < 5e-5 ? "0" : value.toPrecision(3).replace("-", "−").replace("e+", "e"));
   const METHODS = {
     exact: "exact at any width", "mean-field": "mean field, for infinite width", "first-order": "to first order in 1/width",
     population: "infinite width, from sampled units",
@@ -206,7 +206,8 @@
 
   function drawGradient({ choice: chosen, growth: { methods }, gradient: drawn }) {
     const layers = drawn.log_gradient.map((_, l) => l), unit = chosen.residual ? "block" : "layer", first = drawn.log_gradient[0];
-    const words = `From output to input squared gradients ${first < 0 ? "shrink" : "grow"} by e^${short(Math.abs(first))}, e^${short(Math.abs(first) / chosen.depth)} a ${unit} (expectation, ${METHODS[methods[2]]}).`;
+    const change = `${first < 0 ? "shrink" : "grow"} by e^${short(Math.abs(first))}, e^${short(Math.abs(first) / chosen.depth)} a ${unit}`;
+    const words = `From output to input squared gradients ${Math.abs(first) < 5e-5 ? "keep their size" : change} (expectation, ${METHODS[methods[2]]}).`;
     const axes = { x: [0, chosen.depth], y: drawn.axis };
     const body = (x, y) => line(finite(layers, drawn.log_gradient), x, y, COLORS.moment, "7 4");
     show("gradient", chart(axes, [`${unit} ℓ`, "squared gradient, ln‖g_ℓ‖²/‖g_L‖²"], escaped(`Gradients. ${words}`), body), words);

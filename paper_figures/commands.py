@@ -68,7 +68,8 @@ HEAD = """# The paper's claims
 
 "Understanding Batch Normalization" (Bjorck, Gomes, Selman, Weinberger 2018, arXiv:1806.02375v4), claim by claim. The
 paper's values are read by eye off its figures; ours are of networks on Fashion-MNIST (figure 5: the digits of
-scikit-learn), the paper's on CIFAR-10. Rows of later and of related work are not the paper's. Made by `bntheory figures --check --claims docs/claims.md`.
+scikit-learn), the paper's on CIFAR-10. Rows of later and of related work are not the paper's. Made by
+`bntheory figures --check --claims docs/claims.md`.
 """
 
 

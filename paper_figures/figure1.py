@@ -66,5 +66,10 @@ def draw(data: dict[str, Any]) -> Figure:
             values = [epoch[f"{part}_accuracy"] for epoch in run["epochs"]]
             axes.plot(epochs, values, style, color=f"C{colour}", label=f"{label}, {part}")
     axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
+    run = data["runs"][0]
+    figure.supxlabel(
+        f"ResNet-110, Xavier normal; Fashion-MNIST at 32×32×3\n{run['machines'][0]['name']}, one run each",
+        fontsize=10.5,
+    )
     figure.legend(loc="outside upper center", ncols=2)
     return figure

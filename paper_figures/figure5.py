@@ -280,6 +280,11 @@ def draw(data: dict[str, Any]) -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     order = [labels.index(label) for label in (labels[0], "law", "paper")]  # error bars come last of themselves
     order += [index for index in range(len(labels)) if index not in order]
+    figure.supxlabel(
+        f"ResNet-{data['depth']}, Xavier normal, at initialization; {data['draws']} draws each\n{data['images']} of "
+        f"scikit-learn's digits, enlarged to {data['size']}×{data['size']}×3; paper: CIFAR-10",
+        fontsize=10.5,
+    )
     figure.legend([handles[k] for k in order], [labels[k] for k in order], loc="outside upper center", ncols=2)
     return figure
 

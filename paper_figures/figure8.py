@@ -145,4 +145,5 @@ def draw(data: dict[str, Any]) -> Figure:
         axes.set_title(f"M = {factors} " + ("matrix" if factors == 1 else "matrices") + f", edge {part['edge']:.2f}")
     figure.legend(*panels[0].get_legend_handles_labels(), ncols=3, loc="outside upper center")
     panels[-1].set_xlabel("singular value s")
+    figure.supxlabel("no data: Gaussian matrices", fontsize=10.5)
     return figure

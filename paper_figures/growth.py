@@ -125,4 +125,5 @@ def draw(data: dict[str, Any]) -> Figure:
         axes.set_ylabel("ln ⟨h²⟩")
     figure.legend(*panels[0].get_legend_handles_labels(), ncols=2, loc="outside upper center")
     panels[-1].set_xlabel("layer ℓ")
+    figure.supxlabel("one of scikit-learn's digits, 8×8", fontsize=10.5)
     return figure

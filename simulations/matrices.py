@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 
 from simulations.graded import Floats
 
+MOST_BITS = 1000  # between the sizes of the entries of one matrix: products of two such entries stay in float64
+
 
 def checked_matrices(matrices: Sequence[ArrayLike]) -> list[Floats]:
     """Return matrices as float arrays that chain; ValueError otherwise."""
@@ -44,6 +46,12 @@ def _matrix(index: int, value: ArrayLike) -> Floats:
         raise ValueError(f"matrix {index} must be {needed}, got shape {matrix.shape}")
     if not np.isfinite(matrix).all():
         raise ValueError(f"matrix {index} must be finite, got {matrix[~np.isfinite(matrix)][0]}")
+    sizes = np.abs(matrix[matrix != 0])
+    if sizes.size and np.frexp(sizes.max())[1] - np.frexp(sizes.min())[1] > MOST_BITS:
+        raise ValueError(
+            f"matrix {index} must have entries within a factor 2^{MOST_BITS} of each other, got sizes from "
+            f"{sizes.min():.3g} to {sizes.max():.3g}; give it as a product of two, in order of application"
+        )
     return matrix
 
 

@@ -138,6 +138,10 @@ def test_beyond_memory(monkeypatch, net):
         (([np.full((2, 2), np.longdouble(1e308)) * 10],), "matrix 0 must be finite, got inf"),
         (([[[1.0], [1.0, 2.0]]],), "matrix 0 must be"),
         (
+            ([np.diag([1e-200, 1e200])],),
+            r"matrix 0 must have entries within a factor 2\^1000 .* from 1e-200 to 1e\+200",
+        ),
+        (
             ([np.ones((3, 2)), np.ones((4, 2))],),
             r"matrix 1 must have as many columns as matrix 0 has rows, got shapes \(4, 2\) and \(3, 2\)",
         ),

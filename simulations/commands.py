@@ -279,6 +279,7 @@ def _beside(law: Any, logs: Any) -> dict[str, float]:
     help="factory (called again), theory (normal weights of the same variances) or reset. [default: factory; of a "
     "checkpoint theory]",
 )
+@click.option("--device", help="Of a module or checkpoint: auto, cpu or cuda. [default: auto]")
 @click.option("--seed", type=int, default=0, show_default=True)
 @output_options
 @click.pass_context
@@ -292,6 +293,7 @@ def crosscheck(
     batch: int | None,
     trials: int,
     redraw: str | None,
+    device: str | None,
     seed: int,
     json_file: str | None,
     plot_file: str | None,
@@ -306,10 +308,11 @@ def crosscheck(
     from simulations.training.datasets import images_for
     from simulations.training.targets import crosscheck_target
 
-    if net is not None and (sizes is not None or redraw is not None):
-        option = "--input" if sizes is not None else "--redraw"
-        raise click.UsageError(f"{option} belongs to a torch module, PACKAGE.MODULE:FACTORY")
-    found = None if net is not None else _target(str(target), seed, sizes, redraw, init)
+    if net is not None:
+        options = {"--input": sizes, "--redraw": redraw, "--device": device}
+        for option in (name for name, value in options.items() if value is not None):
+            raise click.UsageError(f"{option} belongs to a torch module, PACKAGE.MODULE:FACTORY")
+    found = None if net is not None else _target(str(target), seed, sizes, redraw, init, device or "auto")
     batch = (1 if net is not None else 8) if batch is None else batch
     shape = net.input_shape if net is not None else sizes or (found and found.shape)
     data = data or (found and found.data) or "digits"
@@ -334,11 +337,15 @@ def crosscheck(
     ctx.exit(0 if result.agrees else 1)
 
 
-def _target(name: str, seed: int, sizes: tuple[int, ...] | None, redraw: str | None, init: str | None) -> Target:
-    """The module or checkpoint; options that do not belong are refused."""
+def _target(
+    name: str, seed: int, sizes: tuple[int, ...] | None, redraw: str | None, init: str | None, device: str
+) -> Target:
+    """The module or checkpoint, on the device; options that do not belong are refused."""
     from bntheory import arguments
+    from simulations.training.devices import resolve
     from simulations.training.targets import found_target
 
+    place = resolve(device)
     if redraw is not None:
         arguments.choice("redraw", redraw, ("factory", "theory", "reset"))
     if init is not None and redraw not in (None, "theory"):
@@ -351,6 +358,7 @@ def _target(name: str, seed: int, sizes: tuple[int, ...] | None, redraw: str | N
         raise click.UsageError(f"{option} belongs to a torch module: a checkpoint has its input's shape and weights")
     if redraw == "factory" and (found.make is None or found.make() is found.module):
         raise click.UsageError(f"{name} is a single module, not what makes one: choose --redraw theory or reset")
+    found.module.to(place)
     return found
 
 

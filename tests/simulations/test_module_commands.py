@@ -110,7 +110,7 @@ NOT_CHECKED = {
     "leave out --depth, --width": ("NET:network", "--input", "3,8,8", "--depth", "3", "--width", "8"),
     "--redraw belongs to a torch module": ("--depth", "3", "--redraw", "reset"),
     "--device belongs to a torch module": ("--depth", "3", "--device", "cpu"),
-    "device must be one of auto, cpu, cuda, got 'tpu'": ("NET:network", "--input", "3,8,8", "--device", "tpu"),
+    "device must be one of auto, cpu, cuda; got 'tpu'": ("NET:network", "--input", "3,8,8", "--device", "tpu"),
     "redraw must be one of": ("NET:network", "--input", "3,8,8", "--redraw", "again"),
     "which --redraw reset would not draw": (
         "NET:network",

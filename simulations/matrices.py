@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from simulations.graded import Floats
 
-MOST_BITS = 1000  # between the sizes of the entries of one matrix: products of two such entries stay in float64
+MOST_BITS = 1000  # between the sizes of rows and columns of one matrix: products of two such numbers stay in float64
 
 
 def checked_matrices(matrices: Sequence[ArrayLike]) -> list[Floats]:
@@ -46,13 +46,23 @@ def _matrix(index: int, value: ArrayLike) -> Floats:
         raise ValueError(f"matrix {index} must be {needed}, got shape {matrix.shape}")
     if not np.isfinite(matrix).all():
         raise ValueError(f"matrix {index} must be finite, got {matrix[~np.isfinite(matrix)][0]}")
-    sizes = np.abs(matrix[matrix != 0])
-    if sizes.size and np.frexp(sizes.max())[1] - np.frexp(sizes.min())[1] > MOST_BITS:
+    if _grading(matrix) > MOST_BITS:
+        sizes = np.abs(matrix[matrix != 0])
         raise ValueError(
-            f"matrix {index} must have entries within a factor 2^{MOST_BITS} of each other, got sizes from "
+            f"matrix {index} must have rows and columns of sizes within a factor 2^{MOST_BITS}, got entries from "
             f"{sizes.min():.3g} to {sizes.max():.3g}; give it as a product of two, in order of application"
         )
     return matrix
+
+
+def _grading(matrix: Floats) -> int:
+    """Bits between the sizes of columns, and between those of rows once columns have one size."""
+    matrix = matrix[np.ix_(matrix.any(axis=1), matrix.any(axis=0))]
+    if not matrix.size:
+        return 0
+    exponents = np.where(matrix != 0, np.frexp(matrix)[1], -MOST_BITS * MOST_BITS)
+    columns = exponents.max(axis=0)
+    return int(np.ptp(columns) + np.ptp((exponents - columns).max(axis=1)))
 
 
 def _array(value: Any) -> np.ndarray:

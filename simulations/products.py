@@ -75,8 +75,8 @@ def log_singular_values(
     ------
     ValueError
         For a network with BatchNorm in training mode (the layer is named); an input of another shape or not finite;
-        matrices that are not real, finite and two-dimensional, whose entries differ by more than a factor 2^1000, or
-        that do not chain (they are named); more memory than the machine has.
+        matrices that are not real, finite and two-dimensional, whose rows or columns differ in size by a factor above
+        2^1000, or that do not chain (they are named); more memory than the machine has.
 
     Notes
     -----

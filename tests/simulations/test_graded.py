@@ -93,6 +93,12 @@ def test_scales_and_invariances():
     np.testing.assert_allclose(log_singular_values([tiny, 3 * np.eye(2)[::-1], tiny]), np.log([3.0, 3.0]), atol=1e-13)
 
 
+def test_entries_that_are_small_beside_their_row_and_column_do_not_matter():
+    matrix = np.random.default_rng(3).standard_normal((5, 5))
+    matrix[0, 0], matrix[3, 1] = 1e-310, 5e-324
+    np.testing.assert_allclose(log_singular_values([matrix] * 2), dense_log_singular_values([matrix] * 2), atol=1e-12)
+
+
 def test_exact_zeros():
     assert log_singular_values([np.zeros((3, 2))]).tolist() == [-np.inf] * 2
     nilpotent = np.diag([1.0, 2.0], 1)

@@ -139,7 +139,7 @@ def test_beyond_memory(monkeypatch, net):
         (([[[1.0], [1.0, 2.0]]],), "matrix 0 must be"),
         (
             ([np.diag([1e-200, 1e200])],),
-            r"matrix 0 must have entries within a factor 2\^1000 .* from 1e-200 to 1e\+200",
+            r"matrix 0 must have rows and columns .* factor 2\^1000, got entries from 1e-200 to 1e\+200",
         ),
         (
             ([np.ones((3, 2)), np.ones((4, 2))],),

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: report test types examples docs bench clean
+.PHONY: report test types suite docs bench clean
 
 report: .venv/installed
 	$(BIN)/bntheory report --out report
@@ -10,12 +10,12 @@ report: .venv/installed
 # Types are checked beside the tests: both cores have work from start to end.
 test: .venv/installed
 	$(BIN)/ruff check .
-	$(MAKE) --no-print-directory --jobs=2 types examples
+	$(MAKE) --no-print-directory --jobs=2 types suite
 
 types: .venv/installed
 	$(BIN)/mypy
 
-examples: .venv/installed
+suite: .venv/installed
 	$(BIN)/pytest -q --numprocesses auto --dist loadfile --doctest-modules bntheory simulations paper_figures tests --ignore=tests/benchmarks
 
 docs: .venv/installed

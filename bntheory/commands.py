@@ -418,7 +418,7 @@ def _derivation(net: Sequential | None, factors: int, scale: float, ratio: float
         chain = [spectra.gaussian(1 if ratio is None else ratio), *[spectra.gaussian()] * (factors - 1)]
     else:
         chain = networks.factors(net)
-        arguments.integer("layers", len(chain), at_most=MOST_SYMBOLIC)
+        arguments.integer("factors", len(chain), at_most=MOST_SYMBOLIC)
     return spectra.derivation(spectra.scaled(spectra.law(chain), scale))
 
 

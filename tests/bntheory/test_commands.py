@@ -217,7 +217,7 @@ REFUSED = {
     "cannot write 'no/such/folder.json': there is no folder 'no/such'": ("growth", "--json", "no/such/folder.json"),
     "factors must be at least 1, got 0": ("spectrum", "--factors", "0"),
     "factors must be at most 100, got 101": ("spectrum", "--factors", "101", "--symbolic"),
-    "layers must be at most 100, got 102": ("spectrum", "--depth", "51", "--width", "8", "--symbolic"),
+    "factors must be at most 100, got 102": ("spectrum", "--depth", "51", "--width", "8", "--symbolic"),
     "no exact derivation because of row 1 (tanh)": ("spectrum", "--depth", "2", "--activation", "tanh", "--symbolic"),
     "scale": ("spectrum", "--scale", "nan"),
     "ratio": ("spectrum", "--ratio", "-1"),

@@ -135,9 +135,10 @@ def rates(data: dict[str, Any]) -> dict[str, dict[int | str, Rate]]:
         "plain" (means extrapolated to infinite width, which leave out what falls as 1/width), "residual" (exponents, in
         the middle of the network), "convolutional", and "none": plain and residual networks without BN.
     """
+    from bntheory import Activation
     from bntheory.growth.infinite_width.batch_norm import growth_rate
 
-    depth, relu = data["depth"], _relu()
+    depth, relu = data["depth"], Activation("relu")
     inner, middle = (2, depth - 1), (depth // 4, 3 * depth // 4)
     found: dict[str, dict[int | str, Rate]] = {"plain": {}, "residual": {}}
     for batch in BATCHES:
@@ -149,12 +150,6 @@ def rates(data: dict[str, Any]) -> dict[str, dict[int | str, Rate]]:
     found["convolutional"] = {"BN": _rate(data["convolutional"], 2, last)}
     found["none"] = {kind: _rate(data[kind]["none"], *inner) for kind in ("plain", "residual")}
     return found
-
-
-def _relu() -> Any:
-    from bntheory import Activation
-
-    return Activation("relu")
 
 
 def _rate(part: dict[str, np.ndarray], first: int, last: int, over: float | None = None) -> Rate:

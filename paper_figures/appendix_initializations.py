@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_figures.checks import Check, between, near
+from paper_figures.checks import Check, covered, near
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,8 +158,6 @@ def _measured(nets: list[Any], batch: np.ndarray, draws: int, seed: int, device:
 
 def check(data: dict[str, Any]) -> list[Check]:
     """Compare networks with theory: of block outputs on average over blocks, of the plain networks at the end."""
-    from scipy.stats import binom
-
     from simulations.statistics import mean_with_error, tolerance
 
     checks = []
@@ -184,9 +182,8 @@ def check(data: dict[str, Any]) -> list[Check]:
         mean, error = mean_with_error(last)
         allowed = float(tolerance(error, FALSE_ALARM, degrees_of_freedom=len(last) - 1))
         checks.append(near(f"plain, {word}: ½ ln⟨h²⟩, mean of {len(last)}", float(mean), part["mean"][-1], allowed))
-        low, high = np.array(binom.interval(1 - FALSE_ALARM, len(last), LEVEL)) / len(last)
-        share = float(np.mean((last > part["lower"][-1]) & (last < part["upper"][-1])))
-        checks.append(between(f"plain, {word}: share inside the {LEVEL:.0%} band", share, low, high))
+        inside = (last > part["lower"][-1]) & (last < part["upper"][-1])
+        checks.append(covered(f"plain, {word}: share inside the {LEVEL:.0%} band", inside, LEVEL, FALSE_ALARM))
     return checks
 
 

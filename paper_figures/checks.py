@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
+
 
 class Check(NamedTuple):
     """One comparison behind a figure.
@@ -44,6 +46,18 @@ def near(what: str, got: float, expected: float, tolerance: float) -> Check:
     return Check(
         what, f"{expected:.{digits}f} ± {tolerance:.{digits}f}", float(got), bool(abs(got - expected) <= tolerance)
     )
+
+
+def covered(what: str, inside: np.ndarray, level: float, false_alarm: float) -> Check:
+    """Check that so many are inside as a probability of `level` gives, all but a `false_alarm` of the times.
+
+    >>> covered("share inside", np.arange(10) < 10, 0.9, 1e-4).expected
+    '0.4 … 1'
+    """
+    from scipy.stats import binom
+
+    low, high = np.array(binom.interval(1 - false_alarm, len(inside), level)) / len(inside)
+    return between(what, float(np.mean(inside)), low, high)
 
 
 def at_most(what: str, got: float, limit: float) -> Check:

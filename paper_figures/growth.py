@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_figures.checks import Check, between, near
+from paper_figures.checks import Check, covered, near
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +85,7 @@ def _measured(net: Any, image: np.ndarray, modules: int, seed: int, device: str)
 
 def check(data: dict[str, Any]) -> list[Check]:
     """Compare the last layer: means of simulation and torch with the law's, and the share inside the band."""
-    from simulations.statistics import binomial_interval, mean_with_error, tolerance
+    from simulations.statistics import mean_with_error, tolerance
 
     checks = []
     for init, name in INITS.items():
@@ -97,10 +97,8 @@ def check(data: dict[str, Any]) -> list[Check]:
             allowed = float(tolerance(error, FALSE_ALARM, degrees_of_freedom=count - 1))
             checks.append(near(f"{name}: mean of {count} {source}", float(mean), part["mean"][-1], allowed))
         inside = (part["simulated"][:, -1] > part["lower"][-1]) & (part["simulated"][:, -1] < part["upper"][-1])
-        share, count = float(inside.mean()), len(inside)
-        # the observed number must be one that a probability of 0.9 gives: the interval around it covers LEVEL
-        low, high = binomial_interval(round(LEVEL * count), count, 1 - FALSE_ALARM)
-        checks.append(between(f"{name}: share of simulated inside the {LEVEL:.0%} band", share, low, high))
+        text = f"{name}: share of simulated inside the {LEVEL:.0%} band"
+        checks.append(covered(text, inside, LEVEL, FALSE_ALARM))
     return checks
 
 

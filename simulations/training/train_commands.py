@@ -70,7 +70,7 @@ def train(
     from simulations.training import devices, loop, presets
     from simulations.training.modules import torch
 
-    recipe = _recipe(preset, words, {name: value for name, value in settings.items() if value is not None})
+    recipe = _recipe(preset, words, settings)
     place = devices.resolve(device)
     if threads is not None:
         from bntheory import arguments
@@ -109,16 +109,18 @@ def train(
 @click.option("--out", required=True, metavar="DIR", help="Folder of the results, made if it is not there.")
 @click.option("--show", is_flag=True, help="Only say what is there.")
 @click.option("--resume", is_flag=True, help="Continue in a folder that holds this sweep.")
+@click.option("--preset", default="quick", show_default=True, help="quick, standard or full: what is not given below.")
 @click.option(
     "--learning-rates", default=HALF_DECADES, show_default=True, metavar=f"LIST|{EVENLY}", help="… evenly in ln."
 )
 @click.option("--norms", default="none,all", show_default=True, help="BatchNorm in none, all or only the last layer.")
-@click.option("--depths", default="20", show_default=True, help="Of the ResNets, 6 n + 2.")
+@click.option("--depths", help="Of the ResNets, 6 n + 2.")
 @click.option("--inits", default="xavier_normal", show_default=True)
 @click.option("--seeds", type=int, default=3, show_default=True, help="How many.")
-@click.option("--data", default="digits", show_default=True, help="digits, fashion-mnist or a FOLDER.")
-@click.option("--side", type=int, default=8, show_default=True, help="Of the images.")
-@click.option("--epochs", type=int, default=20, show_default=True)
+@click.option("--data", help="digits, fashion-mnist or a FOLDER.")
+@click.option("--side", type=int, help="Of the images.")
+@click.option("--epochs", type=int)
+@click.option("--augment/--no-augment", default=None, help="Random crops, and left and right exchanged.")
 @click.option("--batch-size", type=int, default=128, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--workers", type=int, help="Runs at a time, one thread each. [default: one a core]")
@@ -171,15 +173,23 @@ def _recipe(preset: str, words: dict[str, Any], settings: dict[str, Any]) -> Rec
         net = described_network(words)
     else:
         net = described_network({**(OUTPUTS.get(words["architecture"], {}) if other else chosen.network), **words})
-    settings = {**chosen.recipe, **settings}
-    if "data" not in settings:
-        raise click.UsageError(
-            f"--preset {preset} needs --data FOLDER with CIFAR-10; sim.download_cifar10(FOLDER) makes it"
-        )
+    settings = _settings(preset, settings)
     recipe = Recipe(net, **{"learning_rate": 1.0, **settings})
     if "learning_rate" in settings:
         return recipe
     return Recipe(net, **settings, learning_rate=RATES[recipe.normalizes_batches])
+
+
+def _settings(preset: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The preset's fields of a recipe with what was given in their place."""
+    from simulations.training.presets import PRESETS
+
+    settings = {**PRESETS[preset].recipe, **{name: value for name, value in given.items() if value is not None}}
+    if "data" not in settings:
+        raise click.UsageError(
+            f"--preset {preset} needs --data FOLDER with CIFAR-10; sim.download_cifar10(FOLDER) makes it"
+        )
+    return settings
 
 
 def _probes(names: tuple[str, ...]) -> dict[str, Any]:
@@ -192,19 +202,31 @@ def _probes(names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _study(
-    learning_rates: str, norms: str, depths: str, inits: str, seeds: int, data: str, side: int, device: str, **rest: Any
+    preset: str,
+    learning_rates: str,
+    norms: str,
+    depths: str | None,
+    inits: str,
+    seeds: int,
+    side: int | None,
+    device: str,
+    **settings: Any,
 ) -> Any:
     from bntheory import arguments
+    from simulations.training.presets import PRESETS
     from simulations.training.sweep import sweep_study
 
+    chosen = PRESETS[arguments.choice("preset", preset, PRESETS)]
     grid = {
-        "depth": [_number("depths", word, int) for word in depths.split(",")],
+        "depth": [_number("depths", word, int) for word in (depths or str(chosen.network["depth"])).split(",")],
         "norm": norms.split(","),
         "init": inits.split(","),
         "learning_rate": _rates(learning_rates),
         "seed": list(range(arguments.integer("seeds", seeds))),
     }
-    return sweep_study(grid, device, data=data, image=(3, side, side), **rest)
+    settings = _settings(preset, settings)
+    image = chosen.network["image"] if side is None else (3, side, side)
+    return sweep_study(grid, device, **{**settings, "image": image})
 
 
 def _rates(text: str) -> list[float]:

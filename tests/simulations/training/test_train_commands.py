@@ -127,6 +127,8 @@ REFUSED_SWEEPS = {
     "workers must be at least 1, got 0": ("--workers", "0"),
     "data must be one of digits": ("--data", "nowhere"),
     "batch_size must be at most the number of images": ("--batch-size", "2000"),
+    "--preset full needs --data FOLDER": ("--preset", "full"),
+    "preset must be one of quick, standard, full": ("--preset", "fast"),
 }
 
 
@@ -135,6 +137,24 @@ def test_what_sweep_refuses_before_anything_is_trained(run, tmp_path, message):
     status, out, err = run("sweep", "--out", "sweep", *GRID, *REFUSED_SWEEPS[message])
     assert (status, out) == (2, "") and message in err and err.count("\n") == 1
     assert not (tmp_path / "sweep").exists()
+
+
+def test_presets_of_sweep_are_those_of_train(monkeypatch, run):
+    studies = []
+
+    def stop(study, *_):
+        studies.append(study)
+        raise OSError(0, "stopped")
+
+    monkeypatch.setattr("simulations.training.sweep.sweep", stop)
+    words = ("sweep", "--out", "a", "--preset", "standard", "--data", "noise")
+    run(*words)
+    run(*words, "--side", "8", "--no-augment", "--depths", "8")
+    plain, changed = studies
+    names = ("data", "image", "epochs", "augment")
+    assert [plain.description[name] for name in names] == ["noise", (3, 32, 32), 15, True]
+    assert [changed.description[name] for name in names] == ["noise", (3, 8, 8), 15, False]
+    assert (plain.grid["depth"], changed.grid["depth"]) == ((20,), (8,))
 
 
 def test_the_folder_of_a_run_is_not_that_of_a_sweep(run):

@@ -200,7 +200,8 @@ class Largest:
     rates : tuple of float
         One a seed; 0 if the run has the property at no learning rate of the sweep.
     beyond : bool
-        Whether for some seed it is the largest of the sweep, so that the true one may lie above.
+        Whether for some seed it is the largest of the sweep, or not all above it are tried yet, so that the true one
+        may lie above.
     """
 
     case: dict[str, Any]
@@ -267,20 +268,24 @@ class SweepResult:
             seeds = list(dict.fromkeys(run.get("seed", 0) for run in runs))
             good = [(run.get("seed", 0), run["learning_rate"]) for run in runs if property(run)]
             largest = tuple(max((rate for own, rate in good if own == seed), default=0.0) for seed in seeds)
-            found.append(Largest(case, largest, max(largest) == max(rates)))
+            tried = [(run.get("seed", 0), run["learning_rate"]) for run in runs]
+            above = [[(seed, rate) for rate in rates if rate > own] for seed, own in zip(seeds, largest, strict=True)]
+            found.append(Largest(case, largest, not all(each and set(each) <= set(tried) for each in above)))
         return found
 
     def ratios(self, property: Callable[[Mapping[str, Any]], bool] = is_stable) -> list[Ratio]:
         """Return the largest learning rate with BatchNorm in all layers over that without, seed by seed.
 
-        Of each kind of network that the sweep has with norm "none" and "all", where all seeds have both.
+        Of each kind of network that the sweep has with norm "none" and "all", where all runs are there and all seeds
+        have both.
         """
         found, largest = [], self.largest(property)
         for plain in largest:
             rest = {name: value for name, value in plain.case.items() if name != "norm"}
             for normed in largest:
                 if plain.case.get("norm") == "none" and normed.case == {**plain.case, "norm": "all"}:
-                    if len(normed.rates) == len(plain.rates) and min(*plain.rates, *normed.rates) > 0:
+                    both = self._complete(plain.case) and self._complete(normed.case)
+                    if both and min(*plain.rates, *normed.rates) > 0:
                         found.append((rest, np.array(normed.rates) / np.array(plain.rates)))
         return found
 
@@ -330,6 +335,10 @@ class SweepResult:
         ax.set(xscale="log", xlabel="learning rate α", ylabel="test accuracy (0: diverged)", ylim=(-0.02, 1.02))
         ax.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
         return ax
+
+    def _complete(self, case: Mapping[str, Any]) -> bool:
+        grid = self.results.study.grid
+        return len(self.of(case)) == len(grid["learning_rate"]) * len(grid.get("seed", (0,)))
 
     def _accuracies(self, case: Mapping[str, Any]) -> Iterator[str]:
         for rate in self.results.study.grid["learning_rate"]:

@@ -56,6 +56,16 @@ def test_the_largest_learning_rates_and_their_ratio(result):
     assert case == {} and ratios == pytest.approx([30, 15])
 
 
+@pytest.mark.parametrize("missing", [("all", 0.3, 1), ("none", 0.02, 0), ("none", 0.001, 0)])
+def test_an_interrupted_sweep_says_what_may_lie_above_and_gives_no_ratio(result, missing):
+    norm, rate, seed = missing
+    result.runs = [run for run in result.runs if (run["norm"], run["learning_rate"], run["seed"]) != missing]
+    none, every = result.largest()
+    assert (none.beyond, every.beyond) == (rate == 0.02, True)
+    assert every.rates == ((0.3, 0.02) if norm == "all" else (0.3, 0.3)) and none.rates == (0.01, 0.02)
+    assert result.ratios() == [] and "with BatchNorm ×" not in result.table()
+
+
 def test_what_is_printed_and_written(result):
     text = result.table()
     assert "BN none" in text and "≥ 0.3" in text and "with BatchNorm × 21.2" in text

@@ -265,7 +265,7 @@ class SweepResult:
         found = []
         for case in self.cases():
             runs = self.of(case)
-            seeds = list(dict.fromkeys(run.get("seed", 0) for run in runs))
+            seeds = sorted({run.get("seed", 0) for run in runs})
             good = [(run.get("seed", 0), run["learning_rate"]) for run in runs if property(run)]
             largest = tuple(max((rate for own, rate in good if own == seed), default=0.0) for seed in seeds)
             tried = [(run.get("seed", 0), run["learning_rate"]) for run in runs]

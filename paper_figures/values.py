@@ -35,8 +35,9 @@ def committed(name: str) -> dict[str, Any]:
     ----------
     name : str
         "initialization_probes", "step_probes": medians over many draws of ResNet-110 at initialization;
-        "fashion_training", "digits_sweep" (depths 20 and 56), "digits_sweep_110", "digits_sweep_last" and
-        "digits_sweep_last_110" (BN in the last layer), "trained_networks", "input_conditioning": runs of training.
+        "fashion_training", "fashion_sweep" (depth 20), "digits_sweep" (depths 20 and 56), "digits_sweep_110",
+        "digits_sweep_last" and "digits_sweep_last_110" (BN in the last layer), "trained_networks",
+        "input_conditioning": runs of training.
 
     Returns
     -------

@@ -58,7 +58,7 @@ def test_the_largest_learning_rates_and_their_ratio(result):
 
 @pytest.mark.parametrize("missing", [("all", 0.3, 1), ("none", 0.02, 0), ("none", 0.001, 0)])
 def test_an_interrupted_sweep_says_what_may_lie_above_and_gives_no_ratio(result, missing):
-    norm, rate, seed = missing
+    norm, rate, _ = missing
     result.runs = [run for run in result.runs if (run["norm"], run["learning_rate"], run["seed"]) != missing]
     none, every = result.largest()
     assert (none.beyond, every.beyond) == (rate == 0.02, True)

@@ -391,6 +391,17 @@ def homogeneous_distance(slopes: tuple[float, float], high: Floats, low: Floats,
         return np.where(np.isneginf(log_d), -np.inf, scale + log_d + np.log1p(-np.minimum(share, 1.0)))
 
 
+def homogeneous_product(slopes: tuple[float, float], cosine: ArrayLike) -> Any:
+    """E φ(u) φ(v) for φ(x) = a max(x, 0) + b min(x, 0) and (u, v) of variances 1, from Cho & Saul 2009.
+
+    a b cos θ + (a − b)² [sin θ + (π − θ) cos θ]/2π with θ the angle between the inputs.
+    """
+    a, b = slopes
+    cosine = np.asarray(cosine)
+    bend = np.sqrt(1 - cosine**2) + (math.pi - np.arccos(cosine)) * cosine
+    return a * b * cosine + (a - b) ** 2 / (2 * math.pi) * bend
+
+
 def erf_distance(q1: float, q2: float, d: float) -> float:
     """(2/π) (A₁ + A₂ − 2A₁₂) with sin A₁ = 2q₁/(1+2q₁), sin A₁₂ = 2c/√((1+2q₁)(1+2q₂)), c = E uv (Williams 1997).
 

@@ -2,7 +2,7 @@
 
 A ReLU network without biases is homogeneous, h(g x) = g h(x): a gain of the input comes out as it went in, and a
 sample's share of a gradient of weights is proportional to it. Normalizing each sample removes it. BN divides all
-samples of a batch by one number, which the largest of them sets; `input_scales.batch_norm_moments` has the law.
+samples of a batch by one number, which the largest of them sets; `batch_products` of `bntheory` has the law.
 The idea is that of A. Borthakur, T. A. Cleland, "Signal conditioning for learning in the wild", NICE 2019.
 """
 

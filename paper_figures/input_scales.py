@@ -85,94 +85,6 @@ def network(treatment: str, depth: int, width: int, classes: int | None = 10) ->
     return Sequential((LayerNorm(epsilon=0), *net.layers), (64,)) if treatment == "sample" else net
 
 
-def relu_moments(covariance: np.ndarray) -> np.ndarray:
-    """Return E φ(u) φ(u)ᵀ of φ = ReLU for u ~ N(0, A), entry by entry, for a stack of A.
-
-    E φ(u_i) φ(u_j) = √(a_ii a_jj) [sin θ + (π − θ) cos θ] / 2π,    cos θ = a_ij / √(a_ii a_jj).
-
-    Parameters
-    ----------
-    covariance : ndarray, (…, B, B)
-
-    Returns
-    -------
-    ndarray, (…, B, B)
-
-    References
-    ----------
-    Cho, Saul 2009, "Kernel methods for deep learning", equation 6.
-
-    Examples
-    --------
-    >>> relu_moments(np.eye(2)).round(6)
-    array([[0.5     , 0.159155],
-           [0.159155, 0.5     ]])
-    """
-    root = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
-    size = root[..., :, None] * root[..., None, :]
-    cosine = np.clip(np.divide(covariance, size, out=np.zeros_like(size), where=size > 0), -1, 1)
-    angle = np.arccos(cosine)
-    return size * (np.sqrt(1 - cosine**2) + (np.pi - angle) * cosine) / (2 * np.pi)
-
-
-def batch_norm_moments(covariance: np.ndarray, epsilon: float = 1e-5) -> np.ndarray:
-    """Return E φ(y) φ(y)ᵀ of φ = ReLU behind BN over a batch with any covariance, at infinite width.
-
-    Over the batch z ~ N(0, C) in each unit, and u = z − mean ~ N(0, A). With 1/(s² + ε) = B ∫ e^{−t (|u|² + B ε)} dt,
-    s² = |u|²/B, a Gaussian times e^{−t|u|²} is a Gaussian again:
-
-        E φ(y) φ(y)ᵀ = B ∫_0^∞ dt e^{−tBε} det(1 + 2tA)^{−1/2} E φ(v) φ(v)ᵀ,    v ~ N(0, A (1 + 2tA)^{−1}).
-
-    Parameters
-    ----------
-    covariance : ndarray, (B, B)
-        C, of inputs of any sizes and angles; not all equal.
-    epsilon : float
-        Of BN.
-
-    Returns
-    -------
-    ndarray, (B, B)
-        The diagonal holds every input's second moment.
-
-    Notes
-    -----
-    Trapezoid rule in ln t, where the integrand is analytic up to |Im ln t| < π: the error is of the order of rounding,
-    1e-10 relative to the largest entry.
-
-    References
-    ----------
-    Yang et al. 2019, "A mean field theory of batch normalization" (arXiv:1902.08129), section on Laplace's method.
-
-    Examples
-    --------
-    >>> sizes = np.diag(batch_norm_moments(np.diag([100.0, 1.0, 1.0, 1.0])))
-    >>> sizes.round(3), round(float(sizes.sum()), 4)  # four times a half, whatever the sizes
-    (array([1.263, 0.246, 0.246, 0.246]), 2.0)
-    """
-    batch = len(covariance)
-    centred = covariance - covariance.mean(axis=0)
-    centred = centred - centred.mean(axis=1, keepdims=True)
-    values, vectors = np.linalg.eigh((centred + centred.T) / 2)
-    values = np.maximum(values, 0)
-    log_t = _nodes(values)
-    t = np.exp(log_t)[:, None]
-    log_weight = np.log(batch * STEP) + log_t - batch * epsilon * t[:, 0] - 0.5 * np.log1p(2 * t * values).sum(axis=1)
-    damped = np.einsum("ik,tk,jk->tij", vectors, values / (1 + 2 * t * values), vectors, optimize=True)
-    return np.tensordot(np.exp(log_weight), relu_moments(damped), axes=1)
-
-
-STEP = 0.5  # of the trapezoid rule in ln t: its error falls as e^{−2π²/step}
-
-
-def _nodes(values: np.ndarray) -> np.ndarray:
-    """ln t from where t |u|² is negligible to where e^{−t|u|²} has a negligible mean."""
-    lowest = np.log(1e-14 / values.sum())
-    grid = lowest + STEP * np.arange(400)
-    log_determinant = 0.5 * np.log1p(2 * np.exp(grid)[:, None] * values).sum(axis=1)
-    return grid[log_determinant < 40]
-
-
 def moments_by_layer(inputs: np.ndarray, depth: int, batch_norm: bool) -> np.ndarray:
     """Return E h hᵀ over the batch after every layer of a ReLU network with He's weights, at infinite width.
 
@@ -187,9 +99,14 @@ def moments_by_layer(inputs: np.ndarray, depth: int, batch_norm: bool) -> np.nda
     ndarray, (depth + 1, B, B)
         Means over units; entry 0 is of the inputs.
     """
-    layers = [inputs @ inputs.T / inputs.shape[1]]
+    from bntheory import Activation, BatchNorm
+    from bntheory.growth.infinite_width.batch_products import activated, normalized_and_activated
+
+    relu, layers = Activation("relu"), [inputs @ inputs.T / inputs.shape[1]]
     for _ in range(depth):
-        layers.append((batch_norm_moments if batch_norm else relu_moments)(2 * layers[-1]))
+        before = 2 * layers[-1]
+        after = normalized_and_activated(relu, before, BatchNorm().epsilon) if batch_norm else activated(relu, before)
+        layers.append(after)
     return np.array(layers)
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bntheory.activations import Activation
+from bntheory.gaussian import homogeneous_product
 from bntheory.growth.finite_width import innovations
 from bntheory.growth.finite_width.innovations import Blocks
 from bntheory.growth.infinite_width import hermite, positions
@@ -86,10 +87,8 @@ class Pairs(NamedTuple):
         first, second, inside = self.places
         if phi.homogeneous_slopes is not None:
             a, b = phi.homogeneous_slopes
-            rho, product = self.correlation(), np.sqrt(size[first] * size[second])
-            angle = np.arccos(rho)
-            mean = a * b * rho + (a - b) ** 2 / (2 * math.pi) * (np.sin(angle) + rho * (math.pi - angle))
-            product *= mean * 2 / (a**2 + b**2)
+            product = np.sqrt(size[first] * size[second])
+            product *= homogeneous_product((a, b), self.correlation()) * 2 / (a**2 + b**2)
         else:
             q = self.size.ravel()
             apart = np.maximum(q[first] + q[second] - 2 * self.product, 0).ravel()

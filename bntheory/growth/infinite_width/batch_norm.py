@@ -30,6 +30,7 @@ import numpy as np
 
 from bntheory import arguments
 from bntheory.activations import Activation
+from bntheory.gaussian import homogeneous_product
 
 LARGEST_GAMMA = 1e6  # of a smooth activation: the quadrature is graded down to 1/γ
 LOW = -60.0  # ln of the mean square of y from which φ counts as straight on either side of 0, up to e^{−30}
@@ -317,10 +318,9 @@ def _straight(slopes: tuple[float, ...], origin: float, batch: float, log_scale:
     cosine = -1 / (batch - 1)
     angle = math.acos(cosine)
     both = (math.pi - angle) / (2 * math.pi)
-    both_product = (math.sqrt(1 - cosine**2) + cosine * (math.pi - angle)) / (2 * math.pi)
     slope = (alpha**2 + beta**2) / 2
     slope_pair = (alpha - beta) ** 2 * both + alpha * beta
-    radial_pair = (alpha - beta) ** 2 * both_product + alpha * beta * cosine
+    radial_pair = float(homogeneous_product((alpha, beta), cosine))
     log_second = 2 * _log(abs(origin)) if origin else log_scale + _log(slope)
     return SphereMoments(log_second, log_scale + _log(2 * (slope - radial_pair)), slope, slope_pair, slope, radial_pair)
 

@@ -302,7 +302,7 @@ def _chi_square(freedom: float, centre: float) -> tuple[np.ndarray, np.ndarray]:
     e^{ℓ(k/2 − 1)} while s² > ε and as e^{ℓk/2} below.
     """
     spread = math.sqrt(2 / freedom)
-    step = min(0.3, 0.75 * spread)
+    step = min(0.22, 0.6 * spread)
     above_epsilon = -2 * _LOG_NEGLIGIBLE / (freedom - 2) if freedom > 2 else -math.inf
     lowest = max(above_epsilon, min(0.0, -centre) - 2 * _LOG_NEGLIGIBLE / freedom) - _REACH * spread
     highest = min(_REACH * spread, math.log(6 + 4 * _LOG_NEGLIGIBLE / freedom))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from simulations.training.probes.objective import Objective
+
 TITLE = "Noise of SGD's steps beside the bound α²C/|B|"
 TEXT = (
     "Squared distance of a mini-batch's step to the step with all images, on average over mini-batches. Without BN it "
@@ -68,12 +70,18 @@ def compute(
         "nobn", "bn": variance, C or what stands for it; for every series ratio and its standard error, (sizes,), of the
         noise over C/|B|; squared_gradient, ‖∇ℓ‖². "exact": (N − |B|)/(N − 1), (sizes,).
     """
+    import torch
+
+    from simulations.training.probes.objective import Objective, inner
+    from simulations.training.probes.sgd_noise import variance_of_images
 
     def probe(kind: str, model: Any, *batch: Any) -> dict[str, Any]:
-        variance, squared = _variance(kind, model, batch)
-        part: dict[str, Any] = {"variance": variance, "squared_gradient": squared}
+        objective = Objective(model, *batch, torch.nn.functional.cross_entropy)
+        mean, variance = variance_of_images(objective)  # with BN of images alone, each normalized by its own positions
+        whole = mean if kind == "nobn" else objective.gradient()[1]
+        part: dict[str, Any] = {"variance": variance, "squared_gradient": inner(whole, whole)}
         for number, series in enumerate(SERIES[kind]):
-            own = [_measured(series, model, batch, size, batches, (seed, number)) for size in sizes]
+            own = [_measured(kind, series, objective, whole, size, batches, (seed, number)) for size in sizes]
             ratio, error = np.transpose(own) * sizes / variance
             part[series] = {"ratio": ratio, "error": error}
         return part
@@ -84,47 +92,24 @@ def compute(
     return {**data, "setting": networks.setting(depth, images, 1), "nobn": found["nobn"][0], "bn": found["bn"][0]}
 
 
-def _variance(kind: str, model: Any, batch: Any) -> tuple[float, float]:
-    """C and ‖∇ℓ‖²; with BN by gradients of images alone, each normalized by its own positions."""
-    import torch
-
-    from simulations import sgd_noise
-    from simulations.training.probes.objective import Objective, inner
-
-    if kind == "nobn":
-        found = sgd_noise(model, *batch, batch_size=1, batches=4)
-        return found.variance, found.squared_gradient
-    objective = Objective(model, *batch, torch.nn.functional.cross_entropy)
-    singles = [objective.gradient(part=slice(at, at + 1))[1] for at in range(objective.count)]
-    mean = [torch.stack(parts).double().mean(0) for parts in zip(*singles, strict=True)]
-    whole = objective.gradient()[1]
-    return float(np.mean([_distance(mean, single) for single in singles])), inner(whole, whole)
-
-
 def _measured(
-    series: str, model: Any, batch: Any, size: int, batches: int, seed: tuple[int, int]
+    kind: str, series: str, objective: Objective, whole: Any, size: int, batches: int, seed: tuple[int, int]
 ) -> tuple[float, float]:
     """Noise of steps of length 1 and its standard error, from mini-batches that no other series has."""
     import torch
 
-    from simulations import sgd_noise, streams
+    from simulations import streams
     from simulations.statistics import mean_with_error
-    from simulations.training.probes.objective import Objective
+    from simulations.training.probes.sgd_noise import distance, noise_of_batches
 
     own = streams.stream(seed[0], 1000 * seed[1] + size)
     if series != "to_all":
-        found = sgd_noise(model, *batch, batch_size=size, batches=batches, seed=own, replace=series == "with")
-        return found.noise, found.noise_error
-    objective = Objective(model, *batch, torch.nn.functional.cross_entropy)
-    whole = objective.gradient()[1]
+        return noise_of_batches(
+            objective, whole if kind == "nobn" else None, size, batches, own, replace=series == "with"
+        )
     chosen = (torch.from_numpy(own.choice(objective.count, size, replace=False)) for _ in range(batches))
-    mean, error = mean_with_error([_distance(whole, objective.gradient(part=few)[1]) for few in chosen])
+    mean, error = mean_with_error([distance(whole, objective.gradient(part=few)[1]) for few in chosen])
     return float(mean), float(error)
-
-
-def _distance(one: Any, other: Any) -> float:
-    """Squared distance of two gradients."""
-    return sum(float((a.double() - b.double()).square().sum()) for a, b in zip(one, other, strict=True))
 
 
 def check(data: dict[str, Any]) -> list[Check]:

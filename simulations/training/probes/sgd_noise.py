@@ -189,19 +189,11 @@ def sgd_noise(
     replace = arguments.flag("replace", replace)
     batch_size = min(32, count // 2) if batch_size is None else batch_size
     batch_size = arguments.integer("batch_size", batch_size, at_most=None if replace else count - 1)
-    mixed = _mixed(objective)
-    rng = streams.stream(streams.root(seed), 0)
     share = (1 if replace else (count - batch_size) / (count - 1)) / batch_size
-    if mixed:
-        gradients = _of_batches(objective, batches - batches % 2, batch_size, rng, replace)
-        samples = [_distance(one, other) / 2 for one, other in zip(gradients, gradients, strict=True)]  # pairs
-        square = math.nan
-    else:
-        mean, variance = _by_images(objective, chunk)
-        gradients = _of_batches(objective, batches, batch_size, rng, replace)
-        samples = [_distance(mean, gradient) for gradient in gradients]
-        square = inner(mean, mean)
-    noise, error = (step**2 * float(part) for part in mean_with_error(samples))
+    mixed = _mixed(objective)
+    mean, variance = (None, math.nan) if mixed else variance_of_images(objective, chunk)
+    square = math.nan if mean is None else inner(mean, mean)
+    noise, error = (step**2 * part for part in noise_of_batches(objective, mean, batch_size, batches, seed, replace))
     if mixed:
         variance = noise / share / step**2
     exact, bound = step**2 * variance * share, step**2 * variance / batch_size
@@ -223,8 +215,11 @@ def _mixed(objective: Objective) -> str:
     return ""
 
 
-def _by_images(objective: Objective, chunk: int) -> tuple[list[torch.Tensor], float]:
-    """∇ℓ and C: means and squared deviations of chunks, put together (Chan, Golub, LeVeque 1983)."""
+def variance_of_images(objective: Objective, chunk: int = 32) -> tuple[list[torch.Tensor], float]:
+    """Mean and variance of the gradients of images alone, which are ∇ℓ and C where ℓ is the mean of their losses.
+
+    Means and squared deviations of chunks, put together (Chan, Golub, LeVeque 1983).
+    """
     mean = [torch.zeros_like(own, dtype=torch.float64) for own in objective.start]
     total, seen = 0.0, 0
     for first in range(0, objective.count, chunk):
@@ -232,7 +227,7 @@ def _by_images(objective: Objective, chunk: int) -> tuple[list[torch.Tensor], fl
         number = len(gradients[0])
         middle = [each.mean(0) for each in gradients]
         total += sum(float((each - own).square().sum()) for each, own in zip(gradients, middle, strict=True))
-        total += _distance(middle, mean) * number * seen / (number + seen)
+        total += distance(middle, mean) * number * seen / (number + seen)
         seen += number
         mean = [own + (new - own) * (number / seen) for own, new in zip(mean, middle, strict=True)]
     if not math.isfinite(total):
@@ -240,7 +235,26 @@ def _by_images(objective: Objective, chunk: int) -> tuple[list[torch.Tensor], fl
     return mean, total / objective.count
 
 
-def _of_batches(
+def noise_of_batches(
+    objective: Objective,
+    centre: Point | None,
+    size: int,
+    batches: int,
+    seed: int | np.random.Generator,
+    replace: bool = False,
+) -> tuple[float, float]:
+    """E‖∇ℓ_B − centre‖² and its standard error, from mini-batches; without a centre ½ E‖∇ℓ_B − ∇ℓ_B'‖², from pairs."""
+    rng = streams.stream(streams.root(seed), 0)
+    gradients = _gradients(objective, batches if centre is not None else batches - batches % 2, size, rng, replace)
+    if centre is None:
+        samples = [distance(one, other) / 2 for one, other in zip(gradients, gradients, strict=True)]
+    else:
+        samples = [distance(centre, gradient) for gradient in gradients]
+    noise, error = mean_with_error(samples)
+    return float(noise), float(error)
+
+
+def _gradients(
     objective: Objective, batches: int, size: int, rng: np.random.Generator, replace: bool
 ) -> Iterator[Point]:
     """Gradients of mini-batches, each with random states of its own."""
@@ -254,6 +268,6 @@ def _of_batches(
         yield gradient
 
 
-def _distance(one: Point, other: Point) -> float:
+def distance(one: Point, other: Point) -> float:
     """Squared distance, in float64."""
     return sum(float((a.double() - b.double()).square().sum()) for a, b in zip(one, other, strict=True))

@@ -1,9 +1,11 @@
-"""The table of benchmarks: what is missed is said, with status 1; the page shows what is committed."""
+"""The table of benchmarks: what is missed is said, with status 1; the page shows what is committed. And studies."""
 
 import doctest
 import importlib.util
+import inspect
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -92,3 +94,39 @@ def test_the_page_shows_the_committed_results(table):
     result = json.loads((ROOT / "docs" / "benchmarks.json").read_text(encoding="utf-8"))
     assert table.page(result) == (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert len({floor["floor"] for floor in result["floors"]}) >= 30
+
+
+COINS = """'''Toss coins.'''
+import studies
+
+def results(tosses: int = 10, seed: int = 0) -> dict:
+    return {"what": "heads", "heads": tosses // 2 + seed}
+
+if __name__ == "__main__":
+    studies.run(results)
+"""
+
+
+def test_a_study_writes_what_it_found_and_how(tmp_path, monkeypatch):
+    script = tmp_path / "coins.py"
+    script.write_text(COINS)
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr(sys, "argv", [str(script), "--tosses", "6"])
+    runpy.run_path(str(script), run_name="__main__")
+    found = json.loads(script.with_suffix(".json").read_text(encoding="utf-8"))
+    assert list(found.items())[:4] == [("what", "heads"), ("heads", 3), ("tosses", 6), ("seed", 0)]
+    assert found["command"] == "python tests/benchmarks/coins.py --tosses 6 --seed 0"
+    assert {"seconds", "date", "numpy"} < set(found)
+
+
+SHARING = [path for path in sorted(BENCHMARKS.glob("*.py")) if "    studies.run(" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("script", SHARING, ids=lambda path: path.stem)
+def test_a_committed_study_was_made_with_the_defaults(script, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    study = runpy.run_path(str(script))
+    found = json.loads(study.get("RESULT", script.with_suffix(".json")).read_text(encoding="utf-8"))
+    for name, parameter in inspect.signature(study["results"]).parameters.items():
+        assert found[name] == parameter.default, name

@@ -5,21 +5,17 @@ Too slow for the test suite; `tests/bntheory/growth/test_batch_norm.py` reads th
     python tests/benchmarks/batch_norm_gradients.py [--depth 12] [--width 4096] [--seed 0] [--workers 1]
 """
 
-import argparse
-import datetime
-import json
 import math
-import pathlib
 import time
 
 import numpy as np
+import studies
 
 from bntheory import activation, mlp
 from bntheory.growth.infinite_width.batch_norm import normalized_moments, pullback
 from bntheory.layers import BatchNorm
 from simulations import simulate_growth
 
-RESULT = pathlib.Path(__file__).with_suffix(".json")
 ACTIVATIONS, TRIALS = ("relu", "linear", "tanh", "gelu"), {8: 400, 32: 60, 128: 12}
 GAIN, EPSILON = 2.0, BatchNorm().epsilon  # of he_normal, and of `mlp`
 
@@ -74,32 +70,19 @@ def widths(depth: int, width: int, seed: int, workers: int) -> list[dict]:
     return result
 
 
-def main() -> None:
-    """Run the study."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--depth", type=int, default=12)
-    parser.add_argument("--width", type=int, default=4096)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1)
-    arguments = parser.parse_args()
+def results(depth: int = 12, width: int = 4096, seed: int = 0, workers: int = 1) -> dict:
+    """Runs of all activations and batches, and widths."""
     start, runs = time.perf_counter(), []
     for batch in TRIALS:
         for phi in ACTIVATIONS:
-            runs.append(study(phi, batch, TRIALS[batch], **vars(arguments)))
+            runs.append(study(phi, batch, TRIALS[batch], depth, width, seed, workers))
             print(*list(runs[-1].values())[:6], f"{time.perf_counter() - start:.0f} s", flush=True)
-    result = {
+    return {
         "what": "squared gradient norms of MLPs with BN (he_normal, orthogonal inputs, white gradient at the output)",
         "runs": runs,
-        "widths": widths(**vars(arguments)),
-        **vars(arguments),
-        "seconds": round(time.perf_counter() - start),
-        "command": f"python tests/benchmarks/{pathlib.Path(__file__).name} --depth {arguments.depth} "
-        f"--width {arguments.width} --seed {arguments.seed} --workers {arguments.workers}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "numpy": np.__version__,
+        "widths": widths(depth, width, seed, workers),
     }
-    RESULT.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    studies.run(results)

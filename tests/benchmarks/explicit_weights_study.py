@@ -5,19 +5,14 @@ Too slow for the test suite (3.3e10 weights); `tests/agreement/test_growth.py` r
     python tests/benchmarks/explicit_weights_study.py [--trials 20000] [--seed 0] [--workers 2]
 """
 
-import argparse
-import datetime
-import json
 import math
-import pathlib
-import time
 
 import numpy as np
+import studies
 
 from bntheory import mlp, predict_growth
 from simulations import simulate_growth
 
-RESULT = pathlib.Path(__file__).with_suffix(".json")
 DEPTH, WIDTH, LEVEL = 100, 128, 0.90
 
 
@@ -41,29 +36,16 @@ def summary(log_growth: np.ndarray) -> dict:
     }
 
 
-def main() -> None:
-    """Run the study."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    start = time.perf_counter()
-    samples = simulate_growth(mlp(DEPTH, WIDTH), method="weights", **vars(arguments))
-    result = {
+def results(trials: int = 20_000, seed: int = 0, workers: int = 2) -> dict:
+    """Of the last row."""
+    samples = simulate_growth(mlp(DEPTH, WIDTH), trials, method="weights", seed=seed, workers=workers)
+    return {
         "what": f"ln(mean of h²) of He ReLU MLPs with explicit weights: depth {DEPTH}, width {WIDTH}, input of size 1",
         **summary(samples.log_second_moment[:, -1]),
         "depth": DEPTH,
         "width": WIDTH,
-        **vars(arguments),
-        "seconds": round(time.perf_counter() - start),
-        "command": f"python tests/benchmarks/{pathlib.Path(__file__).name} --trials {arguments.trials} "
-        f"--seed {arguments.seed} --workers {arguments.workers}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "numpy": np.__version__,
     }
-    RESULT.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    studies.run(results)

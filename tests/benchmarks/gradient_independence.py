@@ -10,16 +10,12 @@ Too slow for the test suite; `tests/paper_figures/test_table1.py` reads the JSON
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import functools
-import json
 import math
-import pathlib
-import time
 from typing import Any
 
 import numpy as np
+import studies
 import torch
 
 import bntheory
@@ -28,7 +24,6 @@ from paper_figures.table1 import ALIKE, LAYERS
 from simulations import kernel_alignment
 from simulations.training.modules import build
 
-RESULT = pathlib.Path(__file__).with_suffix(".json")
 DEPTH, CLASSES = 110, 10
 
 
@@ -74,36 +69,22 @@ def rounded(values: np.ndarray) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
 
 
-def main() -> None:
-    """Run the study."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=240)
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    start = time.perf_counter()
-    images = networks.batch(given.images, given.seed).images
+def results(draws: int = 240, images: int = 16, seed: int = 0) -> dict[str, Any]:
+    """Theory beside both kinds of networks."""
+    given = networks.batch(images, seed).images
     net = networks.resnet(DEPTH, "nobn")
     path = np.flatnonzero(networks.main_path(bntheory.leaves(net)))[np.array(LAYERS) - 1]
-    theory = bntheory.kernel_alignment(net, images.astype(float), alike=ALIKE)[path]
-    result = {
+    theory = bntheory.kernel_alignment(net, given.astype(float), alike=ALIKE)[path]
+    return {
         "what": "mean(a)/mean(b) of table 1, white gradients at the output, weights of the way back the same or others",
-        "setting": networks.setting(DEPTH, given.images, given.draws),
+        "setting": networks.setting(DEPTH, images, draws),
         "alike": ALIKE,
         "layers": LAYERS,
         "theory": rounded(theory),
-        "same": summary(ratios(images, given.draws, given.seed, independent=False)),
-        "independent": summary(ratios(images, given.draws, given.seed, independent=True)),
-        **vars(given),
-        "seconds": round(time.perf_counter() - start),
-        "command": f"python tests/benchmarks/{pathlib.Path(__file__).name} --draws {given.draws} "
-        f"--images {given.images} --seed {given.seed}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
+        "same": summary(ratios(given, draws, seed, independent=False)),
+        "independent": summary(ratios(given, draws, seed, independent=True)),
     }
-    RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    studies.run(results)

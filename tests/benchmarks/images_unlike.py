@@ -13,15 +13,11 @@ Too slow for the test suite; `tests/paper_figures/test_figure6.py` reads the JSO
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
 import math
-import pathlib
-import time
 from typing import Any
 
 import numpy as np
+import studies
 import torch
 
 import bntheory
@@ -30,7 +26,6 @@ from bntheory.layers import BatchNorm, Conv, Dense, Flatten, Pool
 from paper_figures import networks
 from simulations.training.modules import build
 
-RESULT = pathlib.Path(__file__).with_suffix(".json")
 IMAGES, SIDE, BLOCKS = 8, 8, 9
 WIDTHS = {16: 200, 64: 100, 256: 50}  # and how many networks
 
@@ -109,42 +104,27 @@ def summary(found: list[float]) -> dict[str, Any]:
     return {"draws": len(found), "mean": round(float(np.mean(found)), 5), "standard_error": round(error, 5)}
 
 
-def main() -> None:
-    """Run the study."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--units", type=int, default=4000)
-    parser.add_argument("--populations", type=int, default=8)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    start = time.perf_counter()
-    images = networks.batch(IMAGES, given.seed).images[:, :, 4:28:3, 4:28:3].astype(float)
+def results(units: int = 4000, populations: int = 8, seed: int = 0) -> dict[str, Any]:
+    """All four."""
+    images = networks.batch(IMAGES, seed).images[:, :, 4:28:3, 4:28:3].astype(float)
     exact = covariances(images)
     kinds = {"all_covariances": exact, "mean_of_images": averaged(exact)}
-    draws = range(given.populations)
     growth = bntheory.predict_growth(described(16), images)
-    result = {
+    return {
         "what": "1 − cosine of pooled channels of two images, mean over pairs, after a stage of blocks with BN",
         "images": f"{IMAGES} of {networks.image_set().name}, 3×{SIDE}×{SIDE}",
         "blocks": BLOCKS,
         **{
-            name: summary([population(kind, given.units, given.seed, draw) for draw in draws])
+            name: summary([population(kind, units, seed, draw) for draw in range(populations)])
             for name, kind in kinds.items()
         },
         "theory": round(float(np.exp(growth.log_cosine_distance[-1])), 5),
         "networks": {
-            str(width): summary([measured(images, width, given.seed, draw) for draw in range(count)])
+            str(width): summary([measured(images, width, seed, draw) for draw in range(count)])
             for width, count in WIDTHS.items()
         },
-        **vars(given),
-        "seconds": round(time.perf_counter() - start),
-        "command": f"python tests/benchmarks/{pathlib.Path(__file__).name} --units {given.units} "
-        f"--populations {given.populations} --seed {given.seed}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
     }
-    RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    studies.run(results)

@@ -8,13 +8,11 @@ Images are those of Fashion-MNIST, with two black pixels on every side and in th
 weights and a mini-batch of its own. One thread.
 """
 
-import argparse
-import datetime
-import json
 import pathlib
 import time
 
 import numpy as np
+import studies
 import torch
 
 import simulations as sim
@@ -89,36 +87,25 @@ def summary(runs: dict[str, list]) -> dict:
     return found
 
 
-def main() -> None:
-    """Run the study."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("draws", 5), ("images", 128), ("steps", 24), ("seed", 0)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    given = parser.parse_args()
+def results(draws: int = 5, images: int = 128, steps: int = 24, seed: int = 0) -> dict:
+    """All draws, and their medians."""
     torch.set_num_threads(1)
-    steps, data, start = np.geomspace(1e-5, 0.2, given.steps), load("fashion-mnist"), time.perf_counter()
+    sizes, data, start = np.geomspace(1e-5, 0.2, steps), load("fashion-mnist"), time.perf_counter()
     runs: dict[str, list] = {"nobn": [], "bn": []}
-    for index in range(given.draws):
+    for index in range(draws):
         for key, found in runs.items():
-            found.append(draw(data, key == "bn", index, given.images, steps, given.seed))
+            found.append(draw(data, key == "bn", index, images, sizes, seed))
             numbers = (found[-1]["best_step"], found[-1]["diverging_step"], found[-1]["log_relative_loss"][-1])
             print(index, key, *numbers, f"{time.perf_counter() - start:.0f} s", flush=True)
-    result = {
+    return {
         "what": "loss and channel moments along a step of gradient descent, ResNet-110 at initialization (Xavier "
         "normal, projection shortcuts, BN with the batch's statistics), Fashion-MNIST padded to 3×32×32",
-        "step_sizes": steps.tolist(),
+        "step_sizes": sizes.tolist(),
         "layers": LAYERS,
         "runs": runs,
         "medians": summary(runs),
-        **vars(given),
-        "seconds": round(time.perf_counter() - start),
-        "command": f"python tests/benchmarks/{pathlib.Path(__file__).name} "
-        + " ".join(f"--{name} {value}" for name, value in vars(given).items()),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "torch": torch.__version__,
     }
-    RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    studies.run(results, RESULT)

@@ -5,20 +5,15 @@ Too slow for the test suite; `tests/bntheory/growth/test_first_order.py` reads t
     python tests/benchmarks/width_study.py [--trials 20000] [--seed 0] [--workers 1]
 """
 
-import argparse
-import datetime
-import json
 import math
-import pathlib
-import time
 
 import numpy as np
+import studies
 
 from bntheory import initialization, mlp, predict_growth
 from bntheory.growth.finite_width import first_order
 from simulations import simulate_growth
 
-RESULT = pathlib.Path(__file__).with_suffix(".json")
 DEPTH, WIDTHS = 50, (64, 128, 256, 512, 1024)
 # gain² = weight variance times width, and bias variance: networks that neither vanish nor explode at these widths
 SETTINGS = {
@@ -61,26 +56,15 @@ def compare(name: str, width: int, trials: int, seed: int, workers: int) -> dict
     }
 
 
-def main() -> None:
-    """Run the study."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=1)
-    given = parser.parse_args()
-    start = time.perf_counter()
-    results = {name: [compare(name, width, **vars(given)) for width in WIDTHS] for name in SETTINGS}
-    report = {
+def results(trials: int = 20_000, seed: int = 0, workers: int = 1) -> dict:
+    """Of all activations and widths."""
+    found = {name: [compare(name, width, trials, seed, workers) for width in WIDTHS] for name in SETTINGS}
+    return {
         "what": f"mean of h² in the last row of MLPs of depth {DEPTH}, input of mean square 1, against infinite width",
         "settings": {name: {"gain": math.sqrt(square), "bias": bias} for name, (square, bias) in SETTINGS.items()},
-        "results": results,
-        **vars(given),
-        "seconds": round(time.perf_counter() - start),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "numpy": np.__version__,
+        "results": found,
     }
-    RESULT.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    studies.run(results)

@@ -1,4 +1,4 @@
-import importlib.util
+import importlib
 import json
 import math
 import pathlib
@@ -88,11 +88,10 @@ def test_the_study_bears_out_the_text():
     assert wide["mean"] - STUDY["theory"] > 10 * error
 
 
-def test_covariances_of_the_study():
+def test_covariances_of_the_study(monkeypatch):
     """Its windows are torch's padded convolutions; images of equal covariances are their own mean, others are not."""
-    spec = importlib.util.spec_from_file_location("images_unlike", SCRIPT)
-    study = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(study)
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    study = importlib.import_module("images_unlike")
     image = torch.randn(1, 1, study.SIDE, study.SIDE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     kernels = torch.eye(9, dtype=torch.float64).reshape(9, 1, 3, 3)
     expected = torch.nn.functional.conv2d(image, kernels, padding=1).reshape(9, -1)

@@ -1,4 +1,4 @@
-import importlib.util
+import importlib
 import json
 import pathlib
 
@@ -79,13 +79,12 @@ def test_independent_weights_follow_theory_and_the_same_do_not():
     assert np.all(same[:2] < 0.5)
 
 
-def test_the_study_goes_back_through_other_weights():
+def test_the_study_goes_back_through_other_weights(monkeypatch):
     """Values of one network, and gradients of a linear network with the other's weights."""
     from simulations.training.modules import build
 
-    spec = importlib.util.spec_from_file_location("gradient_independence", SCRIPT)
-    study = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(study)
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    study = importlib.import_module("gradient_independence")
     models = [build(Sequential((Conv(3), Conv(2)), (1, 4, 4)), seed, "float64") for seed in (0, 1)]
     image = torch.ones(1, 1, 4, 4, dtype=torch.float64, requires_grad=True)
     values = [model(image) for model in models]

@@ -104,9 +104,8 @@ def _measured(
 
     own = streams.stream(seed[0], 1000 * seed[1] + size)
     if series != "to_all":
-        return noise_of_batches(
-            objective, whole if kind == "nobn" else None, size, batches, own, replace=series == "with"
-        )
+        centre = whole if kind == "nobn" else None
+        return noise_of_batches(objective, centre, size, batches, own, replace=series == "with")
     chosen = (torch.from_numpy(own.choice(objective.count, size, replace=False)) for _ in range(batches))
     mean, error = mean_with_error([distance(whole, objective.gradient(part=few)[1]) for few in chosen])
     return float(mean), float(error)

@@ -123,7 +123,6 @@ VIEWS = {
 NODES, GAUSS = np.polynomial.legendre.leggauss(12)
 SHARES = np.r_[0.001, 0.02, np.linspace(0.11, 0.89, 6), 0.98, 0.999]  # of the continuous part
 all_laws = pytest.mark.parametrize("name", CASES)
-all_views = pytest.mark.parametrize("view", VIEWS)
 
 
 class Panels(NamedTuple):
@@ -246,27 +245,27 @@ def test_the_first_two_moments_are_mean_and_variance(name):
     assert np.isfinite(law.log.mean) or (kept < 1 and law.log.mean == -math.inf and math.isnan(law.log.var))
 
 
-@all_views
 @all_laws
-def test_quantiles_and_the_distribution_are_inverses(name, view):
+def test_quantiles_and_the_distribution_are_inverses(name):
     """Also of extreme levels, where nothing may leave the support or turn back."""
-    law = VIEWS[view](CASES[name].law)
-    v = law._from_depth(depths(name))
-    v = v[(v > 1e-300) | (law.power == 0)]
-    assert np.all(np.diff(v) > 0)
-    q, density = law.cdf(v), law.pdf(v)
-    slack = 1e-11 * q + rounding(law, v) * density
-    assert np.all(np.abs(law.cdf(law.ppf(q)) - q) <= slack)
-    assert np.all(np.abs(law.ppf(q) - v) <= rounding(law, v) + 1e-13 / density)
-    assert np.all(np.abs(law.cdf(v) + law.sf(v) - 1) < 1e-13)
-    ends = [*(law.support if law._mass else ()), *(x for x, _ in law.atoms)]
-    lowest, highest = min(ends), max(ends)
-    assert law.ppf(0.0) == lowest and law.ppf(1.0) == highest
-    x = law.ppf(np.r_[0.0, 5e-324, 1e-300, 1e-100, 1e-20, np.linspace(0.03, 0.97, 9), 1 - 2.0**-53, 1.0])
-    assert np.all(x[1:] >= x[:-1]) and x.min() == lowest and x.max() == highest
-    for place, mass in law.atoms:
-        below = law.cdf(place) - mass
-        assert np.all(law.ppf(below + mass * np.array([1e-6, 0.5, 1 - 1e-6])) == place)
+    for view, seen in VIEWS.items():
+        law = seen(CASES[name].law)
+        v = law._from_depth(depths(name))
+        v = v[(v > 1e-300) | (law.power == 0)]
+        assert np.all(np.diff(v) > 0), view
+        q, density = law.cdf(v), law.pdf(v)
+        slack = 1e-11 * q + rounding(law, v) * density
+        assert np.all(np.abs(law.cdf(law.ppf(q)) - q) <= slack), view
+        assert np.all(np.abs(law.ppf(q) - v) <= rounding(law, v) + 1e-13 / density), view
+        assert np.all(np.abs(law.cdf(v) + law.sf(v) - 1) < 1e-13), view
+        ends = [*(law.support if law._mass else ()), *(x for x, _ in law.atoms)]
+        lowest, highest = min(ends), max(ends)
+        assert law.ppf(0.0) == lowest and law.ppf(1.0) == highest, view
+        x = law.ppf(np.r_[0.0, 5e-324, 1e-300, 1e-100, 1e-20, np.linspace(0.03, 0.97, 9), 1 - 2.0**-53, 1.0])
+        assert np.all(x[1:] >= x[:-1]) and x.min() == lowest and x.max() == highest, view
+        for place, mass in law.atoms:
+            below = law.cdf(place) - mass
+            assert np.all(law.ppf(below + mass * np.array([1e-6, 0.5, 1 - 1e-6])) == place), view
 
 
 @all_laws
@@ -302,26 +301,26 @@ def test_views_are_one_law_in_three_variables(name):
     assert law.nonzero.log == law.log.nonzero and len(law.nonzero.atoms) == sum(place > 0 for place, _ in law.atoms)
 
 
-@all_views
 @all_laws
-def test_outside_the_support(name, view):
-    law = VIEWS[view](CASES[name].law)
-    low, high = law.support
-    atoms = [x for x, _ in law.atoms]
-    beyond = [max(high, *atoms, high) + abs(high) + 1, np.inf]
-    np.testing.assert_array_equal(law.pdf(beyond), 0)
-    np.testing.assert_array_equal(law.logpdf(beyond), -np.inf)
-    np.testing.assert_array_equal(law.cdf(beyond), 1)
-    np.testing.assert_array_equal(law.sf(beyond), 0)
-    before = np.array([-np.inf, -1e300] + ([-1.0, -1e-300] if law.power else []))
-    zero = 0 if law.power else mass_at(law, lambda x: x == -np.inf)
-    if np.isfinite(low):
-        np.testing.assert_array_equal(law.pdf(before), 0)
-        np.testing.assert_array_equal(law.logpdf(before), -np.inf)
-    np.testing.assert_allclose(law.cdf(before), zero, rtol=1e-15, atol=1e-299)
-    np.testing.assert_allclose(law.sf(before), 1 - zero, rtol=1e-14)
-    if low > 0 and law.power:
-        np.testing.assert_array_equal(law.pdf([0.0, low / 2]), 0)
+def test_outside_the_support(name):
+    for view, seen in VIEWS.items():
+        law = seen(CASES[name].law)
+        low, high = law.support
+        atoms = [x for x, _ in law.atoms]
+        beyond = [max(high, *atoms, high) + abs(high) + 1, np.inf]
+        np.testing.assert_array_equal(law.pdf(beyond), 0, view)
+        np.testing.assert_array_equal(law.logpdf(beyond), -np.inf, view)
+        np.testing.assert_array_equal(law.cdf(beyond), 1, view)
+        np.testing.assert_array_equal(law.sf(beyond), 0, view)
+        before = np.array([-np.inf, -1e300] + ([-1.0, -1e-300] if law.power else []))
+        zero = 0 if law.power else mass_at(law, lambda x: x == -np.inf)
+        if np.isfinite(low):
+            np.testing.assert_array_equal(law.pdf(before), 0, view)
+            np.testing.assert_array_equal(law.logpdf(before), -np.inf, view)
+        np.testing.assert_allclose(law.cdf(before), zero, rtol=1e-15, atol=1e-299, err_msg=view)
+        np.testing.assert_allclose(law.sf(before), 1 - zero, rtol=1e-14, err_msg=view)
+        if low > 0 and law.power:
+            np.testing.assert_array_equal(law.pdf([0.0, low / 2]), 0, view)
 
 
 @all_laws

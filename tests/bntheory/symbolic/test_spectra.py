@@ -1,5 +1,6 @@
 """Symbolic laws against closed forms, the numeric laws, exact finite-size moments and explicit matrices."""
 
+import functools
 from fractions import Fraction
 from math import comb
 
@@ -34,7 +35,23 @@ CHAINS = {
     "orthogonal": [("orthogonal", 2, 1, 2), ("mask", 1.5, 2), ("orthogonal", 4, 2, 2), ("mask", 3.5, 4)],
     "mixed": [("orthogonal", 2, 3, 2), ("mask", 1, 2), ("gaussian", 4, 2, 2)],
 }
-CHAIN_LAWS = {name: law([BUILD[kind](*sizes) for kind, *sizes in chain]) for name, chain in CHAINS.items()}
+EDGES = {  # upper ends of He-initialized networks of so many layers
+    "relu 1": 5.828427,
+    "relu 2": 11.090170,
+    "relu 5": 27.272773,
+    "relu 20": 108.753915,
+    "orthogonal relu 5": 12.207031,
+    "orthogonal relu 20": 53.000687,
+}
+
+
+@functools.cache
+def exact_law(name):
+    """Of a chain, or of a network of EDGES; sympy takes its time for each."""
+    if name in CHAINS:
+        return law([BUILD[kind](*sizes) for kind, *sizes in CHAINS[name]])
+    kind, layers = name.rsplit(" ", 1)
+    return law({"relu": RELU, "orthogonal relu": ORTHOGONAL_RELU}[kind] * int(layers))
 
 
 def test_fuss_catalan_numbers_of_a_symbolic_number_of_factors():
@@ -141,7 +158,7 @@ def test_explicit_matrices_have_the_moments(name):
             product = _matrix(rng, unit, *factor) @ product
         spectra.append(np.linalg.eigvalsh(product @ product.conj().T))
     found = np.stack([np.mean(np.array(spectra) ** k, axis=1) for k in (1, 2, 3)])
-    expected = [float(moment) for moment in moments(CHAIN_LAWS[name], 3)]
+    expected = [float(moment) for moment in moments(exact_law(name), 3)]
     error = 4.5 * found.std(axis=1, ddof=1) / np.sqrt(draws)
     assert np.all(abs(found.mean(axis=1) - expected) < error)
 
@@ -160,32 +177,21 @@ def _density(x_of_y, point):
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_the_density_ends_at_the_edges(name):
-    lower, upper = (float(edge) for edge in edges(CHAIN_LAWS[name]))
+    lower, upper = (float(edge) for edge in edges(exact_law(name)))
     assert 0 < lower < upper
     for edge, inwards in ((lower, 0.01), (upper, -0.01)):
-        inside, outside = (_density(CHAIN_LAWS[name], edge * (1 + step)) for step in (inwards, -inwards))
+        inside, outside = (_density(exact_law(name), edge * (1 + step)) for step in (inwards, -inwards))
         assert inside > 1e5 * abs(outside)
 
 
-EDGES = {
-    "relu 1": (law(RELU), 5.828427),
-    "relu 2": (law(RELU * 2), 11.090170),
-    "relu 5": (law(RELU * 5), 27.272773),
-    "relu 20": (law(RELU * 20), 108.753915),
-    "orthogonal relu 5": (law(ORTHOGONAL_RELU * 5), 12.207031),
-    "orthogonal relu 20": (law(ORTHOGONAL_RELU * 20), 53.000687),
-}
-
-
-@pytest.mark.parametrize("case", EDGES)
-def test_upper_edges_of_relu_networks(case):
-    exact, upper = EDGES[case]
-    assert float(edges(exact)[1]) == pytest.approx(upper, abs=1e-6)
+@pytest.mark.parametrize("name", EDGES)
+def test_upper_edges_of_relu_networks(name):
+    assert float(edges(exact_law(name))[1]) == pytest.approx(EDGES[name], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", [*CHAINS, "relu 1", "relu 2", "relu 5", "orthogonal relu 5"])
 def test_edges_are_roots_of_the_discriminant(name):
-    exact = CHAIN_LAWS[name] if name in CHAINS else EDGES[name][0]
+    exact = exact_law(name)
     polynomial = sympy.numer(sympy.together(equation(exact)))
     discriminant = sympy.Poly(sympy.discriminant(polynomial, y), x)
     assert discriminant.degree() > 0

@@ -1,5 +1,6 @@
 """Fixtures shared by several tests; one BLAS thread for each of the processes that share the cores, if several do."""
 
+import gc
 import os
 import sys
 
@@ -89,6 +90,17 @@ def jacobi(rows):
                 norm = mpmath.sqrt(1 + t * t)
                 rows[i], rows[j] = rows[i] / norm, rows[j] / norm
     return [row @ row for row in rows]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is loaded while tests are collected stays to the end: nobody looks for garbage in it, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items):

@@ -39,14 +39,20 @@ def seen(name: str) -> bool:
     return any(Path(FOLDER).rglob(f"{name}-*.nbc"))
 
 
-def kernel(fastmath: Any = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile a function of arrays and numbers."""
+def kernel(fastmath: Any = False, inline: str = "never") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile a function of arrays and numbers; inline="always" only where it is called, not also by itself."""
 
     def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, FOLDER
         try:
             return numba.njit(
-                function, nogil=True, cache=True, error_model="numpy", no_cfunc_wrapper=True, fastmath=fastmath
+                function,
+                nogil=True,
+                cache=True,
+                error_model="numpy",
+                no_cfunc_wrapper=True,
+                fastmath=fastmath,
+                inline=inline,
             )
         finally:
             numba.config.CACHE_DIR = before

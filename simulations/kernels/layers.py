@@ -18,7 +18,7 @@ def dense(x, units, y, features, batch, log_scale, log_deviation, bias, r, v, t,
 
     s = exp(log_deviation) and `bias` are standard deviations.
     """
-    triangle(x, units, batch, r, v, t, keep)
+    triangle(x, units, batch, r, v, t)
     r_scale = log_scale + normalize(r)
     z_scale = r_scale + log_deviation
     share, shift = 1.0, 0.0
@@ -65,7 +65,7 @@ def add_bias(z, deviation, rng):
 def dense_backward(g, features, out, units, batch, log_scale, log_deviation, r, v, t, gamma, scratch, small, rng):
     """Wᵀ g given Z: the last rows of Q [s Γᵀ g; ξ], rows of ξ iid N(0, s² gᵀg) (scale, ln ‖g Hᵀ‖² up to R's scale)."""
     factor, head = small[0], small[1]
-    triangle(g, features, batch, factor, scratch, small[2:], False)
+    triangle(g, features, batch, factor, scratch, small[2:])
     top = normalize(factor)
     if top == -math.inf or top == math.inf:
         for i in range(out.size):
@@ -195,7 +195,9 @@ def group_norm(x, y, units, batch, groups, log_scale, epsilon, inverse):
     first, mean, variance = np.empty((batch, groups), x.dtype), np.zeros((batch, groups)), np.zeros((batch, groups))
     for k in range(len(cuts) - 1, -1, -1):  # back to front: what stays is the first unit of a group
         index, low, group = cuts[k, 0], cuts[k, 1], cuts[k, 3]
-        first[:, group] = block(x, index, units, batch)[:, low]
+        old = block(x, index, units, batch)
+        for b in range(batch):
+            first[b, group] = old[b, low]
     for k in range(len(cuts)):
         index, low, high, group = cuts[k, 0], cuts[k, 1], cuts[k, 2], cuts[k, 3]
         old = block(x, index, units, batch)

@@ -51,7 +51,7 @@ def forward(table, numbers, places, batch, keep, memory, triangles, scratch, sca
     return len(table)
 
 
-@kernel()
+@kernel(inline="always")
 def apply(
     step, numbers, x, x_scale, y, batch, keep, memory, triangle, scratch, places, scales, kept_scales, k, rng
 ):  # fmt: skip
@@ -135,7 +135,7 @@ def log_squares(values, log_scale):
     return log(total) + 2 * log_scale if total < math.inf else math.inf
 
 
-@kernel()
+@kernel(inline="always")
 def pull(
     step, numbers, g, g_scale, out, batch, memory, triangle, scratch, small, places, scales, kept_scales, k, branch, rng
 ):  # fmt: skip

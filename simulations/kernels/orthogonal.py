@@ -105,18 +105,18 @@ def update(r, v, panel, first, stop):
 
 
 @kernel()
-def triangle(x, units, batch, r, v, t, keep):
-    """R of a row x into r; v (the row's size) and t (blocks, B, B) get Q if it is kept, else serve as scratch."""
+def triangle(x, units, batch, r, v, t):
+    """R of a row x into r; v (the row's size) and t (blocks, B, B) get Q, or serve as scratch of one block's size."""
     r[:] = 0
     for index in range(blocks(units, batch)):
+        place = min(index, len(t) - 1)
         part = block(x, index, units, batch)
-        reflections = block(v, index if keep else 0, units, batch)
-        if not keep:
-            reflections = reflections.reshape(reflections.size)[: part.size].reshape(part.shape)
+        reflections = block(v, place, units, batch)
+        reflections = reflections.reshape(reflections.size)[: part.size].reshape(part.shape)
         for b in range(batch):
             for i in range(part.shape[1]):
                 reflections[b, i] = part[b, i]
-        stack(r, reflections, t[index if keep else 0])
+        stack(r, reflections, t[place])
 
 
 @kernel()

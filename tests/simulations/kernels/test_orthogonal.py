@@ -29,7 +29,7 @@ def factor(h):
     units, batch = h.shape
     r, v = np.empty((batch, batch)), np.empty(h.size)
     t = np.empty((blocks.blocks(units, batch), batch, batch))
-    orthogonal.triangle(as_row(h), units, batch, r, v, t, True)
+    orthogonal.triangle(as_row(h), units, batch, r, v, t)
     return r, v, t
 
 
@@ -79,7 +79,7 @@ def test_scratch_gives_the_same_triangle():
     h = matrices(1300, 200)["full"]
     r = np.empty((200, 200))
     scratch = np.empty(200 * blocks.block_units(200))
-    orthogonal.triangle(as_row(h), *h.shape, r, scratch, np.empty((1, 200, 200)), False)
+    orthogonal.triangle(as_row(h), *h.shape, r, scratch, np.empty((1, 200, 200)))
     np.testing.assert_array_equal(r, factor(h)[0])
 
 
@@ -100,5 +100,5 @@ def test_nearly_equal_columns(exponent):
 def test_float32():
     h = matrices(40, 20)["full"].astype(np.float32)
     r, v, t = np.empty((20, 20), np.float32), np.empty(800, np.float32), np.empty((1, 20, 20), np.float32)
-    orthogonal.triangle(as_row(h).astype(np.float32), 40, 20, r, v, t, True)
+    orthogonal.triangle(as_row(h).astype(np.float32), 40, 20, r, v, t)
     np.testing.assert_allclose(r.T @ r, h.T @ h, atol=1e-4)

@@ -16,7 +16,7 @@ types: .venv/installed
 	$(BIN)/mypy
 
 suite: .venv/installed
-	$(BIN)/pytest -q --numprocesses auto --dist loadfile --doctest-modules bntheory simulations paper_figures tests --ignore=tests/benchmarks
+	$(BIN)/pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder --doctest-modules bntheory simulations paper_figures tests --ignore=tests/benchmarks
 
 docs: .venv/installed
 	$(BIN)/mkdocs build --config-file .mkdocs.yml

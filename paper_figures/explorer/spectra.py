@@ -61,6 +61,7 @@ def spectrum_tables(kind: Kind, gains: tuple[float, ...], depth: int) -> dict[st
     deepest, own = MOST.get(kind.activation, (10 if kind.residual else depth, gains))
     if kind.activation in HOMOGENEOUS and not kind.residual:
         own = (gains[0], gains[-1])
+    own = tuple(gain for gain in own if gain in gains)
     depths = upto(DEPTHS, min(deepest, depth))
     made = [[curve(kind, gain, d) for d in depths] for gain in own]
     numbers = np.array([[found[0] for found in row] for row in made])

@@ -160,21 +160,6 @@ def test_a_scheduler_that_is_not_there(run, tmp_path, monkeypatch):
         pass
 
 
-def test_a_scheduler_that_dies(tmp_path):
-    """What is finished is kept, and the line says how to go on."""
-    mortal = Workers(tmp_path, 1)
-    text = 'kind = "study_functions:sleeper"\ntrials = 400\nchunk = 1\n[grid]\nseconds = [0.05]\n'
-    process = command_line(tmp_path, text, mortal.address)
-    wait_for_chunks(tmp_path, 5, process)
-    mortal.process.kill()
-    output, errors = process.communicate(timeout=60)
-    mortal.process.communicate()
-    assert (process.returncode, output) == (2, "")
-    assert "the workers are gone. What is finished is kept; then continue with: bntheory simulate " in errors
-    assert f"--resume --scheduler {mortal.address}\n" in errors and "Traceback" not in errors
-    assert len(StudyResults(tmp_path / "out").finished) >= 5
-
-
 @ALONE
 def test_a_scheduler_without_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "PATIENCE", 2)
@@ -185,3 +170,17 @@ def test_a_scheduler_without_workers(tmp_path, monkeypatch):
                 pass
     finally:
         alone.close()
+
+
+def test_a_scheduler_that_dies(workers, tmp_path):
+    """What is finished is kept, and the line says how to go on. The last test here, since its workers go too."""
+    text = 'kind = "study_functions:sleeper"\ntrials = 400\nchunk = 1\n[grid]\nseconds = [0.05]\n'
+    process = command_line(tmp_path, text, workers.address)
+    wait_for_chunks(tmp_path, 5, process)
+    workers.process.kill()
+    output, errors = process.communicate(timeout=60)
+    workers.process.communicate()
+    assert (process.returncode, output) == (2, "")
+    assert "the workers are gone. What is finished is kept; then continue with: bntheory simulate " in errors
+    assert f"--resume --scheduler {workers.address}\n" in errors and "Traceback" not in errors
+    assert len(StudyResults(tmp_path / "out").finished) >= 5

@@ -108,13 +108,12 @@ def test_the_same_seed_gives_the_same_numbers(folder, tmp_path):
     assert json.loads(json.dumps(report.plain(second))) == first
 
 
-def test_numbers_do_not_depend_on_the_number_of_workers(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "FIGURES", ("figure8", "figure5"))
+def test_numbers_are_those_of_a_process_of_its_own(folder, tmp_path, monkeypatch):
+    """Of a figure that computes with NumPy's threads and with torch's."""
+    monkeypatch.setattr(report, "FIGURES", ("figure5",))
     made = report._make_figures(tmp_path, TINY, {"seed": 1, "device": "cpu"}, workers=2)
     alone = json.loads((folder / "results.json").read_text(encoding="utf-8"))["figures"]
-    assert list(made) == ["figure8", "figure5"]
-    for name, figure in made.items():
-        assert json.loads(json.dumps(report.plain(figure["numbers"]))) == alone[name]["numbers"]
+    assert json.loads(json.dumps(report.plain(made["figure5"]["numbers"]))) == alone["figure5"]["numbers"]
 
 
 def light(monkeypatch):

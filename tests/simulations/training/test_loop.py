@@ -154,6 +154,7 @@ def test_the_global_random_state_is_left_alone():
 SCRIPT = """
 import os, pathlib, random, signal, sys, time
 import torch
+import torch._dynamo  # takes a second; every child would import it, with its optimizer
 import bntheory as bn
 from simulations.training import batches, loop
 from simulations.training.recipe import Recipe

@@ -1,4 +1,4 @@
-"""Small networks as people write them: what is predicted of them against redraws of their weights."""
+"""Small networks as people write them: what is predicted of them against recorded redraws of their weights."""
 
 import functools
 import math
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 import bntheory as bn
 from simulations.training.redraws import measure_module
 
-DRAWS = 50
-DRAWN = pathlib.Path(__file__).with_name("band_draws.npz")  # by tests/benchmarks/module_bands_study.py
+DRAWN = pathlib.Path(__file__).with_name("zoo_draws.npz")  # by tests/benchmarks/module_bands_study.py
+LEVELS = np.linspace(0, 1, 101)
 TENTH_OF_A_DECADE = 0.1 * math.log(10)
 
 
@@ -452,14 +452,7 @@ UNSUPPORTED = {
 }
 
 
-def network(word):
-    """A network and a batch, from a fixed seed."""
-    make, shape = ZOO[word]
-    torch.manual_seed(0)
-    return make(), torch.randn(4, *shape)
-
-
-# Networks whose bands are judged; a band of a network of vectors is that of one input.
+# Networks whose bands are judged, with the number of their inputs: a band of a network of vectors is that of one.
 NARROW = {
     "plain CNN": 4,
     "torch-default tanh CNN": 4,
@@ -482,35 +475,52 @@ NARROW = {
 }
 
 
-def narrow(word):
-    """A network and as many inputs as its bands are of."""
-    model, batch = network(word)
-    return model, batch[: NARROW[word]]
+WORDS = tuple(ZOO)
+
+
+def network(word):
+    """A network and a batch, from a fixed seed."""
+    make, shape = ZOO[word]
+    torch.manual_seed(0)
+    return make(), torch.randn(4, *shape)[: NARROW.get(word, 4)]
+
+
+def draws(word):
+    """How many are recorded: bands need more of them."""
+    return 1000 if word in NARROW else 200
 
 
 @functools.cache
-def prediction(word, inputs):
-    """Of a network for its first inputs."""
-    model, batch = network(word)
-    return bn.predict_module(model, batch[:inputs])
+def prediction(word):
+    return bn.predict_module(*network(word))
 
 
-@pytest.mark.parametrize("word", ZOO)
+def recorded(word):
+    """Quantiles of ln(mean of h²) at LEVELS, (levels, rows)."""
+    with np.load(DRAWN) as file:
+        return file[word].astype(float)
+
+
+def mean_and_deviation(quantiles):
+    """Of the law whose quantiles are linear between the levels."""
+    middles = (quantiles[1:] + quantiles[:-1]) / 2
+    return middles.mean(axis=0), middles.std(axis=0)
+
+
+@pytest.mark.parametrize("word", WORDS)
 def test_predictions_hold_over_redraws(word):
     """Mean of ln(mean of h²) within 0.1 decades and 3 standard errors; after a restart, of one network's deviation."""
-    model, batch = network(word)
-    predicted = prediction(word, len(batch))
-    measured = measure_module(model, batch, DRAWS, gradients=False).log_second_moment
+    predicted, quantiles = prediction(word), recorded(word)
     lawful = np.isfinite(predicted.log_growth_mean)
     expected = np.where(lawful, predicted.log_growth_mean, predicted.log_second_moment)
     unsupported = np.array(predicted.moment_method) == "unsupported"
     for row in np.flatnonzero(unsupported):
         assert predicted.name[row].startswith(UNSUPPORTED[word]), predicted.name[row]
-    seen = np.isfinite(measured).all(axis=0)
+    seen = np.isfinite(quantiles).all(axis=0)
     restarted = np.array(predicted.moment_method) == "measured"
-    deviation = measured.std(axis=0, ddof=1)
-    allowed = TENTH_OF_A_DECADE + 3 * deviation * (1 / math.sqrt(DRAWS) + restarted)
-    gap = np.abs(measured.mean(axis=0) - expected)
+    mean, deviation = mean_and_deviation(quantiles)
+    allowed = TENTH_OF_A_DECADE + 3 * deviation * (1 / math.sqrt(draws(word)) + restarted)
+    gap = np.abs(mean - expected)
     checked = seen & ~unsupported
     assert np.all(gap[checked] <= allowed[checked]), [
         (predicted.name[row], float(gap[row]), float(allowed[row]))
@@ -519,8 +529,21 @@ def test_predictions_hold_over_redraws(word):
     assert checked[-1] and checked.sum() > 0.5 * len(seen)
 
 
+@pytest.mark.parametrize("word", ["plain CNN", "depthwise separable", "transformer"])
+def test_what_is_recorded_are_redraws_of_these_networks(word):
+    """The first 20 draws once more: within the recorded range, and their mean within 4.5 standard errors, 1e-5 a row."""
+    again = measure_module(*network(word), draws=20, gradients=False, seed=1).log_second_moment
+    quantiles = recorded(word)
+    seen = np.isfinite(again).all(axis=0)
+    assert np.array_equal(seen, np.isfinite(quantiles).all(axis=0))
+    again, quantiles = again[:, seen], quantiles[:, seen]
+    assert np.all((again > quantiles[0] - 1e-4) & (again < quantiles[-1] + 1e-4))
+    mean, deviation = mean_and_deviation(quantiles)
+    assert np.all(np.abs(again.mean(axis=0) - mean) < 4.5 * deviation / math.sqrt(20) + 1e-4)
+
+
 def test_names_are_those_of_the_modules():
-    rows = prediction("ResNet-20", 4).name
+    rows = prediction("ResNet-20").name
     assert rows[:6] == ("input", "conv1", "relu", "blocks.0.conv1", "blocks.0.relu", "blocks.0.conv2")
     assert rows[-4:] == ("relu (2)", "avg_pool2d", "view", "linear") or rows[-3:] == ("avg_pool2d", "view", "linear")
 
@@ -528,12 +551,9 @@ def test_names_are_those_of_the_modules():
 @pytest.mark.parametrize("word", NARROW)
 def test_bands_hold_what_they_say(word):
     """90% of 1000 draws ± 4%, on the mean over rows, whose draws are not independent of one another."""
-    with np.load(DRAWN) as file:
-        quantiles = file[word].astype(float)
-    predicted = prediction(word, NARROW[word])
+    quantiles, predicted = recorded(word), prediction(word)
     lower, upper = predicted.band(0.9)
     rows = np.flatnonzero((upper > lower) & np.isfinite(quantiles[0]))
-    levels = np.linspace(0, 1, len(quantiles))
-    held = [np.diff(np.interp([lower[row], upper[row]], quantiles[:, row], levels)).item() for row in rows]
+    held = [np.diff(np.interp([lower[row], upper[row]], quantiles[:, row], LEVELS)).item() for row in rows]
     assert len(rows) >= 4
     assert abs(np.mean(held) - 0.9) < 0.04

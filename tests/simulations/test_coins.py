@@ -38,10 +38,10 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_same_law_as_true_masks(name):
-    net, trials = NETWORKS[name], 2000
+    net = NETWORKS[name]
     assert coins.described(net)
-    chain, dense = (f(net, trials, seed=s) for f, s in ((log_singular_values, 1), (dense_log_singular_values, 2)))
-    assert chain.shape == dense.shape
+    chain, dense = log_singular_values(net, 800, seed=1), dense_log_singular_values(net, 1200, seed=2)
+    assert chain.shape[1] == dense.shape[1]
     for logs in (chain, dense):
         logs[logs < -30] = -100  # exact zeros, which are rounding in the dense product
     views = [*np.eye(chain.shape[1]), np.ones(chain.shape[1])]  # every value, and their sum

@@ -1,5 +1,6 @@
 """What `predict_growth` says of a network: required numbers, laws at any width, words, tables, JSON, extremes."""
 
+import functools
 import json
 import math
 
@@ -183,9 +184,14 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)
-def test_words_tables_and_json_are_sane(net):
-    growth = predict_growth(net, batch_size=16)
+@functools.cache
+def predicted(word):
+    return predict_growth(NETWORKS[word], batch_size=16)
+
+
+@pytest.mark.parametrize("word", NETWORKS)
+def test_words_tables_and_json_are_sane(word):
+    growth = predicted(word)
     data = json.loads(json.dumps(growth.to_dict(), allow_nan=False))
     assert all(len(column) == len(growth.rows) for column in data.values())
     table, verdict = growth.table(), growth.verdict()
@@ -201,23 +207,19 @@ def test_words_tables_and_json_are_sane(net):
 
 
 def test_verdicts():
-    assert predict_growth(NETWORKS["nothing"]).verdict() == "The second moment keeps its size over 0 layers (exact)."
-    assert (
-        predict_growth(NETWORKS["one layer"])
-        .verdict()
-        .startswith("The second moment grows by a factor 2 over 1 layer (exact).")
-    )
-    assert "Over 99% of the draws are dead" in predict_growth(NETWORKS["width 1"]).verdict()
+    assert predicted("nothing").verdict() == "The second moment keeps its size over 0 layers (exact)."
+    assert predicted("one layer").verdict().startswith("The second moment grows by a factor 2 over 1 layer (exact).")
+    assert "Over 99% of the draws are dead" in predicted("width 1").verdict()
     assert "50% of the draws are dead" in predict_growth(mlp(1, 1)).verdict()
-    assert "A typical draw is as large" in predict_growth(NETWORKS["a million wide"]).verdict()
-    assert "range of float32 at row 40." in predict_growth(NETWORKS["grows"]).verdict()
-    shrinks = predict_growth(NETWORKS["shrinks"]).verdict()
+    assert "A typical draw is as large" in predicted("a million wide").verdict()
+    assert "range of float32 at row 40." in predicted("grows").verdict()
+    shrinks = predicted("shrinks").verdict()
     # 400 ln(1e-8 / 2 · 2) = −7368 …: (1e-4)²/2 a layer
     assert f"shrinks by a factor {10 ** (400 * math.log10(2e8) % 1):.1f}e+3320 over 400 layers (5.0e-09" in shrinks
 
 
 def test_second_moment_overflows_quietly():
-    growth = predict_growth(NETWORKS["grows"])
+    growth = predicted("grows")
     assert growth.second_moment[-1] == math.inf
     assert np.isfinite(growth.log_second_moment).all()
 
@@ -262,7 +264,7 @@ def test_gain_ten_in_deep_networks(name, depth, options):
         assert growth.log_second_moment[-1] == pytest.approx(10_000 * math.log(100), rel=1e-13)
 
 
-@pytest.mark.parametrize(("depth", "bias"), [(1000, None), (400, 0.1)])
+@pytest.mark.parametrize(("depth", "bias"), [(300, None), (400, 0.1)])
 def test_the_law_of_a_deep_network(depth, bias):
     growth = predict_growth(mlp(depth, 64, "relu", TEN, bias=bias), batch_size=32)
     check_extreme(growth)

@@ -148,10 +148,10 @@ def test_identity_shortcut_keeps_the_input():
     assert law.std[-1] < 1e-5
 
 
-@pytest.mark.parametrize(("name", "depth"), [("relu", 50), ("tanh", 20)])
-def test_batch_norm_against_simulation(name, depth):
+@pytest.mark.parametrize("name", ["relu", "tanh"])
+def test_batch_norm_against_simulation(name):
     """The kernel of a batch forgets the input in a few layers: what 50 of them show, 20 do."""
-    net = mlp(depth, 128, name, batch_norm=True)
+    net = mlp(20, 128, name, batch_norm=True)
     drawn = simulate_growth(net, 1000, batch=32, seed=15, method="conditional", gradients=False).log_second_moment
     law = fluctuations(net, 0.0, batch=32)
     lower, upper = law.band(0.9)

@@ -1,4 +1,7 @@
-"""Sampled singular values of products against the Fuss–Catalan law."""
+"""Sampled singular values of products against the Fuss–Catalan law, in part from a recorded study of four sizes."""
+
+import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -6,22 +9,18 @@ import pytest
 from bntheory.architectures import mlp
 from bntheory.spectra.fuss_catalan import FussCatalan
 from simulations.products import log_singular_values
-from simulations.statistics import kolmogorov_distance, mean_with_error, tolerance
+from simulations.statistics import kolmogorov_distance, tolerance
 
+STUDY = pathlib.Path(__file__).parents[1] / "benchmarks" / "product_sizes.json"
 FALSE_ALARM = 1e-6
 LAW = FussCatalan(factors=5)
 TRACY_WIDOM = -1.2065336, 1.2680  # mean and standard deviation of the real law (Bornemann 2010)
 
 
-def product(width, trials, seed):
-    net = mlp(depth=5, width=width, activation="linear", init="lecun_normal")
-    return log_singular_values(net, trials=trials, seed=seed)
-
-
 @pytest.fixture(scope="module")
 def thousand():
     """Ten products of five 1000×1000 Gaussian matrices."""
-    return product(1000, 10, seed=0)
+    return log_singular_values(mlp(5, 1000, "linear", "lecun_normal"), trials=10, seed=0)
 
 
 def test_products_of_five_thousand_by_thousand(thousand):
@@ -49,12 +48,8 @@ def test_largest_of_a_thousand(thousand):
     assert (np.abs(largest - expected) < tolerance(scale * TRACY_WIDOM[1], FALSE_ALARM, comparisons=10)).all()
 
 
-WIDTHS, TRIALS = np.array([50, 100, 200, 400]), np.array([300, 150, 80, 40])
-
-
-@pytest.fixture(scope="module")
-def sizes():
-    return [product(width, trials, seed=1) for width, trials in zip(WIDTHS, TRIALS, strict=True)]
+SIZES = json.loads(STUDY.read_text(encoding="utf-8"))
+WIDTHS = np.array(SIZES["width"])
 
 
 def slope(x, y, errors):
@@ -63,30 +58,29 @@ def slope(x, y, errors):
     return coefficients[0], np.sqrt(covariance[0, 0])
 
 
-def test_distance_shrinks_like_log_n_over_n(sizes):
+def test_distance_shrinks_like_log_n_over_n():
     """N sup |F_N − F| of one matrix grows like (√(2/β)/π) (ln N − ¾ ln ln N), β = 1.
 
     The eigenvalues are as rigid as they can be; of independent points the distance would shrink like N^(−1/2). Leading
     term proved for one Hermitian matrix (Claeys, Fahs, Lambert, Webb, Duke Math. J. 170, 2085, 2021), the second
     conjectured for logarithmically correlated fields (Fyodorov, Le Doussal, Phys. Rev. Lett. 124, 210602, 2020).
     """
-    distances = [[kolmogorov_distance(np.exp(2 * draw), LAW.cdf) for draw in draws] for draws in sizes]
-    mean, error = np.array([mean_with_error(values) for values in distances]).T
+    mean, error = np.array(SIZES["distance"]).T
     logs = np.log(WIDTHS)
     growth, growth_error = slope(logs - 0.75 * np.log(logs), WIDTHS * mean, WIDTHS * error)
     assert abs(growth - np.sqrt(2) / np.pi) < tolerance(growth_error, FALSE_ALARM)
-    assert tolerance(growth_error, FALSE_ALARM) < 0.15
+    assert tolerance(growth_error, FALSE_ALARM) < 0.08
     exponent, _ = slope(logs, np.log(mean), error / mean)
     assert -0.95 < exponent < -0.75  # what a fit of a power sees of ln N / N between 50 and 400
 
 
-def test_edge_is_approached_like_n_to_minus_two_thirds(sizes):
+def test_edge_is_approached_like_n_to_minus_two_thirds():
     """Edge − E x_max ∝ N^(−2/3), with corrections of order N^(−1)."""
-    gaps = [mean_with_error(LAW.support[1] - np.exp(2 * draws[:, 0])) for draws in sizes]
-    mean, error = np.array(gaps).T
+    largest, error = np.array(SIZES["largest"]).T
+    mean = LAW.support[1] - largest
     exponent, exponent_error = slope(np.log(WIDTHS), np.log(mean), error / mean)
     assert abs(exponent + 2 / 3) < tolerance(exponent_error, FALSE_ALARM)
-    assert tolerance(exponent_error, FALSE_ALARM) < 0.3
+    assert tolerance(exponent_error, FALSE_ALARM) < 0.15
     scales = np.array([edge_scale(width) for width in WIDTHS])
     allowed = tolerance(error / scales, FALSE_ALARM, comparisons=len(WIDTHS)) + WIDTHS ** (-1 / 3)
     assert (np.abs(mean / scales + TRACY_WIDOM[0]) < allowed).all()

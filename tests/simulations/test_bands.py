@@ -57,7 +57,7 @@ EXACT = {
 
 @pytest.mark.parametrize("case", EXACT)
 def test_simulated_bands_are_those_of_the_exact_laws(case):
-    trials, (net, inputs) = 3000, EXACT[case]
+    trials, (net, inputs) = 1500, EXACT[case]
     growth = predict_growth(net, inputs)
     drawn = simulate_bands(forgotten(growth), trials, workers=1)
     count = len(growth.rows)

@@ -32,10 +32,10 @@ def test_every_value_of_given_matrices(exact, size, factors, rate):
         assert expected[0] - expected[-1] > 350 and lost.sum() > 10 and not lost[0]
 
 
-def test_every_value_of_a_thousand_given_matrices(exact):
-    matrices = gaussian(1, *[(24, 24)] * 1000)
+def test_every_value_of_five_hundred_given_matrices(exact):
+    matrices = gaussian(1, *[(24, 24)] * 500)
     expected = exact(matrices, 3.3, point=59)
-    assert expected[0] - expected[-1] > 2000
+    assert expected[0] - expected[-1] > 1000
     np.testing.assert_allclose(log_singular_values(matrices), expected, rtol=0, atol=1e-10)
 
 

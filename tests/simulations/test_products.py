@@ -68,7 +68,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_same_law_as_multiplied_out(name):
-    net, trials = NETWORKS[name], 1000
+    net, trials = NETWORKS[name], 700
     chain, dense = (f(net, trials, seed=s) for f, s in ((log_singular_values, 12), (dense_log_singular_values, 13)))
     assert chain.shape == dense.shape and not np.isnan(chain).any()
     for logs in (chain, dense):

@@ -76,13 +76,13 @@ def test_chunks_of_the_study(study):
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_level(name):
-    """False alarms of 300 products of three rectangular matrices; this test's own rate: 1e-3 each."""
+    """False alarms of 150 products of three rectangular matrices; this test's own rate: 1e-3 each."""
     rng, alarms = np.random.default_rng(5), np.zeros(2, dtype=int)
-    for repetition in range(300):
-        found = sim.randomness_test([ENTRIES[name](rng, shape) for shape in SHAPES], seed=repetition // 100)
+    for repetition in range(150):
+        found = sim.randomness_test([ENTRIES[name](rng, shape) for shape in SHAPES], seed=repetition // 75)
         alarms += not found.random, bool(found.outliers)
     for count in alarms.tolist():
-        low, high = statistics.binomial_interval(count, 300, 1 - 1e-3)
+        low, high = statistics.binomial_interval(count, 150, 1 - 1e-3)
         assert low <= 0.05 <= high
 
 

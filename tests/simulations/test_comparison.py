@@ -102,21 +102,25 @@ def test_overflow_is_a_disagreement():
     assert compare(bn.predict_growth(net), fake, single=True).disagreeing[3]
 
 
-@pytest.mark.parametrize(
-    ("net", "trials"),
-    [(bn.mlp(10, 2), 20), (bn.mlp(10, 3), 40), (bn.mlp(5, 8), 5), (bn.mlp(8, 1, "linear"), 20), (bn.mlp(5, 16), 100)],
-    ids=lambda value: str(value),
+ALIKE = (
+    (bn.mlp(10, 2), 20),
+    (bn.mlp(10, 3), 40),
+    (bn.mlp(5, 8), 5),
+    (bn.mlp(8, 1, "linear"), 20),
+    (bn.mlp(5, 16), 100),
 )
-def test_false_alarms_are_rare(net, trials):
-    """50 crosschecks of networks that follow the theory; at the stated rate of 0.001, two alarms have odds of 0.12%."""
-    growth = bn.predict_growth(net)
-    samples = simulate_growth(net, trials=50 * trials, seed=9, method="conditional", gradients=False)
-    parts = [getattr(samples, name).reshape(50, trials, -1) for name in QUANTITIES]
-    alarms = sum(
-        not compare(growth, type(samples)(samples.rows, *arrays, method=samples.method), single=True).agrees
-        for arrays in zip(*parts, strict=True)
-    )
-    assert alarms <= 1
+
+
+def test_false_alarms_are_rare():
+    """250 crosschecks of networks that follow the theory; at the stated rate of 0.001, 3 alarms have odds of 0.2%."""
+    alarms = []
+    for net, trials in ALIKE:
+        growth = bn.predict_growth(net)
+        samples = simulate_growth(net, trials=50 * trials, seed=9, method="conditional", gradients=False)
+        parts = zip(*(getattr(samples, name).reshape(50, trials, -1) for name in QUANTITIES), strict=True)
+        drawn = (type(samples)(samples.rows, *arrays, method=samples.method) for arrays in parts)
+        alarms.append(sum(not compare(growth, one, single=True).agrees for one in drawn))
+    assert sum(alarms) <= 2, alarms
 
 
 @pytest.mark.parametrize(

@@ -531,7 +531,7 @@ def test_predictions_hold_over_redraws(word):
 
 @pytest.mark.parametrize("word", ["plain CNN", "depthwise separable", "transformer"])
 def test_what_is_recorded_are_redraws_of_these_networks(word):
-    """The first 20 draws once more: within the recorded range, and their mean within 4.5 standard errors, 1e-5 a row."""
+    """The first 20 draws once more: within the recorded range, their mean within 4.5 standard errors, 1e-5 a row."""
     again = measure_module(*network(word), draws=20, gradients=False, seed=1).log_second_moment
     quantiles = recorded(word)
     seen = np.isfinite(again).all(axis=0)

@@ -373,11 +373,11 @@ def log_distance_between_kinks(phi, q1, q2, rho):
     ends = np.array(sorted({0.0, *phi.kinks}))
     first, second = math.sqrt(q1), math.sqrt(q2)
     rest, total = math.sqrt(1 - rho**2) * second, 0.0
-    about = np.add.outer(ends, rest / abs(rho) * first / second * np.linspace(-8, 8, 33)).ravel()
-    outer = np.unique(np.clip([*ends, *about, *np.linspace(-9 * first, 9 * first, 73)], -9 * first, 9 * first))
+    about = np.add.outer(ends, rest / abs(rho) * first / second * np.linspace(-8, 8, 17)).ravel()
+    outer = np.unique(np.clip([*ends, *about, *np.linspace(-9 * first, 9 * first, 37)], -9 * first, 9 * first))
     for u, weight in zip(*composite_gauss(outer), strict=True):
         mean = rho * second * u / first
-        inner = np.clip([*ends, *(mean + rest * np.linspace(-9, 9, 37))], mean - 9 * rest, mean + 9 * rest)
+        inner = np.clip([*ends, *(mean + rest * np.linspace(-9, 9, 19))], mean - 9 * rest, mean + 9 * rest)
         v, weights = composite_gauss(np.unique(inner))
         density = np.exp(-(((v - mean) / rest) ** 2) / 2) / (rest * math.sqrt(2 * math.pi))
         square = weights * density @ (phi.phi(u) - phi.phi(v)) ** 2

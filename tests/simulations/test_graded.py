@@ -105,7 +105,7 @@ def test_exact_zeros():
     assert log_singular_values([nilpotent] * 2).tolist() == [np.log(2), -np.inf, -np.inf]
     assert log_singular_values([nilpotent] * 3).tolist() == [-np.inf] * 3
     rng = np.random.default_rng(7)
-    for _ in range(300):  # exact integers of known rank, then the same between Gaussian matrices
+    for _ in range(100):  # exact integers of known rank, then the same between Gaussian matrices
         (n, m), k = rng.integers(1, 30, 2), rng.integers(1, 30)
         matrix = (rng.integers(-9, 10, (n, k)) @ rng.integers(-9, 10, (k, m))).astype(float)
         rank = np.linalg.matrix_rank(matrix)

@@ -201,7 +201,7 @@ def test_accuracy_is_reported():
 def test_no_network_is_refused():
     """Chains of matrices of any shapes, orthogonal or not, and masks are possible laws, also with widths as floats."""
     rng = np.random.default_rng(3)
-    for _ in range(200):
+    for _ in range(80):
         width, powers = int(rng.integers(1, 40)), [(0, -1)]
         powers.append((width, 1))
         for _ in range(rng.integers(1, 8)):

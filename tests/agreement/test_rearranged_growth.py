@@ -12,7 +12,7 @@ from simulations import simulate_growth
 from simulations.statistics import mean_with_error, tolerance
 
 RELU, TANH, SIGMOID, GELU = activation("relu"), activation("tanh"), activation("sigmoid"), activation("gelu")
-C, SEED, RARE = 150, 4, 1e-5
+C, SEED, RARE = 120, 4, 1e-5
 COLUMNS = {  # what width and means over inputs leave out, relative
     "log_second_moment": 0.03,
     "log_channel_variance": 0.04,

@@ -7,12 +7,10 @@ import importlib
 import importlib.util
 import json
 import math
-import multiprocessing
 import platform
 import shutil
 import time
 import uuid
-from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 from bntheory import arguments
 from paper_figures.checks import Check
 from simulations.ensemble import cores
+from simulations.processes import processes
 from simulations.training.devices import one_torch_thread, resolve
 
 FORMAT = "bntheory report 1"
@@ -218,7 +217,7 @@ def _make_figures(
     words = folder, settings["seed"], settings["device"]
     if workers == 1:
         return {name: _in_one_thread(name, *words, **sizes.get(name, {})) for name in bar()}
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with processes(workers) as pool:
         try:
             made = {name: pool.submit(_in_one_thread, name, *words, **sizes.get(name, {})) for name in FIGURES}
             return {name: made[name].result() for name in bar()}

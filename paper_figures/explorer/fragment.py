@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from html import escape
 from importlib import resources
 from itertools import product
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from paper_figures.explorer import choices
 from paper_figures.explorer.growth import Kind, growth_tables
 from paper_figures.explorer.phases import BIASES, LEVELS, WEIGHTS, phase_tables
 from paper_figures.explorer.spectra import PLACES, spectrum_tables
 from paper_figures.explorer.tables import Table
+from simulations.processes import processes
 
 PANELS = (
     ("growth", "Activations", ("mean of ln⟨h²⟩", "90% of networks", "ln of the mean"), ("", "band", "dashed")),
@@ -55,7 +55,7 @@ def explorer_tables(
     if workers == 1:
         found = list(map(_of_kind, asked))
     else:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with processes(workers) as pool:
             found = list(pool.map(_of_kind, asked))
     return {
         "activations": activations,
@@ -68,7 +68,8 @@ def explorer_tables(
 
 
 def _of_kind(asked: tuple[Kind, tuple[float, ...], int]) -> tuple[dict[str, Any], dict[str, Any]]:
-    return growth_tables(*asked), spectrum_tables(*asked)
+    with threadpool_limits(1):
+        return growth_tables(*asked), spectrum_tables(*asked)
 
 
 def fragment(tables: dict[str, Any]) -> str:

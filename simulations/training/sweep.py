@@ -6,9 +6,8 @@ import contextlib
 import functools
 import inspect
 import math
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import numpy as np
 import bntheory
 from bntheory import arguments
 from simulations.ensemble import cores
+from simulations.processes import processes
 from simulations.study import Study
 from simulations.study_results import StudyResults
 from simulations.study_run import run_study
@@ -170,16 +170,9 @@ def sweep(
     if study.kind != KIND:
         raise ValueError(f"a sweep is a study made by sweep_study, got one of kind {study.kind!r}")
     workers = cores() if workers is None else arguments.integer("workers", workers)
-    with _processes(workers) if executor is None else contextlib.nullcontext(executor) as pool:
+    with processes(workers) if executor is None else contextlib.nullcontext(executor) as pool:
         run_study(study, folder, resume, workers, pool, progress)
     return SweepResult.read(folder)
-
-
-@contextlib.contextmanager
-def _processes(workers: int) -> Iterator[Executor]:
-    """Processes, since threads would share torch's number of threads and Python's lock."""
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield pool
 
 
 PROPERTIES = {

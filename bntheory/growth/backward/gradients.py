@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.growth.backward import covariances, gradient_rows, joins, rearranged
+from bntheory.growth.backward import covariances, given_vectors, gradient_rows, joins, rearranged
 from bntheory.growth.backward import kernels as few
 from bntheory.growth.backward.covariances import SAMPLED, Blocks
 from bntheory.growth.backward.gradient_rows import Above, Gradient, averaged, of_moments, scaled
@@ -234,7 +234,7 @@ def _sampled_activation(phi: Activation, before: State, correlated: bool) -> Pul
 
 def _batch_norm(layer: BatchNorm, before: State, after: State, shape: Shape, correlated: bool) -> Pullback | None:
     if not layer.training:
-        log_factor = _log_gamma(layer) - math.log1p(layer.epsilon)
+        log_factor = _log_square(layer.gamma) - math.log1p(layer.epsilon)
         return lambda gradient: scaled(gradient, 1.0, log_factor)
     if before.values is not None or not before.gaussian:
         return None
@@ -248,7 +248,7 @@ def _batch_norm(layer: BatchNorm, before: State, after: State, shape: Shape, cor
         before = kernels.reweighed(before, before.source, weights.products)
     source = before.source if before.apart else None
     given = before.source is not None and before.source.before.values is not None
-    before = before.light
+    before, divided = before.light, after.divided
 
     def back(gradient: Gradient) -> Gradient:
         above = gradient.above
@@ -257,13 +257,15 @@ def _batch_norm(layer: BatchNorm, before: State, after: State, shape: Shape, cor
             lost = 1 - (epsilon / (1 + epsilon)) ** 2
             if weights is not None:  # which are all that units of given images differ by
                 log_inverse = weights.log_inverse + (0.0 if given else log_inverse + math.log1p(epsilon))
-            log_factor = _log_gamma(layer) + log_inverse - log_variance
+            log_factor = _log_square(layer.gamma) + log_inverse - log_variance
             units = few.sampled(gradient, source, epsilon) if source is not None else None
             through = _on_a_field(gradient, covariances.single(y), copies, log_factor, lost)
             return dataclasses.replace(through, weights=weights, units=units)
         phi, past = (above.phi, above.given) if above is not None else (Activation("linear"), gradient)
         assert phi is not None and past is not None
         factor = above.factor if above is not None else 1.0
+        if divided is not None and batch > 2 and (slopes := phi.homogeneous_slopes) is not None:
+            return given_vectors.pulled_back(past, divided, slopes, _log_square(layer.gamma * factor))
         rule = batch_norm.pullback(phi, log_distance, batch, layer.epsilon, layer.gamma * factor)
         total = float(np.mean(past.points))
         value = rule.on_total * total + rule.on_mean * past.mean_part / batch
@@ -283,8 +285,8 @@ def _on_a_field(gradient: Gradient, y: Blocks, copies: float, log_factor: float,
     return of_moments(moments, gradient.log_scale + log_factor, gradient.evenness)
 
 
-def _log_gamma(layer: BatchNorm) -> float:
-    return 2 * math.log(layer.gamma) if layer.gamma else -math.inf
+def _log_square(factor: float) -> float:
+    return 2 * math.log(factor) if factor else -math.inf
 
 
 def _normalization(

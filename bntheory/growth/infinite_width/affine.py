@@ -48,6 +48,7 @@ def affine(layer: Affine, state: State, shape: Shape) -> State:
         unlike=state.unlike or len(set(zip(*layer.pairs, strict=True))) > 1,
         population=functools.cache(lambda: population.matched(_in_turn(layer, population.drawn(state)), log_q)),
         features=None,
+        divided=None,
         values=None,
     ).unfolded(None if state.sizes is None or state.mixed else sizes.roots(q))
 
@@ -57,6 +58,8 @@ def scaled(state: State, log_factor: float, negative: bool = False) -> State:
     return dataclasses.replace(
         state.mapped(lambda block: block + log_factor),
         log_q=state.log_q + log_factor,
+        divided=state.divided
+        and dataclasses.replace(state.divided, log_gain=state.divided.log_gain + log_factor),
         population=None
         if state.population is None
         else functools.partial(_scaled_units, state, log_factor / 2, negative),

@@ -1,20 +1,20 @@
 """Mean products E h_i h_j over units of all pairs of a batch of vectors, of any sizes and angles, at infinite width.
 
-Units are Gaussian over the batch, z ~ N(0, C), as behind random weights. `batch_norm` has the law of inputs that are
-all alike, `batch_modes` that of BN by itself, for images.
+Units are Gaussian over the batch, z ~ N(0, C), as behind random weights. `given_vectors` has the same in
+distances.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
 from bntheory import arguments
 from bntheory.activations import Activation
 from bntheory.gaussian import homogeneous_product
-
-STEP = 0.3
-TIMES = np.exp(np.arange(-36.0, 100.0, STEP))  # t of the integral over ln t
-NEGLIGIBLE = 40.0  # of logarithms of weights, below the largest
+from bntheory.growth.infinite_width import positions
+from bntheory.growth.infinite_width.given_vectors import Divided
 
 
 def activated(phi: Activation, covariance: np.ndarray) -> np.ndarray:
@@ -86,8 +86,7 @@ def normalized_and_activated(phi: Activation, covariance: np.ndarray, epsilon: f
 
     Notes
     -----
-    Exact at infinite width. Trapezoid rule in ln t, of an integrand that is bounded for |Im ln t| < π/2 at any B: it
-    errs by e^{−π²/step}. With rounding, 1e-13 relative to the largest entry.
+    Exact at infinite width; with rounding, 1e-12 relative to the largest entry.
 
     References
     ----------
@@ -99,21 +98,13 @@ def normalized_and_activated(phi: Activation, covariance: np.ndarray, epsilon: f
     >>> print(sizes.round(3), round(float(sizes.sum()), 6))  # four times a half, whatever the sizes
     [1.263 0.246 0.246 0.246] 2.0
     """
-    _slopes(phi)
-    epsilon, batch = arguments.number("epsilon", epsilon, at_least=0), len(covariance)
-    centred = covariance - covariance.mean(axis=0)
-    centred = centred - centred.mean(axis=1, keepdims=True)
-    modes, axes = np.linalg.eigh((centred + centred.T) / (2 * batch))
-    modes = np.maximum(modes, 0)
-    scale = float(modes.sum()) + epsilon
-    if scale == 0:
-        raise ValueError("BatchNorm with epsilon=0 divides by zero: all inputs of the batch look the same here")
-    modes, epsilon = modes / scale, epsilon / scale
-    log_weight = np.log(TIMES) - epsilon * TIMES - 0.5 * np.log1p(2 * np.multiply.outer(TIMES, modes)).sum(axis=1)
-    kept = log_weight > log_weight.max() - NEGLIGIBLE
-    damped = batch * modes / (1 + 2 * np.multiply.outer(TIMES[kept], modes))
-    products = activated(phi, (axes * damped[:, None, :]) @ axes.T)
-    return np.tensordot(STEP * np.exp(log_weight[kept]), products, axes=1)
+    slopes, epsilon = _slopes(phi), arguments.number("epsilon", epsilon, at_least=0)
+    size = np.diagonal(covariance)
+    distance = positions.log(np.maximum(size[:, None] + size - 2 * covariance, 0))
+    np.fill_diagonal(distance, -math.inf)
+    log_q, log_d = Divided(distance, epsilon).activated(slopes)
+    q = np.exp(log_q)
+    return (q[:, None] + q - np.exp(log_d)) / 2
 
 
 def _slopes(phi: Activation) -> tuple[float, float]:

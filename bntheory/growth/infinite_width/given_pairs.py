@@ -63,12 +63,17 @@ def activated(slopes: tuple[float, float], features: np.ndarray) -> tuple[np.nda
 def mapped(slopes: tuple[float, float], d: np.ndarray, own: np.ndarray, other: np.ndarray) -> np.ndarray:
     """d (a² + b²)/2 − (a − b)² √(qq') (sin θ − θ cos θ)/π, with θ the angle between two points of roots √q, √q'."""
     a, b = slopes
+    return np.maximum(d * ((a**2 + b**2) / 2) - (a - b) ** 2 / math.pi * bend(d, own, other), 0)
+
+
+def bend(d: np.ndarray, own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """√(qq') (sin θ − θ cos θ)."""
     product = own * other
     square = d - (own - other) ** 2
     np.divide(square, product, out=square, where=product > 0)
     square = np.clip(square / 4, 0, 1)  # sin² θ/2
     theta = 2 * np.arcsin(np.sqrt(square))
-    bend = 2 * np.sqrt(square * (1 - square)) - theta * (1 - 2 * square)
+    result = 2 * np.sqrt(square * (1 - square)) - theta * (1 - 2 * square)
     small = theta < SMALL_ANGLE
-    bend[small] = theta[small] ** 3 * (1 / 3 - theta[small] ** 2 / 30)
-    return np.maximum(d * ((a**2 + b**2) / 2) - (a - b) ** 2 / math.pi * product * bend, 0)
+    result[small] = theta[small] ** 3 * (1 / 3 - theta[small] ** 2 / 30)
+    return product * result

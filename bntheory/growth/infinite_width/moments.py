@@ -105,6 +105,8 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
         state = dataclasses.replace(state, features=None)
     if state.source is not None and not isinstance(layer, BatchNorm):
         state = dataclasses.replace(state, source=None)
+    if state.divided is not None and not isinstance(layer, (Activation, Affine)):
+        state = dataclasses.replace(state, divided=None)
     if state.parts and by_channels(layer):
         return _by_parts(layer, state, shape, row)
     if isinstance(layer, (Dense, Conv)):
@@ -222,7 +224,10 @@ def _activation(phi: Activation, state: State, shape: Shape) -> State | None:
         return _apart(phi, state, shape)
     if math.isfinite(state.sphere) and not homogeneous:
         return _on_the_sphere(phi, state)
-    log_q, blocks = _mapped(phi, state, image=len(shape) == 3)
+    if state.divided is not None and homogeneous:
+        log_q, *blocks = state.divided.activated(phi.homogeneous_slopes)
+    else:
+        log_q, blocks = _mapped(phi, state, image=len(shape) == 3)
     if state.features is not None and phi.homogeneous_slopes is not None:
         pairs = given_pairs.activated(phi.homogeneous_slopes, state.features)
         blocks = (
@@ -237,6 +242,7 @@ def _activation(phi: Activation, state: State, shape: Shape) -> State | None:
         log_cross=log_cross,
         sizes=state.sizes if homogeneous else sizes.powered(state.sizes, log_slope(phi, state.log_q)),
         features=None,
+        divided=None,
         method=state.method if exact else inexact(state.method),
         channel_method=inexact(state.channel_method),
         symmetric=False,
@@ -434,6 +440,7 @@ def added(block: Residual, shortcut: State, branch: State) -> State | None:
         shortcut,
         **mixtures.summed((shortcut, branch), (0.0, log_scale))._asdict(),
         features=None,
+        divided=None,
         method=worse(shortcut.method, branch.method),
         channel_method=worse(shortcut.channel_method, branch.channel_method),
         symmetric=False,

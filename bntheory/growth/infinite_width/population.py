@@ -234,6 +234,7 @@ def sampled_state(state: State, change: Callable[[Population], Population]) -> S
         population=lambda: after,
         sizes=None if state.mixed or state.values is not None else state.sizes,
         features=None,
+        divided=None,
         parts=(),
         values=None,
     )

@@ -33,6 +33,7 @@ from bntheory.growth.infinite_width.sizes import of_blocks, roots
 from bntheory.layers import Shape
 
 if TYPE_CHECKING:
+    from bntheory.growth.infinite_width.given_vectors import Divided
     from bntheory.growth.infinite_width.kernels import Convolution
     from bntheory.growth.infinite_width.population import Population
 
@@ -122,6 +123,7 @@ class State:
     flattened : whether units are those of several positions, so that those of one channel may be correlated;
     apart : whether units are Gaussian given few weights of their own; activations are sampled, from `population`;
     source : of a row of a convolution, that, for a BatchNorm of it;
+    divided : of a BatchNorm over given vectors, what it has divided, pair by pair, for the activation behind it;
     unlike : whether channels have numbers of their own that are not carried: γ and β, or zeros;
     features : (copies, points, features), whose products are the covariances of all images; None if not known;
     values : the given batch itself, (B, *shape), as long as no layer was random.
@@ -147,6 +149,7 @@ class State:
     flattened: bool = False
     apart: bool = False
     source: Convolution | None = None
+    divided: Divided | None = None
     unlike: bool = False
     features: np.ndarray | None = None
     values: np.ndarray | None = None
@@ -216,8 +219,9 @@ class State:
     def light(self) -> State:
         """The same state with the distances of many points in single precision, for keeping many."""
         if self.points <= MANY_POINTS:
-            return self if self.source is None else dataclasses.replace(self, source=None)
-        return self.mapped(lambda block: block.astype(np.float32), source=None)
+            forgotten = self.source is None and self.divided is None
+            return self if forgotten else dataclasses.replace(self, source=None, divided=None)
+        return self.mapped(lambda block: block.astype(np.float32), source=None, divided=None)
 
     def folded(self) -> State:
         """The same state with the images' unequal sizes in its distances."""

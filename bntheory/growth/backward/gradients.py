@@ -4,7 +4,8 @@
 
     Dense, Conv  γ_a = n v Σ γ_P over the outputs P that read a        n v: outputs of a unit (and offset) times Var w
     Activation   γ E φ′²
-    BatchNorm    on vectors by `batch_norm.pullback`, with the activation after it; on images `gradient_covariances`
+    BatchNorm    on vectors by `batch_norm.pullback`, or `given_vectors`, with the activation after it; on images by
+                 `covariances`
     Norms        1/(s² + ε), up to one part in the number of units; of groups of channels E 1/(s² + ε) and less what the
                  group's mean and its part along the output take away
     Affine       γ E γ², the factors of units independent of what reads them where they are not sampled
@@ -28,12 +29,22 @@ from typing import Any
 import numpy as np
 
 from bntheory.activations import Activation
-from bntheory.growth.backward import covariances, given_vectors, gradient_rows, joins, rearranged
+from bntheory.growth.backward import covariances, gradient_rows, joins, rearranged
 from bntheory.growth.backward import kernels as few
 from bntheory.growth.backward.covariances import SAMPLED, Blocks
+from bntheory.growth.backward.given_vectors import pulled_back
 from bntheory.growth.backward.gradient_rows import Above, Gradient, averaged, of_moments, scaled
 from bntheory.growth.backward.joins import Pullback
-from bntheory.growth.infinite_width import affine, batch_modes, batch_norm, kernels, population, positions, transposed
+from bntheory.growth.infinite_width import (
+    affine,
+    batch_modes,
+    batch_norm,
+    given_vectors,
+    kernels,
+    population,
+    positions,
+    transposed,
+)
 from bntheory.growth.infinite_width.state import State, log_mean
 from bntheory.layers import (
     Affine,
@@ -84,6 +95,7 @@ def pullback(layer: Any, before: State, after: State, shape: Shape, correlated: 
     for channels, state in before.parts:
         own = layer.of(start, start + channels) if isinstance(layer, Affine) else layer
         read = shape if groups > 1 else (channels, *shape[1:])
+        state = dataclasses.replace(state, divided=None)  # of its own input
         back, start = rule(own, state, state, read, correlated), start + channels
         parts.append(joins.Channels(channels, channels * made // shape[0], back))
     return joins.by_channels(parts)
@@ -248,7 +260,8 @@ def _batch_norm(layer: BatchNorm, before: State, after: State, shape: Shape, cor
         before = kernels.reweighed(before, before.source, weights.products)
     source = before.source if before.apart else None
     given = before.source is not None and before.source.before.values is not None
-    before, divided = before.light, after.divided
+    divided = after.divided or given_vectors.divided(layer, before, shape)
+    before = before.light
 
     def back(gradient: Gradient) -> Gradient:
         above = gradient.above
@@ -265,7 +278,7 @@ def _batch_norm(layer: BatchNorm, before: State, after: State, shape: Shape, cor
         assert phi is not None and past is not None
         factor = above.factor if above is not None else 1.0
         if divided is not None and batch > 2 and (slopes := phi.homogeneous_slopes) is not None:
-            return given_vectors.pulled_back(past, divided, slopes, _log_square(layer.gamma * factor))
+            return pulled_back(past, divided, slopes, _log_square(layer.gamma * factor))
         rule = batch_norm.pullback(phi, log_distance, batch, layer.epsilon, layer.gamma * factor)
         total = float(np.mean(past.points))
         value = rule.on_total * total + rule.on_mean * past.mean_part / batch

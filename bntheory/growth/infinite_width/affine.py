@@ -58,8 +58,7 @@ def scaled(state: State, log_factor: float, negative: bool = False) -> State:
     return dataclasses.replace(
         state.mapped(lambda block: block + log_factor),
         log_q=state.log_q + log_factor,
-        divided=state.divided
-        and dataclasses.replace(state.divided, log_gain=state.divided.log_gain + log_factor),
+        divided=state.divided and dataclasses.replace(state.divided, log_gain=state.divided.log_gain + log_factor),
         population=None
         if state.population is None
         else functools.partial(_scaled_units, state, log_factor / 2, negative),

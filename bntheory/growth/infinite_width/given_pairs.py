@@ -72,8 +72,9 @@ def bend(d: np.ndarray, own: np.ndarray, other: np.ndarray) -> np.ndarray:
     square = d - (own - other) ** 2
     np.divide(square, product, out=square, where=product > 0)
     square = np.clip(square / 4, 0, 1)  # sin² θ/2
-    theta = 2 * np.arcsin(np.sqrt(square))
-    result = 2 * np.sqrt(square * (1 - square)) - theta * (1 - 2 * square)
+    sine, cosine = np.sqrt(square), np.sqrt(1 - square)
+    theta = 2 * np.arctan2(sine, cosine)  # not an arcsine, whose argument rounds to 1 before π is reached
+    result = 2 * sine * cosine - theta * (1 - 2 * square)
     small = theta < SMALL_ANGLE
     result[small] = theta[small] ** 3 * (1 / 3 - theta[small] ** 2 / 30)
     return product * result

@@ -24,6 +24,7 @@ import numpy as np
 
 from bntheory.growth.infinite_width import given_pairs, positions
 from bntheory.growth.infinite_width.state import State, log_mean
+from bntheory.layers import BatchNorm, Shape
 
 MOST_VECTORS = 128  # of a batch, whose pairs take some hundredths of a second a layer
 STEP = 0.25
@@ -115,9 +116,12 @@ class Divided:
         return np.subtract(known, found, out=np.zeros_like(known), where=np.isfinite(known) & np.isfinite(found))
 
 
-def pair_by_pair(state: State) -> bool:
-    """Whether a BatchNorm of vectors is known pair by pair: of given ones, Gaussian, and not too many."""
-    return 1 < state.points <= MOST_VECTORS and state.copies == 1 and state.gaussian and not (state.mixed or state.apart)
+def divided(layer: BatchNorm, state: State, shape: Shape) -> Divided | None:
+    """What a BatchNorm of Gaussian units divides; None unless over given vectors, and not too many of them."""
+    given = len(shape) == 1 and state.copies == 1 and 1 < state.points <= MOST_VECTORS
+    if not given or state.log_d is None or not state.gaussian or state.mixed or state.apart:
+        return None
+    return Divided(state.log_d, layer.epsilon, 2 * math.log(layer.gamma) if layer.gamma else -math.inf)
 
 
 def _root(distance: np.ndarray) -> np.ndarray:

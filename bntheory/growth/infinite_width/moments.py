@@ -224,7 +224,7 @@ def _activation(phi: Activation, state: State, shape: Shape) -> State | None:
         return _apart(phi, state, shape)
     if math.isfinite(state.sphere) and not homogeneous:
         return _on_the_sphere(phi, state)
-    if state.divided is not None and homogeneous:
+    if state.divided is not None and phi.homogeneous_slopes is not None:
         log_q, *blocks = state.divided.activated(phi.homogeneous_slopes)
     else:
         log_q, blocks = _mapped(phi, state, image=len(shape) == 3)

@@ -10,8 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from bntheory.growth.infinite_width import affine, batch_modes, given_vectors, joins, kernels, population, positions, sizes
-from bntheory.growth.infinite_width.given_vectors import Divided
+from bntheory.growth.infinite_width import (
+    affine,
+    batch_modes,
+    given_vectors,
+    joins,
+    kernels,
+    population,
+    positions,
+    sizes,
+)
 from bntheory.growth.infinite_width.population import Population
 from bntheory.growth.infinite_width.state import State, inexact, log_mean, two
 from bntheory.layers import BatchNorm, GroupNorm, LayerNorm, Shape
@@ -50,14 +58,13 @@ def batch_norm(layer: BatchNorm, state: State, shape: Shape) -> State | None:
         sampled = functools.cache(lambda: _normalized(layer, population.drawn(state), (1, 2)))
     else:
         sampled = None
-    divided = None
+    divided = given_vectors.divided(layer, state, shape)
     few = len(shape) == 3 and state.points <= batch_modes.MOST_POINTS and layer.gamma > 0
     if few and log_epsilon - log_variance < math.log(batch_modes.DOMINANT):
         log_q, blocks = _by_modes(state, math.exp(log_epsilon - log_variance))
         log_d, log_cross = two([block + log_gamma for block in blocks])
         normalized = dataclasses.replace(state, log_q=log_q + log_gamma, log_d=log_d, log_cross=log_cross)
-    elif len(shape) == 1 and given_vectors.pair_by_pair(state):
-        divided = Divided(state.log_d, layer.epsilon, log_gamma)
+    elif divided is not None:
         log_q, log_d = divided.activated((1.0, 1.0))
         normalized = dataclasses.replace(state, log_q=log_q, log_d=log_d)
     else:

@@ -7,6 +7,7 @@ import pytest
 
 from bntheory import activation, predict_growth
 from bntheory.growth.infinite_width import joins, population
+from bntheory.growth.infinite_width.batch_products import normalized_and_activated
 from bntheory.growth.infinite_width.moments import through
 from bntheory.growth.infinite_width.state import State, start
 from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool
@@ -31,13 +32,6 @@ def rectified(k):
     cosine = np.clip(k / np.outer(size, size), -1, 1)
     angle = np.arccos(cosine)
     return np.outer(size, size) * (np.sin(angle) + (math.pi - angle) * cosine) / (2 * math.pi)
-
-
-def normalized(k, epsilon):
-    """BatchNorm with the mean variance of the units."""
-    centre = np.eye(len(k)) - 1 / len(k)
-    k = centre @ k @ centre
-    return k / (np.trace(k) / len(k) + epsilon)
 
 
 def dense(k, fan_in, layer):
@@ -68,9 +62,13 @@ def test_a_concatenation_is_a_mixture_through_the_layers_after_it():
 
     layer = BatchNorm(0.1, training=True)
     after = through(layer, state, (8,), 10)
-    by_units = (3 * normalized(kernels[0], 0.1) + 5 * normalized(kernels[1], 0.1)) / 8
+    linear = activation("linear")
+    first, second = (normalized_and_activated(linear, k, 0.1) for k in kernels)
+    by_units = (3 * first + 5 * second) / 8
     np.testing.assert_allclose(kernel(after), by_units, rtol=1e-9, atol=1e-12)
-    assert np.abs(by_units - normalized(expected, 0.1)).max() > 0.01  # the kernel of both together would be wrong
+    assert (
+        np.abs(by_units - normalized_and_activated(linear, expected, 0.1)).max() > 0.01
+    )  # the kernel of both together would be wrong
 
     read = through(Dense(7, "lecun_normal", 0.3), bent, (8,), 11)
     np.testing.assert_allclose(kernel(read), kernel(bent) + 0.3, rtol=1e-12)

@@ -5,9 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy import integrate
 
 from bntheory import activation, from_json, mlp, predict_growth
 from bntheory.activations import KNOWN, Activation
+from bntheory.gaussian import homogeneous_product
 from bntheory.initializations import initialization
 from bntheory.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GroupNorm, LayerNorm, Pool
 from bntheory.networks import Residual, Sequential
@@ -37,6 +39,21 @@ def product_moment(phi, a, b, c):
     return total
 
 
+def normalized(k, epsilon, slopes=(1.0, 1.0)):
+    """Behind BatchNorm, adaptively: with weights e^{−t s²}, units have the covariances A (1 + 2tA/B)^{−1}."""
+    centre = np.eye(len(k)) - 1 / len(k)
+    a = centre @ k @ centre
+
+    def at(t):
+        damping = np.eye(len(k)) + 2 * t / len(k) * a
+        tilted = np.linalg.solve(damping, a)
+        size = np.sqrt(np.diag(tilted))
+        product = homogeneous_product(slopes, np.clip(tilted / np.outer(size, size), -1, 1)) * np.outer(size, size)
+        return math.exp(-epsilon * t) / math.sqrt(np.linalg.det(damping)) * product
+
+    return integrate.quad_vec(at, 0, math.inf, epsabs=1e-11, epsrel=1e-10)[0]
+
+
 def moved(layer, k, fan_in):
     """The covariance matrix E h_i h_j over units, after a layer."""
     if isinstance(layer, Dense):
@@ -47,9 +64,7 @@ def moved(layer, k, fan_in):
             new[i, j] = product_moment(layer.phi, k[i, i], k[j, j], k[i, j] / (size[i] * size[j]))
         return new
     if isinstance(layer, BatchNorm):
-        centre = np.eye(len(k)) - 1 / len(k)
-        k = centre @ k @ centre
-        return k / (np.trace(k) / len(k) + layer.epsilon)
+        return normalized(k, layer.epsilon)
     if isinstance(layer, LayerNorm):
         size = np.sqrt(np.diag(k) + layer.epsilon)
         return k / np.outer(size, size)
@@ -59,6 +74,7 @@ def moved(layer, k, fan_in):
 
 
 def recursion(sequence, k, width):
+    before, divided = None, k
     for layer in sequence.layers:
         if isinstance(layer, Residual):
             branch = yield from recursion(layer.branch, k, width)
@@ -67,8 +83,11 @@ def recursion(sequence, k, width):
         elif isinstance(layer, Sequential):
             k = yield from recursion(layer, k, width)
             continue
+        elif isinstance(before, BatchNorm) and getattr(layer, "homogeneous_slopes", None):
+            k = normalized(divided, before.epsilon, layer.homogeneous_slopes)
         else:
-            k = moved(layer, k, width)
+            divided, k = k, moved(layer, k, width)
+        before = layer
         yield k
         width = getattr(layer, "features", width)
     return k

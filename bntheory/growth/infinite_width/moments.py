@@ -5,7 +5,8 @@ With q_p and d_pp' as in `state`, over units and in logarithms:
     Dense, Conv  q' = σ_w² mean q + σ_b²       d' = σ_w² mean d       over the kernel (`positions`); the bias cancels
     Activation   q' = E φ(u)²                  d' = E (φ(u) − φ(v))²  (u, v) Gaussian: variances q, q', distance d
     BatchNorm    q' = (q_p − |mean|²)/(s + ε)  d' = d/(s + ε)         s = ½ mean d over all points of the batch
-                 by weights that it has divided, of few (`kernels`)
+                 by weights that it has divided, of few (`kernels`); over given vectors, and with the
+                 activation behind it, by the law of the variance (`given_vectors`)
     LayerNorm    over vectors, or the channels of a position; over images one s for all their points
                  q' = q_i/s_i²                 d' = [d − (s_i − s_j)² (1 + ε/(s_i s_j))]/(s_i s_j)    s_i² = q_i + ε
     GroupNorm    the same about the mean of a group of channels, which keeps 1/channels of a group of a channel's mean

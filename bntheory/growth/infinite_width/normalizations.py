@@ -32,8 +32,9 @@ SMALL_BATCH = 16  # below, BatchNorm's outputs over a batch lie on a sphere too 
 def batch_norm(layer: BatchNorm, state: State, shape: Shape) -> State | None:
     """(h − mean)/√(s² + ε) over the batch, times γ; in evaluation mode h γ/√(1 + ε).
 
-    With the mean of s² over units, at large batch; on maps of few positions by the modes of the covariances; units that
-    are not Gaussian are sampled. ValueError over a single number, or where ε and s² are both 0.
+    With the mean of s² over units, at large batch; over given vectors pair by pair, and on maps of few positions by the
+    modes of the covariances; units that are not Gaussian are sampled. ValueError over a single number, or where ε and
+    s² are both 0.
     """
     log_gamma = 2 * math.log(layer.gamma) if layer.gamma else -math.inf
     if not layer.training:

@@ -123,7 +123,7 @@ class State:
     flattened : whether units are those of several positions, so that those of one channel may be correlated;
     apart : whether units are Gaussian given few weights of their own; activations are sampled, from `population`;
     source : of a row of a convolution, that, for a BatchNorm of it;
-    divided : of a BatchNorm over given vectors, what it has divided, pair by pair, for the activation behind it;
+    divided : of a BatchNorm over given vectors, what it has divided, for the activation behind it;
     unlike : whether channels have numbers of their own that are not carried: γ and β, or zeros;
     features : (copies, points, features), whose products are the covariances of all images; None if not known;
     values : the given batch itself, (B, *shape), as long as no layer was random.

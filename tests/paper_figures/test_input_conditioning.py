@@ -4,9 +4,10 @@ import math
 import numpy as np
 import pytest
 
+from bntheory import predict_growth
 from paper_figures import appendix_claims
 from paper_figures import appendix_input_conditioning as figure
-from paper_figures.input_scales import effective_share, images
+from paper_figures.input_scales import effective_share, images, moments_by_layer, network
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -36,6 +37,18 @@ def test_spoiled_data_fail(data):
     for run in wrong["training"]["runs"]:
         run["test_accuracy"] = 0.9 - 0.1 * run["spread"]
     assert len(failures(wrong)) == len(figure.check(data))
+
+
+def test_the_figure_is_what_a_network_is_predicted_to_do():
+    """Mean 1 − cosine and the size of h, with BN, of the prediction and of the figure's own recursion."""
+    for spread in (0.0, 3.0):
+        inputs = images(spread).learn[:20]
+        growth = predict_growth(network("batch", 3, 8, classes=None), inputs)
+        for layer, products in enumerate(moments_by_layer(inputs, 3, batch_norm=True)):
+            size, root = np.diagonal(products), np.sqrt(np.diagonal(products))
+            cosines = (products / np.outer(root, root))[np.triu_indices(20, 1)]
+            assert math.isclose(math.exp(growth.log_second_moment[3 * layer]), size.mean(), rel_tol=1e-11)
+            assert math.isclose(math.exp(growth.log_cosine_distance[3 * layer]), np.mean(1 - cosines), rel_tol=1e-9)
 
 
 def test_gains_of_many_samples_leave_the_share_that_the_law_says():

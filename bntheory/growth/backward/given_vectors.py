@@ -55,7 +55,8 @@ def _covariances(given: np.ndarray, divided: Divided, slopes: tuple[float, float
 
 def _integrated(given: np.ndarray, divided: Divided, slopes: tuple[float, float], nodes: np.ndarray) -> np.ndarray:
     """What some nodes of t contribute to X_1 − 2 X_2/B + X_3/B²."""
-    weight, time, axes = np.exp(divided.log_weights[nodes]), TIMES[nodes] / len(given), divided.modes[1]
+    weight, axes = np.exp(divided.log_weights[nodes]), divided.modes[1]
+    time = TIMES[nodes] * divided.share / len(given)
     a = (axes * divided.damped(TIMES[nodes])[:, None, :]) @ axes.T
     m, kinks = _slopes(given, a, slopes)
     result = np.tensordot(weight, m, axes=1) - np.diag(weight @ kinks)

@@ -46,6 +46,9 @@ class Moments(NamedTuple):
 class Divided:
     """Units over a batch of vectors, as a BatchNorm divides them.
 
+    Of sizes up to 1e14 apart: what is smaller beside the largest counts as equal, up to its size. Distances below 1e-7
+    of these sizes keep their size behind BN, but for a factor of order 1.
+
     Attributes
     ----------
     log_d : ndarray, (B, B)
@@ -61,18 +64,27 @@ class Divided:
     log_gain: float = 0.0
 
     @functools.cached_property
+    def log_variance(self) -> float:
+        """ln E s², over which z² is taken below."""
+        return log_mean(self.log_d) - math.log(2)
+
+    @functools.cached_property
     def log_scale(self) -> float:
-        """ln (E s² + ε), over which z² and ε are taken below; ValueError if it is 0."""
-        log_epsilon = math.log(self.epsilon) if self.epsilon else -math.inf
-        log_scale = float(np.logaddexp(log_mean(self.log_d) - math.log(2), log_epsilon))
+        """ln (E s² + ε), over which s² and ε are taken; ValueError if it is 0."""
+        log_scale = float(np.logaddexp(self.log_variance, self._log_epsilon))
         if log_scale == -math.inf:
             raise ValueError("BatchNorm with epsilon=0 divides by zero: all inputs of the batch look the same here")
         return log_scale
 
     @functools.cached_property
+    def share(self) -> float:
+        """E s²/(E s² + ε)."""
+        return math.exp(self.log_variance - self.log_scale)
+
+    @functools.cached_property
     def modes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues of A/B and the axes, (B, modes), one mode fewer than there are different inputs."""
-        log_d = self.log_d - self.log_scale
+        """Eigenvalues of A/B, of sum 1, and the axes, (B, modes): a mode fewer than there are different inputs."""
+        log_d = self._relative
         distinct, copies = np.unique(np.isneginf(log_d).argmax(axis=1), return_inverse=True)
         factor = _root(np.exp(log_d[np.ix_(distinct, distinct)]))[copies]
         axes, size, _ = np.linalg.svd(factor - factor.mean(axis=0), full_matrices=False)
@@ -82,12 +94,22 @@ class Divided:
     @functools.cached_property
     def log_weights(self) -> np.ndarray:
         """Of E 1/(s² + ε), at all `TIMES`."""
-        damping = np.log1p(2 * np.multiply.outer(TIMES, self.modes[0])).sum(axis=1) / 2
-        return LOG_WEIGHTS - math.exp(-self.log_scale) * self.epsilon * TIMES - damping
+        damping = np.log1p(2 * self.share * np.multiply.outer(TIMES, self.modes[0])).sum(axis=1) / 2
+        return LOG_WEIGHTS - math.exp(self._log_epsilon - self.log_scale) * TIMES - damping
+
+    @property
+    def _relative(self) -> np.ndarray:
+        """ln of distances over E s²; of inputs that are all equal, as they are."""
+        return self.log_d - self.log_variance if math.isfinite(self.log_variance) else self.log_d
+
+    @property
+    def _log_epsilon(self) -> float:
+        return math.log(self.epsilon) if self.epsilon else -math.inf
 
     def damped(self, times: np.ndarray) -> np.ndarray:
         """Eigenvalues of A_t, (times, modes)."""
-        return len(self.log_d) * self.modes[0] / (1 + 2 * np.multiply.outer(times, self.modes[0]))
+        modes = self.modes[0]
+        return len(self.log_d) * modes / (1 + 2 * self.share * np.multiply.outer(times, modes))
 
     def activated(self, slopes: tuple[float, float]) -> Moments:
         """Moments of φ(y), φ with one slope on the right of 0 and one on the left; equal slopes: of y itself.
@@ -107,11 +129,12 @@ class Divided:
             d = np.maximum(d - (a - b) ** 2 / math.pi * (weight @ bend), 0)
         log_d = np.full_like(self.log_d, -math.inf)
         log_d[first, second] = positions.log(d) + self._off(first, second, apart)
-        return Moments(positions.log(q) + self.log_gain, np.maximum(log_d, log_d.T) + self.log_gain)
+        log_gain = self.log_variance - self.log_scale + self.log_gain
+        return Moments(positions.log(q) + log_gain, np.maximum(log_d, log_d.T) + log_gain)
 
     def _off(self, first: np.ndarray, second: np.ndarray, apart: np.ndarray) -> np.ndarray:
         """By how much distances are above those of the modes: small ones are known better than they are there."""
-        known = self.log_d[first, second] - self.log_scale
+        known = self._relative[first, second]
         found = positions.log(self.damped(np.zeros(1))[0] @ apart)
         return np.subtract(known, found, out=np.zeros_like(known), where=np.isfinite(known) & np.isfinite(found))
 

@@ -76,6 +76,17 @@ def test_inputs_that_are_nearly_equal_remain_apart_in_proportion(gap):
         assert abs(ratio) < 1e-3 if gap > 1e-8 else abs(ratio) < 1  # the size, but no longer the direction
 
 
+def test_without_epsilon_no_scale_matters_and_with_it_a_small_one_does():
+    log_d = log_distances(UNEQUAL)
+    law = Divided(log_d).activated(RELU)
+    for shift in (-1e5, 1e5):
+        shifted = Divided(log_d + shift).activated(RELU)
+        np.testing.assert_allclose(shifted.log_q, law.log_q, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(shifted.log_d, law.log_d, rtol=0, atol=1e-9)
+    small = Divided(log_d - 1e5, 0.1).activated(LINEAR)  # C/ε
+    np.testing.assert_allclose(small.log_d, log_d - 1e5 - math.log(0.1), rtol=0, atol=1e-9)
+
+
 def test_a_batch_that_looks_the_same_is_an_error_only_without_epsilon():
     same = np.full((3, 3), -math.inf)
     with pytest.raises(ValueError, match="epsilon=0 divides by zero"):

@@ -45,6 +45,7 @@ from bntheory.growth.infinite_width import (
     positions,
     transposed,
 )
+from bntheory.growth.infinite_width.given_vectors import Divided
 from bntheory.growth.infinite_width.state import State, log_mean
 from bntheory.layers import (
     Affine,
@@ -274,19 +275,35 @@ def _batch_norm(layer: BatchNorm, before: State, after: State, shape: Shape, cor
             units = few.sampled(gradient, source, epsilon) if source is not None else None
             through = _on_a_field(gradient, covariances.single(y), copies, log_factor, lost)
             return dataclasses.replace(through, weights=weights, units=units)
-        phi, past = (above.phi, above.given) if above is not None else (Activation("linear"), gradient)
-        assert phi is not None and past is not None
-        factor = above.factor if above is not None else 1.0
-        if divided is not None and batch > 2 and (slopes := phi.homogeneous_slopes) is not None:
-            return pulled_back(past, divided, slopes, _log_square(layer.gamma * factor))
-        rule = batch_norm.pullback(phi, log_distance, batch, layer.epsilon, layer.gamma * factor)
-        total = float(np.mean(past.points))
-        value = rule.on_total * total + rule.on_mean * past.mean_part / batch
-        links = covariances.zero_sum(points, copies)
-        before_scale = Gradient(np.full(points, value), past.log_scale, links, evenness=gradient.evenness)
-        return scaled(before_scale, 1.0, rule.log_scale)
+        return _over_vectors(layer, gradient, divided, log_distance, before)
 
     return back
+
+
+def _over_vectors(
+    layer: BatchNorm, gradient: Gradient, divided: Divided | None, log_distance: float, before: State
+) -> Gradient:
+    """With the activation behind it: pair by pair, or of vectors that are alike."""
+    above, batch = gradient.above, before.batch
+    phi, past = (above.phi, above.given) if above is not None else (Activation("linear"), gradient)
+    assert phi is not None and past is not None
+    gamma = layer.gamma * (above.factor if above is not None else 1.0)
+
+    def alike(phi: Activation, past: Gradient) -> Gradient:
+        rule = batch_norm.pullback(phi, log_distance, batch, layer.epsilon, gamma)
+        value = rule.on_total * float(np.mean(past.points)) + rule.on_mean * past.mean_part / batch
+        links = covariances.zero_sum(before.points, before.copies)
+        made = Gradient(np.full(before.points, value), past.log_scale, links, evenness=gradient.evenness)
+        return scaled(made, 1.0, rule.log_scale)
+
+    if divided is None or batch == 2:
+        return alike(phi, past)
+    if (slopes := phi.homogeneous_slopes) is not None:
+        return pulled_back(past, divided, slopes, _log_square(gamma))
+    # what y has to do with φ′(y) is taken from vectors that are alike
+    bent, straight = (one.log_total(1) for one in (alike(phi, past), alike(Activation("linear"), gradient)))
+    beside = bent - straight if math.isfinite(bent) and math.isfinite(straight) else 0.0
+    return pulled_back(gradient, divided, (1.0, 1.0), _log_square(gamma) + beside)
 
 
 def _on_a_field(gradient: Gradient, y: Blocks, copies: float, log_factor: float, lost: float) -> Gradient:

@@ -10,7 +10,7 @@ from bntheory.growth.backward.given_vectors import pulled_back
 from bntheory.growth.backward.gradient_rows import Gradient
 from bntheory.growth.infinite_width.batch_norm import growth_rate, pullback
 from bntheory.growth.infinite_width.given_vectors import Divided
-from simulations import statistics
+from simulations import simulate_growth, statistics
 
 SLOPES = {"relu": (1.0, 0.0), "linear": (1.0, 1.0), "leaky_relu(-0.5)": (1.0, -0.5)}
 
@@ -102,3 +102,13 @@ def test_deep_networks_explode_at_the_rate_of_inputs_that_are_alike():
     assert growth.log_cosine_distance[180] == pytest.approx(
         predict_growth(net, batch_size=64).log_cosine_distance[180], abs=1e-3
     )
+
+
+def test_smooth_activations_take_the_sizes_of_vectors_into_account():
+    """As drawn networks of width 2048 have it, within e^0.3; the rule of vectors that are alike is e^1.2 off."""
+    inputs = np.random.default_rng(3).standard_normal((8, 16)) * np.array([10, 1, 1, 3, 0.3, 1, 5, 2])[:, None]
+    net = mlp(1, 2048, "tanh", batch_norm=True, input_width=16)
+    drawn = simulate_growth(net, trials=40, inputs=inputs, seed=2).log_gradient[:, 1]
+    assert abs(predict_growth(net, inputs).log_gradient[1] - math.log(np.exp(drawn).mean())) < 0.3
+    even = np.random.default_rng(3).standard_normal((8, 16)) * math.sqrt(np.mean(inputs**2))
+    assert abs(predict_growth(net, even).log_gradient[1] - math.log(np.exp(drawn).mean())) > 1

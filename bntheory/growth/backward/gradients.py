@@ -96,8 +96,8 @@ def pullback(layer: Any, before: State, after: State, shape: Shape, correlated: 
     for channels, state in before.parts:
         own = layer.of(start, start + channels) if isinstance(layer, Affine) else layer
         read = shape if groups > 1 else (channels, *shape[1:])
-        state = dataclasses.replace(state, divided=None)  # of its own input
-        back, start = rule(own, state, state, read, correlated), start + channels
+        after = dataclasses.replace(state, divided=None)  # what the layer itself makes of it is not at hand
+        back, start = rule(own, state, after, read, correlated), start + channels
         parts.append(joins.Channels(channels, channels * made // shape[0], back))
     return joins.by_channels(parts)
 

@@ -140,9 +140,13 @@ class Divided:
 
 
 def divided(layer: BatchNorm, state: State, shape: Shape) -> Divided | None:
-    """What a BatchNorm of Gaussian units divides; None unless over given vectors, and not too many of them."""
+    """What a BatchNorm of Gaussian units divides; None unless over given vectors, and not too many of them.
+
+    Nor if it reads another one, whose variances are all the same.
+    """
     given = len(shape) == 1 and state.copies == 1 and 1 < state.points <= MOST_VECTORS
-    if not given or state.log_d is None or not state.gaussian or state.mixed or state.apart:
+    known = state.gaussian and state.divided is None and not (state.mixed or state.apart)
+    if not given or not known or state.log_d is None:
         return None
     return Divided(state.log_d, layer.epsilon, 2 * math.log(layer.gamma) if layer.gamma else -math.inf)
 

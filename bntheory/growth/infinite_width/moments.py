@@ -106,7 +106,7 @@ def through(layer: Any, state: State, shape: Shape, row: int) -> State | None:
         state = dataclasses.replace(state, features=None)
     if state.source is not None and not isinstance(layer, BatchNorm):
         state = dataclasses.replace(state, source=None)
-    if state.divided is not None and not isinstance(layer, (Activation, Affine)):
+    if state.divided is not None and not isinstance(layer, (Activation, Affine, BatchNorm)):
         state = dataclasses.replace(state, divided=None)
     if state.parts and by_channels(layer):
         return _by_parts(layer, state, shape, row)

@@ -33,7 +33,7 @@ def covariances(back):
 @pytest.mark.parametrize("name", SLOPES)
 @pytest.mark.parametrize("epsilon", [0.0, 0.4])
 def test_units_one_by_one(name, epsilon):
-    """400,000 units of 9 inputs 30 times apart, and gradients of any covariances, the same for all; false-alarm 1e-6.
+    """200,000 units of 9 inputs 30 times apart, and gradients of any covariances, the same for all; false-alarm 1e-6.
 
     Gradients are independent of units: E over them is taken at their covariances G, at every unit.
     """
@@ -41,7 +41,7 @@ def test_units_one_by_one(name, epsilon):
     factor = rng.standard_normal((9, 12)) * np.geomspace(0.2, 6, 9)[:, None]
     given = rng.standard_normal((9, 9)) / np.geomspace(1, 4, 9)[:, None]
     sums = []
-    for _ in range(40):
+    for _ in range(20):
         z = rng.standard_normal((10_000, 12)) @ factor.T
         z -= z.mean(axis=1, keepdims=True)
         variance = np.mean(z**2, axis=1)[:, None, None] + epsilon
@@ -53,7 +53,7 @@ def test_units_one_by_one(name, epsilon):
     found = covariances(
         pulled_back(gradient(given @ given.T), Divided(log_distances(factor), epsilon), SLOPES[name], 0)
     )
-    off = np.abs(found - mean * math.exp(0.3)) / statistics.tolerance(error * math.exp(0.3), 1e-6, 45, 39)
+    off = np.abs(found - mean * math.exp(0.3)) / statistics.tolerance(error * math.exp(0.3), 1e-6, 45, 19)
     assert off.max() < 1, off.max()
     np.testing.assert_allclose(found.sum(axis=0), 0, atol=1e-12 * found.max())
 

@@ -162,3 +162,9 @@ def test_larger_batches_than_are_taken_pair_by_pair_take_the_mean_of_the_varianc
     for inputs, products in ((some, exact), (x, centred @ centred.T)):
         found = predict_growth(net, inputs).log_cosine_distance[-1]
         assert math.exp(found) == pytest.approx(one_less_cosine(products), rel=1e-9)
+
+
+def test_a_second_bn_leaves_what_the_first_has_made():
+    layers = Dense(20), BatchNorm(1e-9), BatchNorm(1e-9)
+    growth = predict_growth(Sequential(layers, (16,)), UNEQUAL)
+    assert growth.log_cosine_distance[3] == pytest.approx(growth.log_cosine_distance[2], abs=1e-6)

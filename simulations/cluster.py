@@ -47,13 +47,19 @@ def connected(address: str) -> Iterator[Cluster]:
         from distributed import Client
     except ModuleNotFoundError:
         raise ModuleNotFoundError('Dask is missing: pip install "bntheory[cluster]"') from None
-    log = logging.getLogger("distributed.client")
+    with _quiet("distributed.client"), _quiet("tornado.application"), _client(Client, address) as client:
+        _check_alike(client, address)
+        yield Cluster(client.get_executor(pure=False), sum(client.nthreads().values()))
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without the logger's words: tracebacks of what is said here in a line."""
+    log = logging.getLogger(name)
     level = log.level
-    log.setLevel(logging.CRITICAL)  # it would tell in tracebacks what is said here in a line
+    log.setLevel(logging.CRITICAL)
     try:
-        with _client(Client, address) as client:
-            _check_alike(client, address)
-            yield Cluster(client.get_executor(pure=False), sum(client.nthreads().values()))
+        yield
     finally:
         log.setLevel(level)
 

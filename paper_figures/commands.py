@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bntheory.commands import input_option
+from bntheory.commands import input_option, writable
 
 SCALES = ("quick", "standard", "full")
 OPTIONS = (
@@ -26,7 +26,7 @@ def _common(command: click.decorators.FC) -> click.decorators.FC:
 @click.argument("names", nargs=-1)
 @click.option("--out", metavar="DIR", default=".", show_default=True, help="Folder for the pictures.")
 @click.option("--check", "judge", is_flag=True, help="Judge the paper's claims; without names, of all figures.")
-@click.option("--claims", "table", metavar="FILE", help="Write the judged claims as a Markdown table.")
+@click.option("--claims", "table", metavar="FILE", callback=writable, help="Write judged claims as a Markdown table.")
 @_common
 def figures(
     names: tuple[str, ...], out: str, judge: bool, table: str | None, seed: int, scale: str, device: str
@@ -34,6 +34,7 @@ def figures(
     """Compute, check and draw figures of the paper; without names, list them."""
     from pathlib import Path
 
+    from bntheory import arguments
     from paper_figures.claims import claims, markdown
     from paper_figures.report import FIGURES, SCALES, make_figure
     from simulations.training.devices import resolve
@@ -42,6 +43,8 @@ def figures(
     if not names and not judge:
         click.echo("\n".join(FIGURES))
         return 0
+    for name in names:
+        arguments.choice("figure", name, FIGURES)  # all, before the first is made
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     numbers, passed = {}, True
@@ -67,9 +70,9 @@ def figures(
 HEAD = """# The paper's claims
 
 "Understanding Batch Normalization" (Bjorck, Gomes, Selman, Weinberger 2018, arXiv:1806.02375v4), claim by claim. The
-paper's values are read by eye off its figures; ours are of networks on Fashion-MNIST (figure 5: the digits of
-scikit-learn), the paper's on CIFAR-10. Rows of later and of related work are not the paper's. Made by
-`bntheory figures --check --claims docs/claims.md`.
+paper's values are read by eye off its figures; ours are of networks on Fashion-MNIST where it is installed, otherwise,
+in figure 5 and where a row says so of the digits of scikit-learn, the paper's of CIFAR-10. Rows of later and of related
+work are not the paper's. Made by `bntheory figures --check --claims docs/claims.md`.
 """
 
 

@@ -1,3 +1,4 @@
+import click
 import numpy as np
 import pytest
 
@@ -112,3 +113,14 @@ def test_the_command_fails_with_a_claim(tmp_path, monkeypatch, capsys):
 def test_without_names_figures_are_listed(capsys):
     assert run() == 0
     assert capsys.readouterr().out.split() == list(report.FIGURES)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("figure8", "figur5"), "did you mean figure5"), (("figure8", "--claims", "no/claims.md"), "there is no folder")],
+)
+def test_what_cannot_be_made_or_written_is_refused_before_anything_is(tmp_path, monkeypatch, words, said):
+    monkeypatch.setattr(figure8, "compute", lambda **sizes: pytest.fail("a figure was made"))
+    with pytest.raises((ValueError, click.UsageError), match=said):
+        run(*words, "--out", str(tmp_path / "pictures"))
+    assert not list(tmp_path.iterdir())

@@ -208,8 +208,9 @@ class Largest:
 
     def __str__(self) -> str:
         each = ", ".join(f"{rate:.3g}" if rate else "none" for rate in self.rates)
-        mean = f"{self.geometric_mean:.3g}" if self.geometric_mean else "–"
-        return f"{'≥ ' if self.beyond else ''}{mean}  ({each})"
+        if self.geometric_mean:
+            return f"{'≥ ' if self.beyond else ''}{self.geometric_mean:.3g}  ({each})"
+        return f"–  ({each}{'; may be larger' if self.beyond else ''})"
 
 
 class SweepResult:

@@ -66,6 +66,14 @@ def test_an_interrupted_sweep_says_what_may_lie_above_and_gives_no_ratio(result,
     assert result.ratios() == [] and "with BatchNorm ×" not in result.table()
 
 
+def test_where_no_rate_will_do_it_is_said_whether_all_were_tried(result):
+    none, _ = result.largest(lambda run: run["norm"] == "all")
+    assert str(none) == "–  (none, none)"
+    result.runs = [run for run in result.runs if run["learning_rate"] < 0.02]
+    none, every = result.largest(lambda run: run["norm"] == "all")
+    assert str(none) == "–  (none, none; may be larger)" and str(every) == "≥ 0.01  (0.01, 0.01)"
+
+
 def test_what_is_printed_and_written(result):
     text = result.table()
     assert "BN none" in text and "≥ 0.3" in text and "with BatchNorm × 21.2" in text

@@ -188,6 +188,8 @@ def writable(ctx: click.Context, option: click.Parameter, path: str | None) -> s
         raise click.BadParameter(f"{path!r} must be the name of a file", ctx, option)
     if not target.parent.is_dir():
         raise click.BadParameter(f"cannot write {path!r}: there is no folder {str(target.parent)!r}", ctx, option)
+    if not os.access(target.parent, os.W_OK):
+        raise click.BadParameter(f"cannot write {path!r}: no files may be made in {str(target.parent)!r}", ctx, option)
     if option.name == "plot_file" and target.suffix not in PICTURES:
         raise click.BadParameter(f"{path!r} must end in {', '.join(PICTURES)}", ctx, option)
     return path

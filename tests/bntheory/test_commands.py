@@ -244,6 +244,12 @@ def test_bad_arguments_get_one_line_and_status_2(run, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_takes_no_files_is_refused_before_any_work(run, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    status, _, err = run("growth", "--depth", "100000000", "--json", "numbers.json")
+    assert status == 2 and "cannot write 'numbers.json': no files may be made in '.'" in err
+
+
 def test_a_refused_description_file_is_named(run, tmp_path):
     (tmp_path / "net.json").write_text('{"type": "Sequentiel"}')
     status, _, err = run("growth", "--net", "net.json")

@@ -44,6 +44,31 @@ def test_equal_sizes_and_angles_are_the_exchangeable_batch(epsilon, batch):
     assert math.isclose(2 * (found[0, 0] - found[0, 1]), math.exp(known.log_distance), rel_tol=2e-12)
 
 
+@pytest.mark.parametrize("phi", [RELU, LINEAR, LEAKY], ids=str)
+@pytest.mark.parametrize("epsilon", [0.0, 1e-5, 0.3, 30.0])
+@pytest.mark.parametrize(
+    "factor", [[3.0, -1.0], [1.0, 2.0, 3.0, -1.0], [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]], ids=len
+)
+def test_one_direction_is_known_in_closed_form(phi, epsilon, factor):
+    """z = f x, x normal, as of any two inputs: y = ±(f − mean)/s but for ε, E x²/(x² + k²) by erfcx, k = √ε/s.
+
+    At ε = 0 rounding δ = 1e-15 of the other directions counts as √δ, unless there are none.
+    """
+    centred = np.array(factor) - np.mean(factor)
+    k = math.sqrt(epsilon / np.mean(centred**2))
+    share = 1 - k * math.sqrt(math.pi / 2) * special.erfcx(k / math.sqrt(2))
+    y = centred / centred.std()
+    expected = share * sum(np.outer(phi.phi(sign * y), phi.phi(sign * y)) for sign in (1, -1)) / 2
+    found = normalized_and_activated(phi, np.outer(factor, factor), epsilon)
+    allowed = 2e-12 if epsilon or len(factor) == 2 else 3e-8
+    np.testing.assert_allclose(found, expected, rtol=0, atol=allowed * expected.max())
+
+
+def test_any_two_inputs_are_plus_and_minus_one():
+    for covariance in (np.eye(2), np.diag([1.0, 9.0]), np.array([[4.0, 1.9], [1.9, 1.0]])):
+        np.testing.assert_allclose(normalized_and_activated(RELU, covariance), np.eye(2) / 2, rtol=0, atol=1e-12)
+
+
 def test_one_input_far_above_all_others_stands_alone():
     """It is ±√(B−1), the others ∓1/√(B−1): all but in a share of units of a few times 10⁻⁶, its size below theirs."""
     found = normalized_and_activated(RELU, np.diag([1e12, 1.0, 2.0, 3.0, 4.0]))

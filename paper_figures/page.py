@@ -25,7 +25,6 @@ table { border-collapse: collapse; width: 100%; font-size: .875rem; line-height:
 th, td { text-align: left; vertical-align: top; overflow-wrap: break-word;
   padding: .4rem .9rem .4rem 0; border-bottom: 1px solid #ddd; }
 thead th { border-bottom: 2px solid #8c959f; }
-.checks { min-width: 30rem; }
 td.number, .checks td.ok, .checks td.failed { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .ok { color: #006b4e; } .failed { color: #a83a00; font-weight: bold; }
 .verdict { display: inline-block; padding: .25rem .75rem; border-radius: 1rem; background: #f6f8fa; font-weight: 600; }
@@ -33,10 +32,13 @@ td.number, .checks td.ok, .checks td.failed { font-variant-numeric: tabular-nums
 .claims p { margin: .2rem 0 0; color: #444; }
 .claims td:last-child { min-width: 6.5rem; }
 .open { color: #444; }
-@media (max-width: 44rem) { h1 { font-size: 1.45rem; } .claims thead { display: none; }
-  .claims tr { display: block; padding: .6rem 0; border-bottom: 1px solid #ddd; }
-  .claims td { display: block; border: 0; padding: .1rem 0; }
-  .claims td[data-label]::before { content: attr(data-label) ": "; color: #444; } }
+.runs { margin-top: .75rem; font-size: .875rem; color: #444; } .runs p { margin: 0; }
+.runs ul { margin: .25rem 0 0; padding-left: 1.25rem; }
+@media (max-width: 44rem) { h1 { font-size: 1.45rem; } thead { display: none; }
+  tr { display: block; padding: .6rem 0; border-bottom: 1px solid #ddd; }
+  td { display: block; border: 0; padding: .1rem 0; }
+  td[data-label]::before { content: attr(data-label) ": "; color: #444; }
+  .checks tr { padding: .4rem 0; } .checks td:not(:first-child) { display: inline-block; margin-right: .9rem; } }
 footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid #d0d7de; font-size: .875rem; color: #444; }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; }
   img { max-width: 30rem; break-inside: avoid; } tr, figure { break-inside: avoid; } h2 { break-after: avoid; }
@@ -50,8 +52,8 @@ def page(results: dict[str, Any], pictures: dict[str, bytes], explorer: str) -> 
     Parameters
     ----------
     results : dict
-        As in results.json: settings, versions, and title, text, checks, seconds of every figure, and of "own", the
-        user's network, or None.
+        As in results.json: settings, versions, and title, text, checks, runs, seconds of every figure, and of "own",
+        the user's network, or None.
     pictures : dict
         PNG of every figure; "your_network" of the user's.
     explorer : str
@@ -136,15 +138,24 @@ def _figure(name: str, figure: dict[str, Any], picture: bytes) -> str:
 <thead><tr><th>check</th><th>expected</th><th>got</th><th aria-label="verdict"></th></tr></thead>
 <tbody>{rows}</tbody>
 </table></div>
-</section>
+{_runs(figure["runs"])}</section>
 """
+
+
+def _runs(runs: list[dict[str, str]]) -> str:
+    """When and how results were made that are not made anew."""
+    if not runs:
+        return ""
+    items = "".join(f"<li>{escape(run['date'])}: <code>{escape(run['command'])}</code></li>" for run in runs)
+    what = "What is not made anew here, but kept as data, was made by:"
+    return f"<div class='runs'><p>{what}</p><ul>{items}</ul></div>\n"
 
 
 def _row(check: dict[str, Any]) -> str:
     word = "ok" if check["passed"] else "failed"
     return (
-        f"<tr><td>{escape(check['what'])}</td><td class='number'>{escape(check['expected'])}</td>"
-        f"<td class='number'>{check['got']:.4g}</td><td class='{word}'>{word}</td></tr>\n"
+        f"<tr><td>{escape(check['what'])}</td><td class='number' data-label='expected'>{escape(check['expected'])}</td>"
+        f"<td class='number' data-label='got'>{check['got']:.4g}</td><td class='{word}'>{word}</td></tr>\n"
     )
 
 

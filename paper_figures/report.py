@@ -18,6 +18,7 @@ from typing import Any
 
 from bntheory import arguments
 from paper_figures.checks import Check
+from paper_figures.values import runs_of
 from simulations.ensemble import cores
 from simulations.processes import processes
 from simulations.training.devices import one_torch_thread, resolve
@@ -128,6 +129,7 @@ def _own_network(folder: Path, model: str, sizes: tuple[int, ...] | None, data: 
         "title": own_network.title(found),
         "text": own_network.text(found),
         "checks": [check._asdict() for check in own_network.check(found)],
+        "runs": [],
         "seconds": round(time.perf_counter() - start, 1),
         "numbers": found["result"].to_dict(),
     }
@@ -194,6 +196,7 @@ def make_figure(name: str, folder: Path, seed: int = 0, device: str = "cpu", **s
         "title": script.TITLE,
         "text": script.TEXT,
         "checks": [check._asdict() for check in checks],
+        "runs": runs_of(name),
         "seconds": round(time.perf_counter() - start, 1),
         "numbers": data,
     }

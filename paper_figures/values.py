@@ -6,6 +6,16 @@ import json
 from importlib import resources
 from typing import Any
 
+RESULTS = {  # that a figure shows, or holds its own beside
+    "figure1": ("fashion_training",),
+    **dict.fromkeys(("figure2", "figure6", "table1"), ("initialization_probes",)),
+    **dict.fromkeys(("figure3", "figure4"), ("step_probes",)),
+    "appendix_learning_rates": ("digits_sweep", "digits_sweep_110", "fashion_sweep"),
+    "appendix_last_layer": ("digits_sweep", "digits_sweep_110", "digits_sweep_last", "digits_sweep_last_110"),
+    "appendix_trained_networks": ("trained_networks",),
+    "appendix_input_conditioning": ("input_conditioning",),
+}
+
 
 def paper_values() -> dict[str, Any]:
     """Return what the paper's figures, table and text say, figure by figure.
@@ -50,6 +60,23 @@ def committed(name: str) -> dict[str, Any]:
     11
     """
     return _content(f"results/{name}.json")
+
+
+def runs_of(figure: str) -> list[dict[str, str]]:
+    """Return "date" and "command" of every run whose results a figure takes from the committed ones.
+
+    Examples
+    --------
+    >>> [run["command"] for run in runs_of("appendix_trained_networks")]
+    ['python tests/benchmarks/trained_networks.py']
+    >>> runs_of("figure8")
+    []
+    """
+    found = []
+    for result in map(committed, RESULTS.get(figure, ())):
+        runs = [result] if "command" in result else result["runs"]
+        found += [{"date": result["date"], "command": run["command"]} for run in runs]
+    return found
 
 
 def _content(name: str) -> dict[str, Any]:

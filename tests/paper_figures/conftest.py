@@ -37,6 +37,9 @@ def address(explored, tmp_path_factory):
         "title": "Figure 8: products",
         "text": "What it shows. How it was made.",
         "checks": [check],
+        "runs": [
+            {"date": "2026-11-26", "command": "bntheory sweep --learning-rates 0.001,0.003,0.01,0.03,0.1,0.3,1,3"}
+        ],
         "seconds": 1.0,
     }
     keys = ("figure", "what", "paper", "theory", "ours", "verdict", "explanation")

@@ -246,6 +246,8 @@ def test_the_page_fits_and_needs_nothing_but_itself(browser, shown, width):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     shown()
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    ends = "return Array.from(document.querySelectorAll('td, code'), (one) => one.getBoundingClientRect().right)"
+    assert max(browser.execute_script(ends)) <= width  # and nothing is to be found by scrolling tables
     images = browser.find_elements("tag name", "img")
     complete = "return Array.from(document.images, (image) => image.complete && image.naturalWidth > 0)"
     assert len(images) == 2 and all(browser.execute_script(complete))

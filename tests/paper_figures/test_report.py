@@ -90,6 +90,13 @@ def test_claims_come_first_and_name_what_was_not_tested(folder):
     assert all(claim["what"] in html.unescape(text) for claim in found) and len(found) > len(training_claims.OPEN)
 
 
+def test_the_page_says_when_and_by_which_command_what_is_kept_was_made(folder):
+    text = html.unescape((folder / "report.html").read_text(encoding="utf-8"))
+    place = text.index('id="figure2"')  # of those here the only one with kept results
+    run = "2026-11-26: <code>python tests/benchmarks/initialization_probes.py --draws 11</code>"
+    assert text.count("<code>") == 1 and place < text.index(run) < text.index("</section>", place)
+
+
 def test_results_are_strict_json_with_checks_and_settings(folder):
     def refuse(word):
         raise AssertionError(f"{word} in JSON")

@@ -1,6 +1,9 @@
 import json
+import re
+from importlib import resources
 
-from paper_figures.values import paper_values
+from paper_figures.report import FIGURES as SCRIPTS
+from paper_figures.values import RESULTS, paper_values, runs_of
 
 FIGURES = {*(f"figure{number}" for number in range(1, 9)), "table1", "text_claims"}
 
@@ -33,3 +36,14 @@ def test_figure8_and_figure1_values():
     values = paper_values()
     assert values["figure8"]["first_bin_counts"] == {"one": 270, "three": 2150, "five": 3830}
     assert values["figure1"]["test_accuracy_end_percent"]["bn_lr0.1"] == 93.2
+
+
+def test_results_are_named_where_they_are_used_with_date_and_command():
+    files = resources.files("paper_figures")
+    names = {path.name.removesuffix(".json") for path in files.joinpath("results").iterdir()}
+    for script in SCRIPTS:
+        used = names & set(re.findall(r'"(\w+)"', files.joinpath(f"{script}.py").read_text(encoding="utf-8")))
+        assert used == set(RESULTS.get(script, ())), script
+    commands = [run["command"] for run in runs_of("figure1")]
+    assert len(commands) == 6 and all(command.startswith("bntheory train --preset standard") for command in commands)
+    assert {run["date"] for run in runs_of("appendix_learning_rates")} == {"2026-11-26"}

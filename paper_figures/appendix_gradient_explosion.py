@@ -289,7 +289,7 @@ def _table(axes: Axes, data: dict[str, Any]) -> None:
     cells = [(*one, "", *other) for one, other in zip(rows[:half], [*rows[half:], ("",) * 3], strict=False)]
     axes.axis("off")
     heads = ("rise of ln gradient²", "theory", "drawn ± error")
-    widths = (0.25, 0.08, 0.15)
+    widths = (0.265, 0.08, 0.145)
     table = axes.table(
         cells, colLabels=(*heads, "", *heads), colWidths=(*widths, 0.02, *widths), cellLoc="left", colLoc="left",
         loc="center", edges="horizontal",

@@ -28,11 +28,12 @@ TEXT = (
     "Every image times a gain e^(σξ), ξ standard normal, as light and sensors in the wild have it (after Borthakur, "
     "Cleland 2019, Signal conditioning for learning in the wild). Without normalization sizes stay spread through all "
     "layers, and the gradient of a batch is that of its few largest images. Dividing each image by its own size "
-    "removes all of it. BN is no replacement: it divides by what the largest images of a batch set. Small ones stay "
-    "smaller, and as the mean is subtracted become nearly equal to one another, from which only many layers recover; "
-    "they have as little part in the gradient. Trained with BN, networks do worse than without any normalization, in "
-    "their batches, and more so when evaluated, where the running variance replaces that of the batch. Accuracies are "
-    "at the best of eight learning rates, chosen on the same test images."
+    "removes all of it (what dots have beside its lines is of finite width). BN is no replacement: it divides by what "
+    "the largest images of a batch set. Small ones stay smaller, and as the mean is subtracted become nearly equal to "
+    "one another, from which only many layers recover; they have as little part in the gradient. Trained with BN, "
+    "networks do worse than without any normalization, in their batches, and more so when evaluated, where the running "
+    "variance replaces that of the batch. Accuracies are at the best of eight learning rates, chosen on the same test "
+    "images."
 )
 SHOWN = 2.0  # σ of what is drawn by layer and by learning rate
 COLORS = {"raw": "C1", "sample": "C2", "batch": "C0"}

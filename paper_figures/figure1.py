@@ -77,7 +77,7 @@ def draw(data: dict[str, Any]) -> Figure:
     """Draw accuracies by epoch."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.8))
+    figure = Figure(figsize=(6.4, 5))
     axes = figure.subplots()
     for colour, run in enumerate(data["runs"]):
         rate = np.format_float_positional(run["learning_rate"])
@@ -99,7 +99,8 @@ def draw(data: dict[str, Any]) -> Figure:
     axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
     run = data["runs"][0]
     figure.supxlabel(
-        f"ResNet-110, Xavier normal; Fashion-MNIST at 32×32×3\n{run['machines'][0]['name']}, one run each",
+        "ResNet-110, Xavier normal; Fashion-MNIST at 32×32×3\n15 epochs, batches of 128, crops and flips\n"
+        f"{run['machines'][0]['name']}, one run each",
         fontsize=10.5,
     )
     figure.legend(loc="outside upper center", ncols=2)

@@ -2,6 +2,7 @@
 
 import json
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +81,17 @@ def test_claims_about_training_are_judged_and_can_fail():
     figure1.run_of(data["figure1"], "with", 0.1)["epochs"][-1]["test_accuracy"] = 0.1
     again = [claim for claim in claims.claims(data) if claim.verdict != NOT_TESTABLE]
     assert [claim.failed for claim in again] == [True, True, False, False, True, True, True]
+
+
+def test_what_the_documentation_says_of_rates_that_are_too_large():
+    runs = [run for name in ("digits_sweep", "digits_sweep_110") for run in committed(name)["runs"]]
+    most = {}
+    for run in runs:
+        if (run["train_accuracy"] or 0) >= 0.3:
+            case = run["depth"], run["norm"], run["seed"]
+            most[case] = max(run["learning_rate"], most.get(case, 0))
+    beyond = [run for run in runs if run["learning_rate"] > most.get((run["depth"], run["norm"], run["seed"]), 3)]
+    losses = [run["train_loss"] for run in beyond if run["divergence_step"] is None]
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    assert f"Of the {len(beyond)} runs" in text and f"seed {len(beyond) - len(losses)} diverge" in text
+    assert f"losses from {min(losses):.1f} to {max(losses):.1f}" in text

@@ -20,7 +20,7 @@ from bntheory import arguments
 from paper_figures.checks import Check
 from paper_figures.values import runs_of
 from simulations.ensemble import cores
-from simulations.processes import processes
+from simulations.processes import dropped
 from simulations.training.devices import one_torch_thread, resolve
 
 FORMAT = "bntheory report 1"
@@ -91,6 +91,8 @@ def make_report(
         be made or run.
     ModuleNotFoundError
         If PyTorch or scikit-learn is missing.
+    ChildProcessError
+        If a process that makes a figure is ended from outside.
     """
     out = replaceable(Path(out))
     arguments_of = SCALES[arguments.choice("scale", scale, SCALES)]
@@ -220,13 +222,9 @@ def _make_figures(
     words = folder, settings["seed"], settings["device"]
     if workers == 1:
         return {name: _in_one_thread(name, *words, **sizes.get(name, {})) for name in bar()}
-    with processes(workers) as pool:
-        try:
-            made = {name: pool.submit(_in_one_thread, name, *words, **sizes.get(name, {})) for name in FIGURES}
-            return {name: made[name].result() for name in bar()}
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with dropped(workers) as pool:
+        made = {name: pool.submit(_in_one_thread, name, *words, **sizes.get(name, {})) for name in FIGURES}
+        return {name: made[name].result() for name in bar()}
 
 
 def _write(

@@ -1,39 +1,56 @@
-"""Processes that share work, and end with the one that started them, however that ends."""
+"""Executors of processes that do not outlive what they work for."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import threading
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import connection
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
+
+from tqdm import tqdm
 
 
-def processes(workers: int) -> ProcessPoolExecutor:
-    """Return a pool of fresh processes, for work to which Python's lock or torch's number of threads stands in the way.
+@contextlib.contextmanager
+def processes(workers: int) -> Iterator[Executor]:
+    """Give an executor of so many processes, which end with this one, whatever ends it."""
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_follow) as pool:
+        yield pool
 
-    When their parent is killed they end too; those of the standard library's pool would wait for ever.
 
-    Parameters
-    ----------
-    workers : int
+@contextlib.contextmanager
+def dropped(workers: int) -> Iterator[Executor]:
+    """As `processes`; on an error or Ctrl-C they end at once, with what they do.
 
-    Examples
-    --------
-    >>> with processes(1) as pool:
-    ...     pool.submit(abs, -3).result()
-    3
+    Raises
+    ------
+    ChildProcessError
+        If one of them is ended from outside.
     """
-    spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent)
+    others = multiprocessing.active_children()
+    with processes(workers) as pool:
+        try:
+            yield pool
+        except BaseException as error:
+            for process in multiprocessing.active_children():
+                if process not in others:
+                    process.terminate()  # work may take a minute, and the pool has begun the next one
+            pool.shutdown(cancel_futures=True)
+            if isinstance(error, BrokenExecutor):
+                text = "a process was ended from outside, for want of memory perhaps: try one worker"
+                raise ChildProcessError(text) from None
+            raise
 
 
-def _end_with_parent() -> None:
+def _follow() -> None:
+    """End with the parent, and let tqdm lock out threads only: its semaphore would be left behind."""
+    threading.Thread(target=_outlive_nothing, daemon=True).start()
+    tqdm.set_lock(threading.RLock())
+
+
+def _outlive_nothing() -> None:
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_wait_for, args=(parent.sentinel,), daemon=True).start()
-
-
-def _wait_for(sentinel: int) -> None:
-    connection.wait([sentinel])
+    assert parent is not None, "runs in children only"
+    parent.join()
     os._exit(1)

@@ -16,7 +16,7 @@ from paper_figures.explorer.growth import Kind, growth_tables
 from paper_figures.explorer.phases import BIASES, LEVELS, WEIGHTS, phase_tables
 from paper_figures.explorer.spectra import PLACES, spectrum_tables
 from paper_figures.explorer.tables import Table
-from simulations.processes import processes
+from simulations.processes import dropped
 
 PANELS = (
     ("growth", "Activations", ("mean of ln⟨h²⟩", "90% of networks", "ln of the mean"), ("", "band", "dashed")),
@@ -55,7 +55,7 @@ def explorer_tables(
     if workers == 1:
         found = list(map(_of_kind, asked))
     else:
-        with processes(workers) as pool:
+        with dropped(workers) as pool:
             found = list(pool.map(_of_kind, asked))
     return {
         "activations": activations,

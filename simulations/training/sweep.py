@@ -170,6 +170,7 @@ def sweep(
     if study.kind != KIND:
         raise ValueError(f"a sweep is a study made by sweep_study, got one of kind {study.kind!r}")
     workers = cores() if workers is None else arguments.integer("workers", workers)
+    # not threads, which would share torch's number of threads and Python's lock
     with processes(workers) if executor is None else contextlib.nullcontext(executor) as pool:
         run_study(study, folder, resume, workers, pool, progress)
     return SweepResult.read(folder)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import bntheory as bn
 from paper_figures import appendix_learning_rates, appendix_trained_networks, claims, figure1
 from paper_figures.values import committed
 from paper_figures.verdicts import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 
+TRAINING = Path(__file__).parents[2] / "docs" / "training.md"
 FILES = sorted(path.name[:-5] for path in resources.files("paper_figures").joinpath("results").iterdir())
 
 
@@ -43,6 +45,13 @@ def test_figure_1_has_the_papers_four_runs_at_least():
         run = figure1.run_of(data, norm, rate)
         assert len(run["epochs"]) >= 13 and run["data"] == "fashion-mnist"
         assert run["epochs"][-1]["learning_rate"] == pytest.approx(rate / 100)  # both cuts are made
+
+
+def test_the_documentation_names_the_block_from_which_on_nothing_is_finite():
+    layer = int(figure1.run_of(figure1.compute(), "without", 0.1)["divergence"]["row"].split(".")[0])
+    layers = bn.resnet(depth=110, image=(3, 32, 32)).layers[: layer + 1]
+    block = sum(isinstance(one, bn.Residual) for one in layers)
+    assert f"from the {block}th block on" in TRAINING.read_text(encoding="utf-8")
 
 
 def test_learning_rates_are_complete_and_equal_ones_are_noticed():
@@ -92,6 +101,6 @@ def test_what_the_documentation_says_of_rates_that_are_too_large():
             most[case] = max(run["learning_rate"], most.get(case, 0))
     beyond = [run for run in runs if run["learning_rate"] > most.get((run["depth"], run["norm"], run["seed"]), 3)]
     losses = [run["train_loss"] for run in beyond if run["divergence_step"] is None]
-    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    text = TRAINING.read_text(encoding="utf-8")
     assert f"Of the {len(beyond)} runs" in text and f"seed {len(beyond) - len(losses)} diverge" in text
     assert f"losses from {min(losses):.1f} to {max(losses):.1f}" in text

@@ -36,6 +36,7 @@ TEXT = (
     "scikit-learn's 1797 digits of 8×8 pixels, interpolated to 32×32 in three equal channels; the paper used CIFAR-10."
 )
 PANELS = {"log_std": "ln std", "log_mean": "ln |mean|"}
+DEVIATIONS = 1.645  # of a normal variable: 90%
 LOG_ABS_GAUSSIAN = -(np.euler_gamma + math.log(2)) / 2  # E ln|g|
 
 
@@ -267,7 +268,7 @@ def draw(data: dict[str, Any]) -> Figure:
         axes.set(title=f"with BN: {label}", ylabel=label)
     for (name, label), marker, color in zip(PANELS.items(), "sD", ("C2", "C3"), strict=True):
         values = data["nobn"][name][:, first - 1]
-        middle, reach = data["predicted"][name][first - 1], 1.645 * data["predicted"]["spread"][first - 1]
+        middle, reach = data["predicted"][name][first - 1], DEVIATIONS * data["predicted"]["spread"][first - 1]
         panels[2].fill_between(first, middle - reach, middle + reach, color=color, alpha=0.2, lw=0)
         panels[2].plot(first, middle, color=color, label=f"{label}: theory, 90% band")
         panels[2].plot(first, np.median(values, axis=0), ":", color=color, label=f"{label}: median of networks")

@@ -2,9 +2,9 @@ import click
 import numpy as np
 import pytest
 
-from paper_figures import claims, commands, figure8, report, training_claims
+from paper_figures import claims, commands, figure5, figure8, report, training_claims
 from paper_figures.claims import markdown
-from paper_figures.values import committed
+from paper_figures.values import committed, paper_values
 from paper_figures.verdicts import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, Claim, judged
 
 
@@ -69,6 +69,20 @@ def test_what_the_paper_shows_is_reproduced_but_for_known_deviations(figures):
 )
 def test_a_violated_claim_fails(figures, name, changes):
     assert any(claim.failed for claim in claims.claims({name: {**figures[name], **changes}}))
+
+
+def test_of_the_papers_points_those_in_the_band_are_counted(monkeypatch):
+    monkeypatch.setattr(figure5, "check", lambda data: [])
+    paper, layers = paper_values()["figure5"], np.arange(2, 110)
+    level = {name: np.zeros(len(layers)) for name in ("log_std", "log_mean")}
+    predicted = {"spread": np.full(110, 0.5), **{name: np.zeros(110) for name in level}}
+    for name, deviations in (("log_std", -1.0), ("log_mean", 2.0)):
+        predicted[name][np.array(paper["layers"]) - 1] = np.array(paper[f"{name}_nobn"]) + 0.5 * deviations
+    bn = {name: np.zeros((2, 110)) for name in level}
+    data = {"depth": 110, "law": {"layers": layers, **level}, "bn": bn, "predicted": predicted}
+    row = claims.claims({"figure5": data})[2]
+    assert row.what.startswith("without BN") and row.ours == "the paper 1.0 and 2.0 deviations off"
+    assert "90% band, with 9 of 18 points, or below" in row.explanation
 
 
 def test_claims_of_training_are_open_and_never_fail():

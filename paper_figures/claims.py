@@ -198,14 +198,11 @@ def _figure5(data: dict[str, Any]) -> list[Claim]:
         off.append(np.abs(z))
     inside = np.array(off) < figure5.DEVIATIONS
     passed = [check.passed for check in figure5.check(data) if check.what.startswith("without BN")]
-    values = (
-        read,
-        "exponential growth, band by draw",
-        f"the paper {off[0].mean():.1f} and {off[1].mean():.1f} deviations off",
-    )
+    ours = f"the paper {off[0].mean():.1f} and {off[1].mean():.1f} deviations off"
+    values = (read, "exponential growth, band by draw", ours)
     why = (
-        "One network, on average over points, of its draws' standard deviations: on the low side of the 90% band, with "
-        f"{inside.sum()} of {inside.size} points, or below. Allowed are 3 on average."
+        "One network, on average over points, of its draws' standard deviations (allowed: 3); "
+        f"{inside.sum()} of {inside.size} points lie in the 90% band, the others outside."
     )
     rows.append(judged("figure 5", "without BN channels grow exponentially", values, all(passed), why))
     return rows

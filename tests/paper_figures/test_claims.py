@@ -82,7 +82,7 @@ def test_of_the_papers_points_those_in_the_band_are_counted(monkeypatch):
     data = {"depth": 110, "law": {"layers": layers, **level}, "bn": bn, "predicted": predicted}
     row = claims.claims({"figure5": data})[2]
     assert row.what.startswith("without BN") and row.ours == "the paper 1.0 and 2.0 deviations off"
-    assert "90% band, with 9 of 18 points, or below" in row.explanation
+    assert "9 of 18 points lie in the 90% band" in row.explanation
 
 
 def test_claims_of_training_are_open_and_never_fail():

@@ -58,7 +58,7 @@ def at_end(data: dict[str, Any], norm: str, rate: float) -> float:
 def check(data: dict[str, Any]) -> list[Check]:
     """Compare the runs with what the paper says of its own."""
     epochs = run_of(data, "with", 0.1)["epochs"]
-    before = epochs[len(epochs) // 2 - 1]["train_accuracy"]
+    before = [epoch["train_accuracy"] for epoch in epochs if epoch["learning_rate"] == 0.1][-1]
     values = paper_values()["figure1"]
     paper = values["train_accuracy_before_first_cut_percent"]["bn_lr0.1"] / 100
     end = values["test_accuracy_end_percent"]

@@ -39,6 +39,13 @@ def test_figure_1_notices_a_network_that_does_not_learn():
     assert [check.passed for check in figure1.check(data)] == [False, True, False, False]
 
 
+def test_figure_1_looks_at_the_last_epoch_before_the_learning_rate_is_cut():
+    data = figure1.compute()
+    epochs = figure1.run_of(data, "with", 0.1)["epochs"]
+    assert figure1.check(data)[1].got == epochs[7]["train_accuracy"]
+    assert epochs[8]["learning_rate"] == pytest.approx(epochs[7]["learning_rate"] / 10)
+
+
 def test_figure_1_has_the_papers_four_runs_at_least():
     data = figure1.compute()
     for norm, rate in (("with", 0.1), ("with", 0.003), ("with", 0.0001), ("without", 0.0001)):

@@ -16,13 +16,17 @@ TITLE = "Trained networks beside the theory of random ones (digits)"
 TEXT = (
     "Four networks, three seeds each, trained on the digits. Every epoch theory is asked for networks with independent "
     "weights as large as theirs are by then. At initialization all rows lie where random ones do. After two epochs, "
-    "44 steps, outputs are e² to e⁵ times as large in mean square as those of random networks, and Jacobians have left "
-    "their law. It need not show in single matrices: without BN, nearly all weights of the ReLU networks still pass "
-    "the test of randomness. What has been learned is how weights fit one another and the images."
+    "44 steps, outputs are e² to e⁵ times as large in mean square as those of random networks; white gradients sent "
+    "back from the outputs arrive e to e⁴ times too large, but with BN e³ times too small; Jacobians have left their "
+    "law. It need not show in single matrices: "
+    "without BN, nearly all weights of the ReLU networks still pass the test of randomness, whose p-values lie evenly "
+    "from 0 to 1 for random ones. What has been learned is how weights fit one another and the images."
 )
 PANELS = {
     "gap_at_the_output": "ln mean square of outputs,\nmeasured − predicted",
-    "matrices_unlike_random": "share of weight matrices\nunlike random (1%)",
+    "gap_of_gradients": "ln gradient², first row,\nmeasured − predicted",
+    "median_p_value": "p-value of weight matrices\n(median; 0.5: random)",
+    "matrices_unlike_random": "share of weight matrices\nunlike random (p ≤ 1%)",
     "jacobian_distance": "distance of the Jacobian\nto its law (Kolmogorov)",
 }
 
@@ -43,7 +47,11 @@ def compute(seed: int = 0, device: str = "cpu") -> dict[str, Any]:
     found = committed("trained_networks")
     networks: dict[str, dict[str, np.ndarray]] = {}
     for name in dict.fromkeys(run["network"] for run in found["runs"]):
-        looks = [run["looks"] for run in found["runs"] if run["network"] == name]
+        looks = [
+            [{**look, "median_p_value": np.median(look["p_values"])} for look in run["looks"]]
+            for run in found["runs"]
+            if run["network"] == name
+        ]
         networks[name] = {
             quantity: np.array([[look.get(quantity, np.nan) for look in each] for each in looks], dtype=float)
             for quantity in (*PANELS, "rows_outside_of_95%")
@@ -59,6 +67,8 @@ def check(data: dict[str, Any]) -> list[Check]:
         outside = float(np.mean(found["rows_outside_of_95%"][:, 0]))
         checks.append(at_most(f"{name}: rows outside of the 95% band at initialization", outside, 0.15))
         gap = float(np.min(np.abs(found["gap_at_the_output"][:, -1])))
+        first = float(np.max(np.abs(found["gap_of_gradients"][:, 0])))
+        checks.append(at_most(f"{name}: distance of gradients at initialization, largest of the seeds", first, 1))
         checks.append(between(f"{name}: distance at the output when trained, smallest of the seeds", gap, 1, 20))
     return checks
 
@@ -67,8 +77,8 @@ def draw(data: dict[str, Any]) -> Figure:
     """Draw one panel a quantity."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 8))
-    panels = figure.subplots(len(PANELS), sharex=True)
+    figure = Figure(figsize=(8.4, 8))
+    *panels, free = figure.subplots(3, 2).flat
     for axes, (quantity, words) in zip(panels, PANELS.items(), strict=True):
         for colour, (name, found) in enumerate(data["networks"].items()):
             mean = found[quantity].mean(axis=0)
@@ -76,7 +86,8 @@ def draw(data: dict[str, Any]) -> Figure:
                 axes.plot(data["steps"], mean, "o-", ms=3, color=f"C{colour}", label=name)
                 axes.plot(data["steps"], found[quantity].T, color=f"C{colour}", lw=0.6, alpha=0.6)
         axes.set_ylabel(words, fontsize="small")
-    panels[-1].set(xlabel="training step")
+        axes.set_xlabel("training step", fontsize="small")
+    free.axis("off")
+    free.legend(*panels[0].get_legend_handles_labels(), loc="center")
     figure.supxlabel("scikit-learn's digits, 8×8; 16 epochs, three seeds (thin lines)", fontsize=10.5)
-    figure.legend(*panels[0].get_legend_handles_labels(), ncols=2, loc="outside upper center")
     return figure

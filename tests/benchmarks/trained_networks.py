@@ -1,9 +1,9 @@
 """Follow networks in training: where theory of random weights stops holding for the weights that they have.
 
 At step 0, every epoch and the end, on eight training images: rows as predicted from the present sizes of the weights
-beside the rows as they are (`theory_gap`), every weight matrix against random ones (`weight_spectra`), and the Jacobian
-at one image against its law where there is one (`jacobian_spectrum`). `paper_figures/appendix_trained_networks.py`
-draws the result.
+beside the rows as they are (`theory_gap`), what becomes of a white gradient on its way from the outputs to the first
+row, every weight matrix against random ones (`weight_spectra`), and the Jacobian at one image against its law where
+there is one (`jacobian_spectrum`). `paper_figures/appendix_trained_networks.py` draws the result.
 
     python tests/benchmarks/trained_networks.py
 """
@@ -29,17 +29,20 @@ NETWORKS = {  # and the learning rate: the largest at which all seeds learn
 
 
 def look(model, images, labels) -> dict:
-    """What is kept of the three probes."""
+    """What is kept of the probes."""
     import simulations as sim
 
+    predicted, measured = bn.predict_module(model, images), sim.measure_module(model, images, redraw="none")
     gap = sim.theory_gap(model, images).to_dict()
     spectra = sim.weight_spectra(model, trials=400)
     tested = [found for found in spectra.matrices if found.p_value == found.p_value]
     found = {
         "gap_at_the_output": gap["last"],
+        "gap_of_gradients": float(measured.log_gradient[0, 0] - predicted.log_gradient[0]),
         "gap_root_mean_square": gap["root_mean_square"],
         "rows_outside_of_95%": gap["outside"],
         "largest_mean_share": gap["mean_share"],
+        "p_values": sorted(round(one.p_value, 4) for one in tested),
         "matrices_unlike_random": sum(one.p_value <= 0.01 for one in tested) / len(tested),
         "largest_over_edge": float(np.exp(max(one.excess for one in tested))),
     }
@@ -47,7 +50,7 @@ def look(model, images, labels) -> dict:
         inner = type(model)(*list(model)[:-1])  # without the classifier, whose ten values say little
         found["jacobian_distance"] = sim.jacobian_spectrum(inner.double(), images[0].double()).distance
         inner.float()
-    return {name: None if value != value or value in (np.inf, "nan") else value for name, value in found.items()}
+    return {name: None if value in (np.inf, "nan") or value != value else value for name, value in found.items()}
 
 
 def follow(name: str, seed: int) -> dict:

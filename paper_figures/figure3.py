@@ -1,6 +1,7 @@
-"""Figure 3: the loss of a mini-batch along its own gradient, at initialization, and what the curvature says of it.
+"""Figure 3: the loss of a mini-batch along its own gradient, at initialization, and what makes it grow.
 
-On the quadratic of the loss at the start, ℓ − α‖g‖² + ½ α² gᵀHg, the loss is at ℓ again at α = 2‖g‖²/gᵀHg.
+On the quadratic of the loss at the start, ℓ − α‖g‖² + ½ α² gᵀHg, the loss is at ℓ again at α = 2‖g‖²/gᵀHg. Where
+outputs z are large, ln Σ_j e^{z_j} − z_y is the distance of z_y to the largest of them: the loss grows as they do.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ TEXT = (
     "0.2. Without BN all steps are 4 to 11 times smaller than in the paper: with Xavier normal weights and projection "
     "shortcuts the loss starts at several hundred. The quadratic of the loss at the start (curvature along the "
     "gradient by differentiation, first mini-batch) is back at its start long before the loss "
-    "is: activations grow as products over layers, not as a quadratic. With BN that curvature may be negative, and "
-    "is not drawn."
+    "is: activations grow as products over layers, not as a quadratic. The loss follows them, as the size of the "
+    "outputs along the same step shows (+). With BN the curvature may be negative, and is not drawn."
 )
 BATCHES = (1, 4, 7)
 STEPS = {"nobn": np.geomspace(1e-6, 2e-3, 10), "bn": np.geomspace(1e-4, 0.2, 8)}
 THRESHOLD, ALLOWED = 1e3, 10.0
+UNLIKE = 0.1  # of ln of the relative loss after the largest step, that the outputs leave; set after it was seen
 
 
 def compute(
@@ -50,7 +52,8 @@ def compute(
     -------
     dict
         "nobn", "bn": steps; for every mini-batch loss, log_relative_loss and diverging_step (None if there is none);
-        "curved": loss, ‖g‖² and gᵀHg of the first mini-batch without BN, and the step where the quadratic is level.
+        "curved": loss, ‖g‖² and gᵀHg of the first mini-batch without BN, and the step where the quadratic is level;
+        "outputs": for it, ln of the outputs' root mean square over that at the start.
     """
     from simulations import loss_along_step
 
@@ -62,7 +65,8 @@ def compute(
     found = networks.measured(probe, [(0, number) for number in batches], depth, images, seed, device)
     data: dict[str, Any] = {"batches": batches, "setting": networks.setting(depth, images, 1)}
     data |= {kind: {"steps": STEPS[kind], "batches": found[kind]} for kind in networks.KINDS}
-    return {**data, "curved": _curved(depth, images, seed, batches[0], device)}
+    first = depth, images, seed, batches[0], device
+    return {**data, "curved": _curved(*first), "outputs": _outputs(*first)}
 
 
 def _curved(depth: int, images: int, seed: int, number: int, device: str) -> dict[str, float]:
@@ -81,6 +85,21 @@ def _curved(depth: int, images: int, seed: int, number: int, device: str) -> dic
     return {"loss": loss, "squared_gradient": square, "curvature": curvature, "level_step": level}
 
 
+def _outputs(depth: int, images: int, seed: int, number: int, device: str) -> np.ndarray:
+    """ln of the outputs' root mean square at the steps without BN, over that at the start."""
+    from simulations import moments_along_step
+    from simulations.training.devices import one_torch_thread
+    from simulations.training.modules import build
+
+    model, steps = build(networks.resnet(depth, "nobn"), seed).to(device), STEPS["nobn"]
+    layers, fractions = [networks.layer_of(model, depth)], [0, *steps / steps[-1]]
+    with one_torch_thread():
+        batch = networks.batch(images, seed, number)
+        found = moments_along_step(model, *batch, step=float(steps[-1]), layers=layers, fractions=fractions)
+    square = (found.mean[0] ** 2 + found.variance[0]).mean(axis=1)
+    return np.log(square[1:] / square[0]) / 2
+
+
 def check(data: dict[str, Any]) -> list[Check]:
     """Check where the loss diverges, here and in the committed draws."""
     many = committed("step_probes")
@@ -88,12 +107,16 @@ def check(data: dict[str, Any]) -> list[Check]:
     largest = [float(max(run["log_relative_loss"])) for run in many["runs"]["bn"]]
     own = [np.max(run["log_relative_loss"]) for run in data["bn"]["batches"]]
     draws, count = many["draws"], len(data["batches"])
+    lost = data["nobn"]["batches"][0]["log_relative_loss"]
+    last = np.flatnonzero(np.isfinite(lost) & np.isfinite(data["outputs"]))[-1]
+    unlike = abs(1 - data["outputs"][last] / lost[last])
     passes, below = "without BN, step where the relative loss passes 1000", "with BN, largest relative loss up to 0.2"
     return [
         at_most(f"{passes}, largest of {count} mini-batches", _latest(data["nobn"]["batches"]), 1e-2),
         at_most(f"{passes}, largest of {draws} draws", max(step or math.inf for step in runs["nobn"]), 1e-2),
         at_most(f"{below}, {count} mini-batches", math.exp(max(own)), ALLOWED),
         at_most(f"{below}, {draws} draws", math.exp(max(largest)), ALLOWED),
+        at_most("without BN, largest step: share of ln relative loss that is not growth of outputs", unlike, UNLIKE),
     ]
 
 
@@ -119,6 +142,8 @@ def draw(data: dict[str, Any]) -> Figure:
         np.where(shown, steps, np.nan), np.log10(np.where(shown, relative, 1)), "k--", lw=1.2,
         label="its quadratic, without BN, first mini-batch",
     )  # fmt: skip
+    size = data["outputs"] / math.log(10)
+    axes.plot(STEPS["nobn"], size, "k+", ms=9, label="size of outputs, without BN, first mini-batch")
     paper = paper_values()["figure3"]["nobn"]["step_where_relative_loss_passes_1e3"]
     axes.plot(paper, [3] * len(paper), "D", mfc="white", color="C2", label="paper, without BN: passes 1000")
     axes.axhline(3, color="black", lw=1, ls=":")

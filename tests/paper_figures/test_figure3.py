@@ -17,10 +17,10 @@ def failures(data):
 
 
 def paper_like(data, step=0.002, logs=(0.0, 0.9)):
-    """Diverging without BN at a step, with BN at most at a relative loss."""
+    """Diverging without BN at a step, as the outputs do, with BN at most at a relative loss."""
     nobn = {**data["nobn"], "batches": [{**run, "diverging_step": step} for run in data["nobn"]["batches"]]}
     bn = {**data["bn"], "batches": [{**run, "log_relative_loss": np.array(logs)} for run in data["bn"]["batches"]]}
-    return {**data, "nobn": nobn, "bn": bn}
+    return {**data, "nobn": nobn, "bn": bn, "outputs": data["nobn"]["batches"][0]["log_relative_loss"]}
 
 
 def test_small_networks_are_measured_along_their_gradients(data):
@@ -47,6 +47,18 @@ def test_what_the_paper_shows_passes(data):
 @pytest.mark.parametrize("changes", [{"step": 0.02}, {"step": None}, {"logs": (0.0, 2.4)}, {"logs": (0.0, np.inf)}])
 def test_other_steps_and_losses_fail(data, changes):
     assert len(failures(paper_like(data, **changes))) == 1
+
+
+def test_a_loss_that_does_not_follow_the_outputs_fails(data):
+    paper = paper_like(data)
+    (found,) = failures({**paper, "outputs": 1.2 * paper["outputs"]})
+    assert "not growth of outputs" in found
+
+
+def test_outputs_are_those_of_the_step(data):
+    """A step so small that outputs change in proportion: half of it, half the change."""
+    change = data["outputs"][:2] / data["nobn"]["steps"][:2]
+    assert change[0] == pytest.approx(change[1], rel=0.01) and change[0] != 0
 
 
 def test_draws_a_curve_a_mini_batch(data):

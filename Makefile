@@ -1,8 +1,6 @@
 # Everything runs in .venv, made on first use; a second call installs nothing again.
 PYTHON ?= python3
 BIN := .venv/bin
-# One process more than cores: tests that kill and wait leave theirs idle.
-PROCESSES := $(shell $(PYTHON) -c "import os; print(os.cpu_count() + 1)")
 
 # Sources are compiled once and kept: the processes that tests start would compile them anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -21,7 +19,7 @@ types: .venv/installed
 	$(BIN)/mypy
 
 suite: .venv/installed
-	$(BIN)/pytest -q --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --doctest-modules bntheory simulations paper_figures tests --ignore=tests/benchmarks
+	$(BIN)/pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder --doctest-modules bntheory simulations paper_figures tests --ignore=tests/benchmarks
 
 docs: .venv/installed
 	$(BIN)/mkdocs build --config-file .mkdocs.yml

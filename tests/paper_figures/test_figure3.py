@@ -63,4 +63,4 @@ def test_outputs_are_those_of_the_step(data):
 
 def test_draws_a_curve_a_mini_batch(data):
     labels = figure3.draw(data).axes[0].get_legend_handles_labels()[1]
-    assert len([label for label in labels if "mini-batch" in label]) == 7
+    assert len([label for label in labels if "mini-batch" in label]) == 8

@@ -17,7 +17,7 @@ STUDY = json.loads(SCRIPT.with_suffix(".json").read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def data():
-    return table1.compute(seed=1, depth=8, images=8, draws=2, layers=(2, 4, 6))
+    return table1.compute(seed=1, depth=8, images=5, draws=2, layers=(2, 4, 6))
 
 
 def failures(data):

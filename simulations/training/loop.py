@@ -127,8 +127,7 @@ class _Run:
     def __init__(self, recipe: Recipe, place: str, parts: tuple[batches.Examples, ...], path: Path | None) -> None:
         torch.manual_seed(streams.own_seed(recipe.seed, 0) % 2**63)  # of Dropout alone
         self.recipe, self.place = recipe, place
-        layout = torch.channels_last if place == "cpu" else torch.preserve_format  # 1.1 to 1.3 times as fast on CPUs
-        self.model = build(recipe.net, recipe.seed).to(place, memory_format=layout)
+        self.model = devices.put(build(recipe.net, recipe.seed), place)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
         )

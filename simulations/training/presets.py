@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from simulations.training import devices
 from simulations.training.modules import build, torch
 from simulations.training.recipe import Recipe
 
@@ -49,7 +50,7 @@ def seconds_of_step(recipe: Recipe, place: str) -> float:
     """Return the time of a step, measured on a few of a network of its own on noise, after one to warm up."""
     images = torch.randn(recipe.batch_size, *(recipe.net.input_shape or ()), generator=torch.Generator().manual_seed(0))
     images = images.to(place)
-    model = build(recipe.net).to(place)
+    model = devices.put(build(recipe.net), place)
     start = 0.0
     for step in range(TIMED + 1):
         if step == 1:

@@ -33,6 +33,7 @@ TIMES = np.exp(_NODES - np.exp(-_NODES))  # t
 LOG_WEIGHTS = np.log(STEP * TIMES * (1 + np.exp(-_NODES)))
 NEGLIGIBLE = 40.0  # of logarithms of weights, below the largest
 ROUNDING = 4e-16  # of modes of correlations, for every input
+MOST_APART = 1e14  # largest over smallest size: rounding leaves nothing of smaller inputs beside the largest
 
 
 class Moments(NamedTuple):
@@ -46,8 +47,7 @@ class Moments(NamedTuple):
 class Divided:
     """Units over a batch of vectors, as a BatchNorm divides them.
 
-    Of sizes up to 1e14 apart: what is smaller beside the largest counts as equal, up to its size. Distances below 1e-7
-    of these sizes keep their size behind BN, but for a factor of order 1.
+    Distances below 1e-7 of the sizes of their inputs keep their size behind BN, but for a factor of order 1.
 
     Attributes
     ----------
@@ -142,12 +142,19 @@ class Divided:
 def divided(layer: BatchNorm, state: State, shape: Shape) -> Divided | None:
     """What a BatchNorm of Gaussian units divides; None unless over given vectors, and not too many of them.
 
-    Nor if it reads another one, whose variances are all the same.
+    Nor if it reads another one, whose variances are all the same. ValueError for sizes more than 1e14 apart.
     """
     given = len(shape) == 1 and state.copies == 1 and 1 < state.points <= MOST_VECTORS
     known = state.gaussian and state.divided is None and not (state.mixed or state.apart)
     if not given or not known or state.log_d is None:
         return None
+    sizes = state.log_q[np.isfinite(state.log_q)] / 2
+    apart = float(np.ptp(sizes)) if len(sizes) else 0.0
+    if apart > math.log(MOST_APART):
+        raise ValueError(
+            f"inputs of a BatchNorm must not differ by more than a factor {MOST_APART:.0e} in size, "
+            f"got 10^{apart / math.log(10):.4g}: scale them alike, or normalize each before"
+        )
     return Divided(state.log_d, layer.epsilon, 2 * math.log(layer.gamma) if layer.gamma else -math.inf)
 
 

@@ -135,6 +135,15 @@ def test_drawn_wide_networks(phi):
     assert off.max() < 1, off.round(2)
 
 
+def test_sizes_that_rounding_cannot_tell_apart_are_refused():
+    net, vectors = mlp(3, 64, batch_norm=True, input_width=16), UNEQUAL / np.linalg.norm(UNEQUAL, axis=1)[:, None]
+    vectors[0] *= 0.9e14
+    assert np.all(np.isfinite(predict_growth(net, vectors).log_gradient))
+    vectors[0] *= 1e40
+    with pytest.raises(ValueError, match=r"more than a factor 1e\+14 in size, got 10\^53.95: scale them alike"):
+        predict_growth(net, vectors)
+
+
 def test_a_factor_behind_bn_and_a_negative_one():
     """Units are symmetric about zero: the sign of a factor does not matter, as behind the ReLU its square does."""
     nets = [

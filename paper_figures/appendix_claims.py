@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
-from paper_figures import appendix_gradient_explosion, appendix_initializations, appendix_sgd_noise
+from paper_figures import appendix_draws, appendix_gradient_explosion, appendix_initializations, appendix_sgd_noise
 from paper_figures.appendix_input_conditioning import SHOWN, best
+from paper_figures.values import paper_values
 from paper_figures.verdicts import Claim, judged
 
 ALIKE = 0.1  # in ½ ln⟨h²⟩
@@ -32,6 +34,42 @@ def condition_number(data: dict[str, Any]) -> list[Claim]:
             f"shortcuts, {deepest['residual_bn']:.0f} with both.",
         )
     ]
+
+
+def draws(data: dict[str, Any]) -> list[Claim]:
+    """Judge the paper's figures 3 and 2 by networks of the size that its figure 5 shows."""
+    known, (mean, deviation), count = paper_values(), data["law"], len(data["size"])
+    steps = known["figure3"]["nobn"]["step_where_relative_loss_passes_1e3"]
+    reach = known["figure2"]["nobn"]["support_half_width"]
+    part, interval = data["diverging_step"], appendix_draws.interval
+    step, usual, gradient = interval(part), interval(part["usual"]), interval(data["half_width"])
+    passed = all(check.passed for check in appendix_draws.check(data))  # the power of e^size, and not a usual step
+    below = (data["paper"] - mean) / deviation
+    return [
+        judged(
+            "figures 3, 5",
+            "the step at which it passes, for a network of the size in figure 5",
+            (f"{steps[0]:g} to {steps[-1]:g} (by eye)", "as e^(−size)", _interval(step, "")),
+            passed and bool(step[0] <= np.median(steps) <= step[2]),
+            f"95% of networks of that size, from {count} draws; of theory's mean size {_interval(usual, '')}. The "
+            f"paper's is {-below:.1f} of theory's deviations below that: {norm.cdf(below):.0%} of draws are as small. "
+            "Reproduced means the median of its three steps.",
+        ),
+        judged(
+            "figures 2, 5",
+            "the range of gradients, for a network of the size in figure 5",
+            (f"±{reach:g} (by eye)", "as e^size", _interval(gradient, "±")),
+            bool(gradient[0] <= reach <= gradient[2]),
+            f"95% of networks of that size, from {count} draws. The size explains a part of the distance only.",
+            known=True,
+        ),
+    ]
+
+
+def _interval(ends: np.ndarray, sign: str) -> str:
+    """Middle and ends."""
+    low, middle, high = (f"{sign}{value:.2g}" for value in ends)
+    return f"{middle} ({low} … {high})"
 
 
 def gradient_explosion(data: dict[str, Any]) -> list[Claim]:

@@ -45,7 +45,7 @@ def compute(seed: int = 0, device: str = "cpu") -> dict[str, Any]:
         None where there is none. "fashion": the same for Fashion-MNIST at its one depth.
     """
     data = swept(("digits_sweep", "digits_sweep_110"), NORMS)
-    fashion = swept(("fashion_sweep",), NORMS)
+    fashion = swept(("fashion_sweep", "fashion_sweep_bn"), NORMS)
     return {**data, "commands": data["commands"] + fashion["commands"], "fashion": fashion}
 
 
@@ -92,13 +92,15 @@ def check(data: dict[str, Any]) -> list[Check]:
     """Compare the ratios of learning rates with what the paper says, 1000 at depth 110 and less at smaller depths."""
     first, *_, last = data["depths"]
     (deep, seeds), (shallow, _) = (ratio(data, depth, LEVELS[0]) for depth in (last, first))
-    fashion = data["fashion"][data["fashion"]["depths"][0]]["none"]["largest"][LEVELS[0]]
+    fashion = data["fashion"]
+    (without, *_), (with_bn, *_) = (fashion[fashion["depths"][0]][norm]["largest"][LEVELS[0]] for norm in NORMS)
     text = f"depth {last}: largest rate with BN over that without (paper 1000), {seeds} seeds that have both"
     return [
         between(text, deep, 100, 1e4),
         between(f"depth {first}: the same", shallow, 1, 100),
         between(f"the first of these over the second, times at least {FALL}", deep / shallow, FALL, 1e4),
-        between(f"Fashion-MNIST, depth {first}: largest rate without BN", fashion[0] or 0.0, 0.03, 0.3),
+        between(f"Fashion-MNIST, depth {first}: largest rate without BN", without or 0.0, 0.03, 0.3),
+        between("… with BN over that without", (with_bn or 0.0) / (without or np.inf), 1, 100),
     ]
 
 
@@ -121,9 +123,9 @@ def draw(data: dict[str, Any]) -> Figure:
     left.set(xscale="log", xlabel="learning rate α", ylabel="accuracy in training", ylim=(0, 1.02))
     for norm, marker in zip(NORMS, "so", strict=True):
         _largest(right, data, norm, marker)
-    right.plot(
-        0.9 * small, data["fashion"][small]["none"]["largest"][0.5], "D", color="0.45", ms=4, label="no BN, Fashion"
-    )
+    for norm, shift, colour in (("none", 0.9, "0.45"), ("all", 1.1, "k")):
+        label = f"{NORMS[norm]}, Fashion"
+        right.plot(shift * small, data["fashion"][small][norm]["largest"][0.5], "D", color=colour, ms=4, label=label)
     right.set(xscale="log", yscale="log", xlabel="depth", ylabel="largest learning rate α")
     right.set_xticks(data["depths"], [str(depth) for depth in data["depths"]])
     right.minorticks_off()

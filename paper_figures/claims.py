@@ -307,6 +307,7 @@ JUDGES: dict[str, Callable[[dict[str, Any]], list[Claim]]] = {
     "table1": _table1,
     "growth": _growth,
     "figure1": training_claims.figure1,
+    "appendix_draws": appendix_claims.draws,
     "appendix_learning_rates": training_claims.learning_rates,
     "appendix_last_layer": training_claims.last_layer,
     "appendix_sgd_noise": appendix_claims.sgd_noise,

@@ -29,6 +29,7 @@ FIGURES = (
     "growth",
     *(f"figure{number}" for number in range(1, 9)),
     "table1",
+    "appendix_draws",
     "appendix_learning_rates",
     "appendix_last_layer",
     "appendix_sgd_noise",

@@ -7,11 +7,12 @@ from importlib import resources
 from typing import Any
 
 RESULTS = {  # that a figure shows, or holds its own beside
-    "figure1": ("fashion_training",),
+    "figure1": ("fashion_training", "digits_training"),
     **dict.fromkeys(("figure2", "figure6", "table1"), ("initialization_probes",)),
     **dict.fromkeys(("figure3", "figure4"), ("step_probes",)),
-    "appendix_learning_rates": ("digits_sweep", "digits_sweep_110", "fashion_sweep"),
+    "appendix_learning_rates": ("digits_sweep", "digits_sweep_110", "fashion_sweep", "fashion_sweep_bn"),
     "appendix_last_layer": ("digits_sweep", "digits_sweep_110", "digits_sweep_last", "digits_sweep_last_110"),
+    "appendix_draws": ("draws_without_bn",),
     "appendix_trained_networks": ("trained_networks",),
     "appendix_input_conditioning": ("input_conditioning",),
 }
@@ -44,8 +45,9 @@ def committed(name: str) -> dict[str, Any]:
     Parameters
     ----------
     name : str
-        "initialization_probes", "step_probes": medians over many draws of ResNet-110 at initialization;
-        "fashion_training", "fashion_sweep" (depth 20), "digits_sweep" (depths 20 and 56), "digits_sweep_110",
+        "initialization_probes", "step_probes", "draws_without_bn": many draws of ResNet-110 at initialization;
+        "fashion_training", "digits_training" (figure 1), "fashion_sweep" and "fashion_sweep_bn" (depth 20, the latter
+        with BN at 0.01 and above), "digits_sweep" (depths 20 and 56), "digits_sweep_110",
         "digits_sweep_last" and "digits_sweep_last_110" (BN in the last layer), "trained_networks",
         "input_conditioning": runs of training.
 

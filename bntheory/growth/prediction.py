@@ -299,7 +299,8 @@ def predict_growth(
     ------
     ValueError
         If net is not a description; if the inputs have another shape, are not finite or all zero; if a BatchNorm gets a
-        single number; if images have more than 4096 positions, unless covariances is False. The row is named.
+        single number, or given vectors of which two are smaller than another by more than 1e14; if images have more
+        than 4096 positions, unless covariances is False. The row is named.
 
     Notes
     -----

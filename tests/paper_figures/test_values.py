@@ -45,5 +45,7 @@ def test_results_are_named_where_they_are_used_with_date_and_command():
         used = names & set(re.findall(r'"(\w+)"', files.joinpath(f"{script}.py").read_text(encoding="utf-8")))
         assert used == set(RESULTS.get(script, ())), script
     commands = [run["command"] for run in runs_of("figure1")]
-    assert len(commands) == 6 and all(command.startswith("bntheory train --preset standard") for command in commands)
+    *trained, digits = commands
+    assert len(trained) == 6 and all(command.startswith("bntheory train --preset standard") for command in trained)
+    assert digits == "python tests/benchmarks/digits_training.py FOLDER"
     assert {run["date"] for run in runs_of("appendix_learning_rates")} == {"2026-11-26"}

@@ -1,4 +1,4 @@
-"""Given vectors behind a BatchNorm at infinite width, pair by pair: of any sizes, and at any angles.
+"""Given vectors behind a BatchNorm at infinite width, pair by pair: of unequal sizes, and at any angles.
 
 Units are Gaussian over the batch, z ~ N(0, C), as behind random weights. Let z − mean ~ N(0, A), and s² be the variance
 of z over the batch. 1/(s² + ε) = ∫ e^{−t (s² + ε)} dt, and a Gaussian times e^{−t s²} is a Gaussian again:
@@ -33,7 +33,7 @@ TIMES = np.exp(_NODES - np.exp(-_NODES))  # t
 LOG_WEIGHTS = np.log(STEP * TIMES * (1 + np.exp(-_NODES)))
 NEGLIGIBLE = 40.0  # of logarithms of weights, below the largest
 ROUNDING = 4e-16  # of modes of correlations, for every input
-MOST_APART = 1e14  # largest over smallest size: rounding leaves nothing of smaller inputs beside the largest
+MOST_APART = 1e14  # largest size over the smallest but one: rounding cannot tell two smaller inputs apart
 
 
 class Moments(NamedTuple):
@@ -142,18 +142,19 @@ class Divided:
 def divided(layer: BatchNorm, state: State, shape: Shape) -> Divided | None:
     """What a BatchNorm of Gaussian units divides; None unless over given vectors, and not too many of them.
 
-    Nor if it reads another one, whose variances are all the same. ValueError for sizes more than 1e14 apart.
+    Nor if it reads another one, whose variances are all the same. ValueError if two are smaller than another by more
+    than 1e14.
     """
     given = len(shape) == 1 and state.copies == 1 and 1 < state.points <= MOST_VECTORS
     known = state.gaussian and state.divided is None and not (state.mixed or state.apart)
     if not given or not known or state.log_d is None:
         return None
-    sizes = state.log_q[np.isfinite(state.log_q)] / 2
-    apart = float(np.ptp(sizes)) if len(sizes) else 0.0
+    sizes = np.sort(state.log_q)[1:] / 2
+    apart = float(sizes[-1] - sizes[np.isfinite(sizes)][0]) if math.isfinite(sizes[-1]) else 0.0
     if apart > math.log(MOST_APART):
         raise ValueError(
-            f"inputs of a BatchNorm must not differ by more than a factor {MOST_APART:.0e} in size, "
-            f"got 10^{apart / math.log(10):.4g}: scale them alike, or normalize each before"
+            f"inputs of a BatchNorm must not be smaller than the largest by more than a factor {MOST_APART:.0e}, all "
+            f"but one, got a factor 10^{apart / math.log(10):.4g}: scale them alike, or normalize each before"
         )
     return Divided(state.log_d, layer.epsilon, 2 * math.log(layer.gamma) if layer.gamma else -math.inf)
 

@@ -16,7 +16,7 @@ import bntheory as bn
 
 torch = pytest.importorskip("torch")
 
-from simulations.training import batches, checkpoints, loop  # noqa: E402
+from simulations.training import batches, checkpoints, devices, loop  # noqa: E402
 from simulations.training.datasets import idx  # noqa: E402
 from simulations.training.divergence import first_not_finite  # noqa: E402
 from simulations.training.modules import build  # noqa: E402
@@ -68,6 +68,20 @@ def test_the_loop_is_momentum_descent_on_the_cross_entropy(tmp_path):
     np.testing.assert_allclose(history.losses, losses, rtol=1e-5)
     np.testing.assert_allclose(weights(tmp_path)["0.weight"], weight, atol=1e-5)
     np.testing.assert_allclose(weights(tmp_path)["0.bias"], bias, atol=1e-5)
+
+
+def test_channels_last_changes_the_layout_and_rounding_only():
+    net = bn.resnet(8, batch_norm=True, image=(3, 8, 8))
+    recipe, (plain, other) = Recipe(net, seed=3), (build(net, 3) for _ in range(2))
+    other = devices.put(other, "cpu")
+    images, labels = batches.examples(recipe, "cpu")[0].batch(torch.arange(32))
+    outputs = [model(images) for model in (plain, other)]
+    for each in outputs:
+        torch.nn.functional.cross_entropy(each, labels).backward()
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-5)
+    for one, another in zip(plain.parameters(), other.parameters(), strict=True):
+        assert one.dim() < 4 or another.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(one.grad, another.grad, rtol=0, atol=1e-4)
 
 
 def test_a_network_with_batch_norm_learns_digits():

@@ -135,13 +135,22 @@ def test_drawn_wide_networks(phi):
     assert off.max() < 1, off.round(2)
 
 
-def test_sizes_that_rounding_cannot_tell_apart_are_refused():
+def test_two_inputs_that_rounding_cannot_tell_apart_beside_the_largest_are_refused():
     net, vectors = mlp(3, 64, batch_norm=True, input_width=16), UNEQUAL / np.linalg.norm(UNEQUAL, axis=1)[:, None]
     vectors[0] *= 0.9e14
     assert np.all(np.isfinite(predict_growth(net, vectors).log_gradient))
     vectors[0] *= 1e40
-    with pytest.raises(ValueError, match=r"more than a factor 1e\+14 in size, got 10\^53.95: scale them alike"):
+    with pytest.raises(ValueError, match=r"a factor 1e\+14, all but one, got a factor 10\^53.95: scale them alike"):
         predict_growth(net, vectors)
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-100])
+def test_a_single_input_may_be_as_small_as_it_likes(size):
+    net, vectors = mlp(3, 64, batch_norm=True, input_width=16), UNEQUAL / np.linalg.norm(UNEQUAL, axis=1)[:, None]
+    vectors[3] *= 1e-10
+    expected = predict_growth(net, vectors).log_gradient
+    vectors[3] *= size
+    np.testing.assert_allclose(predict_growth(net, vectors).log_gradient, expected, rtol=0, atol=1e-8)
 
 
 def test_a_factor_behind_bn_and_a_negative_one():

@@ -15,7 +15,7 @@ SHOWN = (
     "with BN they cancel (layers 18, 54, 90)",
     "BN allows much larger learning rates",
     "step at which it passes",
-    "the step at which it passes, for a network of the size in figure 5",
+    "the step at which it passes 1000, for a network of the size in figure 5",
     "without BN it trains at 0.0001",
     "without BN it trains at 0.0001: on digits",
 )

@@ -48,7 +48,7 @@ def draws(data: dict[str, Any]) -> list[Claim]:
     return [
         judged(
             "figures 3, 5",
-            "the step at which it passes, for a network of the size in figure 5",
+            "the step at which it passes 1000, for a network of the size in figure 5",
             (f"{steps[0]:g} to {steps[-1]:g} (by eye)", "as e^(−size)", _interval(step, "")),
             passed and bool(step[0] <= np.median(steps) <= step[2]),
             f"95% of networks of that size, from {count} draws; of theory's mean size {_interval(usual, '')}. The "

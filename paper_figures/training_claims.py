@@ -126,8 +126,9 @@ def _on_digits(data: dict[str, Any]) -> list[Claim]:
 
 
 def _span(values: np.ndarray) -> str:
-    """Least and largest of some shares."""
-    return f"{values.min():.1%} to {values.max():.1%}"
+    """Least and largest of some shares, or the only one."""
+    ends = dict.fromkeys(f"{value:.1%}" for value in (values.min(), values.max()))
+    return " to ".join(ends)
 
 
 def learning_rates(data: dict[str, Any]) -> list[Claim]:

@@ -267,7 +267,7 @@ def test_single_figures_are_listed_and_refused(tmp_path):
     command = [sys.executable, "-m", "paper_figures"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
     numbered = [f"figure{number}" for number in range(1, 9)]
-    names = ("learning_rates", "last_layer", "sgd_noise", "initializations", "trained_networks")
+    names = ("draws", "learning_rates", "last_layer", "sgd_noise", "initializations", "trained_networks")
     own = ("condition_number", "gradient_explosion", "input_conditioning")
     appendices = [f"appendix_{name}" for name in (*names, *own)]
     assert listed.stdout.split() == ["growth", *numbered, "table1", *appendices]

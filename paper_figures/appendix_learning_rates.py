@@ -20,9 +20,9 @@ TEXT = (
     "from 0.00001 to 3, three seeds each. Without BN the rates that still train fall with depth, to about 0.0001 at "
     "depth 110, where one seed of three learns more than half; with BN they fall from 0.4 to 0.02. In 165 epochs all "
     "learn there, at 0.0001 without and at 0.1 with BN (figure 1). Where both train well they end alike. Left: "
-    "accuracy in training at the end (0: diverged). Right: the largest rate at which three "
-    "of ten images (open) or half of them (filled) are recognized in training. Dotted, ◆: depth 20 on Fashion-MNIST "
-    "(32×32, batches of 128, 15 epochs, one seed): without BN 0.1 is the largest there too, with BN 1."
+    "accuracy in training at the end (0: diverged). Right: the largest rate at which three of ten images (open) or "
+    "half of them (filled) are recognized in training. Dotted, ◆: depth 20 on Fashion-MNIST (32×32, batches of 128, "
+    "15 epochs, one seed): without BN 0.1 is the largest there too, with BN 1."
 )
 LEVELS = (0.3, 0.5)  # accuracies in training that count as learned; guessing has 0.1
 FALL = 10  # by how much the ratio must grow from the shallowest to the deepest networks

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -90,6 +91,11 @@ def jacobi(rows):
                 norm = mpmath.sqrt(1 + t * t)
                 rows[i], rows[j] = rows[i] / norm, rows[j] / norm
     return [row @ row for row in rows]
+
+
+def pytest_configure():
+    """Take Ctrl-C where a shell in the background has it ignored: processes that tests start would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

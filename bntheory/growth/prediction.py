@@ -307,11 +307,12 @@ def predict_growth(
     Second moments, distances and gradients: infinite width (`growth.infinite_width`, `growth.backward`), exact at any
     width for linear, ReLU and leaky ReLU layers with symmetric weights. Rows whose units are not Gaussian are sampled,
     from a fixed seed ("population"). BatchNorm: exact at infinite width for vectors that are alike, on maps of at most
-    256 positions, and, with a linear, ReLU or leaky ReLU activation behind it, for up to 128 given vectors of any sizes
-    and angles. Else s² is taken as certain: an error of order 1/batch for inputs of equal size, and far off where some
-    are much larger than others. Other activations behind it are sampled for fewer than 16 given vectors; for more they
-    are a few percent off, and gradients in front of that BatchNorm by up to e^0.04 a layer for digits, and a factor of
-    2 for vectors of sizes e^(2ξ): what the slopes have to do with the units is taken from vectors that are alike.
+    256 positions, and, with a linear, ReLU or leaky ReLU activation behind it, for up to 128 given vectors of any
+    angles, and of sizes up to 1e14 apart but for one smaller. Else s² is taken as certain: an error of order 1/batch
+    for inputs of equal size, and far off where some are much larger than others. Other activations behind it are
+    sampled for fewer than 16 given vectors; for more they are a few percent off, and gradients in front of that
+    BatchNorm by up to e^0.04 a layer for digits, and a factor of 2 for vectors of sizes e^(2ξ): what the slopes have to
+    do with the units is taken from vectors that are alike.
     Fluctuations: exact for linear and ReLU MLPs with Gaussian weights (Hanin and Nica 2018), first order in 1/width for
     other MLPs (`first_order`) and for images (`kernel_noise`), where rows behind a BatchNorm have a band only if their
     own weights make most of what varies, and rows after a maximum only if they vary more than its mean is known.

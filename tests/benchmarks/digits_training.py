@@ -7,10 +7,10 @@ second call goes on there. `paper_figures/figure1.py` draws the result.
 """
 
 import pathlib
+from importlib import metadata
 from typing import Any
 
 import studies
-import torch  # noqa: F401  # whose version is kept
 
 from paper_figures.epochs import accuracies
 from simulations.study import Study
@@ -28,7 +28,7 @@ def trained(folder: pathlib.Path) -> dict[str, Any]:
         for index, found in enumerate(studies.points_of(study, folder / norm)):
             rows = {name: [float(f"{one:.4g}") for one in values[0]] for name, values in found.items()}
             runs.append({"norm": norm, **study.point(index), **rows})
-    return {**SETTING, "runs": runs}
+    return {**SETTING, "torch": metadata.version("torch"), "runs": runs}
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ goes on there. `paper_figures/appendix_draws.py` draws the result.
 """
 
 import pathlib
+from importlib import metadata
 from typing import Any
 
 import studies
-import torch  # noqa: F401  # whose version is kept
 
 from paper_figures.draws import at_start
 from simulations.study import Study
@@ -25,7 +25,7 @@ def drawn(folder: pathlib.Path) -> dict[str, Any]:
     study = Study(at_start, {"seed": SEEDS}, 1, SETTING, chunk=1)
     points = studies.points_of(study, folder)
     rows = {name: [float(f"{point[name].item():.5g}") for point in points] for name in points[0]}
-    return {**SETTING, "seeds": list(SEEDS), "draws": rows}
+    return {**SETTING, "torch": metadata.version("torch"), "seeds": list(SEEDS), "draws": rows}
 
 
 if __name__ == "__main__":

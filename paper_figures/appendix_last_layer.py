@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_figures.appendix_learning_rates import swept
+from paper_figures.appendix_learning_rates import swept, typical
 from paper_figures.checks import Check, at_least
 
 if TYPE_CHECKING:
@@ -53,17 +53,8 @@ def largest(tested: Mapping[float, Sequence[float]], level: float = HALF) -> lis
     >>> largest({0.01: [0.9, 0.8], 0.1: [0.7, 0.1], 1.0: [0.1, 0.1]})
     [0.1, 0.01]
     """
-    seeds = max(len(each) for each in tested.values())
-    return [
-        max((rate for rate, each in tested.items() if seed < len(each) and each[seed] >= level), default=None)
-        for seed in range(seeds)
-    ]
-
-
-def typical(tested: Mapping[float, Sequence[float]]) -> tuple[float, int]:
-    """Geometric mean of the largest learning rates, and over how many seeds: those that have one."""
-    found = [rate for rate in largest(tested) if rate is not None]
-    return (float(np.exp(np.mean(np.log(found)))) if found else float("nan")), len(found)
+    (seeds,) = {len(each) for each in tested.values()}
+    return [max((rate for rate, each in tested.items() if each[seed] >= level), default=None) for seed in range(seeds)]
 
 
 def best(tested: Mapping[float, Sequence[float]]) -> tuple[float, float, float]:
@@ -76,7 +67,7 @@ def best(tested: Mapping[float, Sequence[float]]) -> tuple[float, float, float]:
 def shares(data: Mapping[Any, Any], depth: int) -> tuple[float, float]:
     """What BN in the last layer has of the gain from none to BN in all: of the best accuracy, of ln(largest rate)."""
     accuracies = {norm: best(data[depth][norm]["tested"])[1] for norm in NORMS}
-    rates = {norm: np.log(typical(data[depth][norm]["tested"])[0]) for norm in NORMS}
+    rates = {norm: np.log(typical(largest(data[depth][norm]["tested"]))[0]) for norm in NORMS}
     of_accuracy, of_rate = (
         (each["last"] - each["none"]) / (each["all"] - each["none"]) for each in (accuracies, rates)
     )
@@ -86,7 +77,7 @@ def shares(data: Mapping[Any, Any], depth: int) -> tuple[float, float]:
 def check(data: dict[str, Any]) -> list[Check]:
     """Ask, at the greatest depth, for a larger rate and for half of the gain in accuracy."""
     depth = data["depths"][-1]
-    rates = {norm: typical(data[depth][norm]["tested"])[0] for norm in NORMS}
+    rates = {norm: typical(largest(data[depth][norm]["tested"]))[0] for norm in NORMS}
     text = f"depth {depth}: largest rate with BN in the last layer over that without"
     gain = f"depth {depth}: share of the gain in accuracy, at the best rates (paper: about two thirds)"
     return [at_least(text, rates["last"] / rates["none"], 1), at_least(gain, shares(data, depth)[0], 0.5)]
@@ -112,7 +103,7 @@ def draw(data: dict[str, Any]) -> Figure:
         ]
         across, up = np.transpose(points)
         axes.plot(across + 0.08 * (place - 1), up, MARKERS[norm], ms=7, mfc="none", color=COLORS[norm])
-    axes.set(yscale="log", ylabel="largest α", xlim=(-0.5, len(depths) - 0.5), ylim=(1e-5, 3))
+    axes.set(yscale="log", ylabel="largest α, half recognized", xlim=(-0.5, len(depths) - 0.5), ylim=(1e-5, 3))
     axes.set_xticks(range(len(depths)), [f"depth {depth}" for depth in depths])
     figure.legend(*parts[depths[0]].get_legend_handles_labels(), ncols=3, loc="outside upper center")
     figure.supxlabel("scikit-learn's digits, 8×8; 16 epochs, batches of 64, momentum 0.9, three seeds", fontsize=10.5)

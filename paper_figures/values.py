@@ -10,7 +10,15 @@ RESULTS = {  # that a figure shows, or holds its own beside
     "figure1": ("fashion_training", "digits_training"),
     **dict.fromkeys(("figure2", "figure6", "table1"), ("initialization_probes",)),
     **dict.fromkeys(("figure3", "figure4"), ("step_probes",)),
-    "appendix_learning_rates": ("digits_sweep", "digits_sweep_110", "fashion_sweep", "fashion_sweep_bn"),
+    "appendix_learning_rates": (
+        "digits_sweep",
+        "digits_sweep_110",
+        "fashion_sweep",
+        "fashion_sweep_bn",
+        "digits_training",
+        "digits_sweep_165",
+        "digits_sweep_165_bn",
+    ),
     "appendix_last_layer": ("digits_sweep", "digits_sweep_110", "digits_sweep_last", "digits_sweep_last_110"),
     "appendix_draws": ("draws_without_bn",),
     "appendix_trained_networks": ("trained_networks",),
@@ -47,9 +55,9 @@ def committed(name: str) -> dict[str, Any]:
     name : str
         "initialization_probes", "step_probes", "draws_without_bn": many draws of ResNet-110 at initialization;
         "fashion_training", "digits_training" (figure 1), "fashion_sweep" and "fashion_sweep_bn" (depth 20, the latter
-        with BN at 0.01 and above), "digits_sweep" (depths 20 and 56), "digits_sweep_110",
-        "digits_sweep_last" and "digits_sweep_last_110" (BN in the last layer), "trained_networks",
-        "input_conditioning": runs of training.
+        with BN at 0.01 and above), "digits_sweep" (depths 20 and 56), "digits_sweep_110", "digits_sweep_165" and
+        "digits_sweep_165_bn" (depth 110, 165 epochs, large rates), "digits_sweep_last" and "digits_sweep_last_110"
+        (BN in the last layer), "trained_networks", "input_conditioning": runs of training.
 
     Returns
     -------

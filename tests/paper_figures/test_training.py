@@ -4,6 +4,7 @@ import json
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bntheory as bn
@@ -55,11 +56,13 @@ def test_figure_1_looks_at_the_last_epoch_before_the_learning_rate_is_cut():
     assert epochs[8]["learning_rate"] == pytest.approx(epochs[7]["learning_rate"] / 10)
 
 
-def test_figure_1_has_the_papers_four_runs_at_least():
+def test_figure_1_has_the_papers_four_runs_at_least_and_the_documentation_lists_them():
     data = figure1.compute()
-    for norm, rate in (("with", 0.1), ("with", 0.003), ("with", 0.0001), ("without", 0.0001)):
+    for norm, rate in (("with", 0.1), ("with", 0.003), ("with", 0.0001), ("without", 0.0001), ("without", 0.00001)):
         run = figure1.run_of(data, norm, rate)
-        assert len(run["epochs"]) >= 13 and run["data"] == "fashion-mnist"
+        row = f"| {norm} BN | {np.format_float_positional(rate)} | {figure1.at_end(data, norm, rate):.1%} |"
+        assert row in TRAINING.read_text(encoding="utf-8")
+        assert len(run["epochs"]) == 15 and run["data"] == "fashion-mnist"
         assert run["epochs"][-1]["learning_rate"] == pytest.approx(rate / 100)  # both cuts are made
 
 
@@ -77,9 +80,24 @@ def test_learning_rates_are_complete_and_equal_ones_are_noticed():
         for norm in appendix_learning_rates.NORMS:
             counts = [len(found) for found in data[depth][norm]["accuracy"].values()]
             assert len(counts) == 12 and sum(counts) >= 35
+    for norm, rates in (("none", 10), ("all", 6)):
+        assert [len(found) for found in data["long"][110][norm]["accuracy"].values()] == rates * [3]
     data[110]["all"]["largest"] = data[110]["none"]["largest"]
     data["fashion"][20]["none"]["largest"][0.3] = [None]
-    assert [check.passed for check in appendix_learning_rates.check(data)] == [False, True, False, False, False]
+    data["long"][110]["all"]["largest"][0.3] = 3 * [0.001]
+    assert [check.passed for check in appendix_learning_rates.check(data)] == [False, False, True, False, False, False]
+
+
+def test_the_documentation_lists_what_was_found_in_165_epochs():
+    text, found = TRAINING.read_text(encoding="utf-8"), appendix_learning_rates.compute()["long"]
+    means = [appendix_learning_rates.ratio(found, 110, level)[0] for level in appendix_learning_rates.LEVELS]
+    assert f"on average {means[0]:.0f} (by half of the images {means[1]:.0f})" in text
+    for norm, name in (("none", "without BN"), ("all", "with BN")):
+        cells = dict.fromkeys(sorted(found[110]["none"]["accuracy"]), "")
+        for rate, seeds in found[110][norm]["accuracy"].items():
+            shares = ", ".join(f"{100 * share:.0f}" if share else "–" for share in seeds)
+            cells[rate] = f"{shares}%" if any(seeds) else "–"
+        assert f"| {name} | {' | '.join(cells.values())} |".replace("|  |", "| |").replace("|  |", "| |") in text
 
 
 def test_trained_networks_that_still_follow_theory_are_noticed():
@@ -104,8 +122,11 @@ def test_claims_about_training_are_judged_and_can_fail():
     expected = [*[REPRODUCED] * 2, *[NOT_REPRODUCED] * 2, *digits, *[REPRODUCED] * 3]
     assert [claim.verdict for claim in judged] == expected
     rates = data["appendix_learning_rates"]
-    rates[110]["all"]["largest"] = rates[110]["none"]["largest"]
+    for sweep in (rates, rates["long"]):
+        sweep[110]["all"]["largest"] = sweep[110]["none"]["largest"]
+    rates[20]["none"]["largest"] = rates[110]["none"]["largest"]
     rates[20]["none"]["tested"][0.01] = [0.5, 0.5, 0.5]
+    figure1.run_of(data["figure1"], "without", 0.1)["divergence"] = None
     figure1.run_of(data["figure1"], "with", 0.1)["epochs"][-1]["test_accuracy"] = 0.1
     data["figure1"]["digits"]["without"][0.0001]["test_accuracy"][2] = 0.1
     data["figure1"]["digits"]["with"][0.003]["train_accuracy"][0, -1] = 0.9

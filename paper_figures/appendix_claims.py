@@ -48,16 +48,17 @@ def draws(data: dict[str, Any]) -> list[Claim]:
     return [
         judged(
             "figures 3, 5",
-            "the step at which it passes 1000, for a network of the size in figure 5",
+            "without BN the step at which it passes 1000, for a network of the size in figure 5",
             (f"{steps[0]:g} to {steps[-1]:g} (by eye)", "as e^(−size)", _interval(step, "")),
             passed and bool(step[0] <= np.median(steps) <= step[2]),
-            f"95% of networks of that size, from {count} draws; of theory's mean size {_interval(usual, '')}. The "
-            f"paper's is {-below:.1f} of theory's deviations below that: {norm.cdf(below):.0%} of draws are as small. "
+            f"95% of networks of that size, from {count} draws, which go as e^(−{-part['slope']:.2f} size); of "
+            f"theory's mean size {_interval(usual, '')}. The paper's is {-below:.1f} of theory's deviations below that: "
+            f"{norm.cdf(below):.0%} of draws are as small. "
             "Reproduced means the median of its three steps.",
         ),
         judged(
             "figures 2, 5",
-            "the range of gradients, for a network of the size in figure 5",
+            "range of gradients without BN, for a network of the size in figure 5",
             (f"±{reach:g} (by eye)", "as e^size", _interval(gradient, "±")),
             bool(gradient[0] <= reach <= gradient[2]),
             f"95% of networks of that size, from {count} draws. The size explains a part of the distance only.",
@@ -79,7 +80,7 @@ def gradient_explosion(data: dict[str, Any]) -> list[Claim]:
     plain = [rate for batch, rate in found["plain"].items() if batch > appendix_gradient_explosion.HEAVY]
     exponents = [rate for batch, rate in found["residual"].items() if batch > appendix_gradient_explosion.HEAVY]
     sizes = ", ".join(str(batch) for batch in found["plain"] if batch > appendix_gradient_explosion.HEAVY)
-    network = f"ResNet-{data['resnet_depth']}"
+    network, blocks = f"ResNet-{data['resnet_depth']}", (data["resnet_depth"] - 2) // 6
     return [
         judged(
             "text",
@@ -89,10 +90,10 @@ def gradient_explosion(data: dict[str, Any]) -> list[Claim]:
                 "√depth, anew in every stage",
                 f"ln of the square +{bn.activation:.1f}",
             ),
-            bn.activation < nobn.activation and bn.activation < 2 * np.log(data["resnet_depth"]),
-            f"{network} at initialization on digits; without BN +{nobn.activation:.1f}. Gradients, for a given one at "
-            f"the output, rise by e^{bn.gradient:.1f} with BN and by e^{nobn.gradient:.1f} without: in residual "
-            "networks BN leaves them a power of depth.",
+            bn.activation < min(nobn.activation, np.log1p(blocks)),
+            f"{network} at initialization on digits; allowed: ln(1 + {blocks} blocks of a stage). Without BN "
+            f"+{nobn.activation:.1f}. Gradients, for a given one at the output, rise by e^{bn.gradient:.1f} "
+            f"with BN and by e^{nobn.gradient:.1f} without: in residual networks BN leaves them a power of depth.",
         ),
         judged(
             "later work",
@@ -120,7 +121,7 @@ def input_conditioning(data: dict[str, Any]) -> list[Claim]:
     with_bn = (
         "– (not its subject)",
         "small samples collapse onto one another",
-        f"{batch:.1%} of test digits, {raw:.1%} without it",
+        f"{batch:.1%} of test digits, {sample:.1%} with each normalized, {raw:.1%} raw",
     )
     return [
         judged("related work", f"{what}: normalizing each sample helps", values, sample > raw, why),
@@ -128,7 +129,7 @@ def input_conditioning(data: dict[str, Any]) -> list[Claim]:
             "related work",
             f"{what}: BN does not replace that",
             with_bn,
-            batch < sample - 0.02,
+            batch < min(sample, raw) - 0.02,
             f"In its own batches {within:.1%}. BN divides by what the largest samples of a batch set. {why}",
         ),
     ]
@@ -187,7 +188,7 @@ def initializations(data: dict[str, Any]) -> list[Claim]:
     listed = ", ".join(names.values())
     return [
         judged(
-            "figure 5",
+            "beyond the paper",
             "without BN activations grow with depth, of any initialization",
             ("shown for one", f"½ ln⟨h²⟩ from first to last block {theory}", measured),
             all(mean[-1] > mean[0] for mean, _ in rise.values()),
@@ -196,7 +197,7 @@ def initializations(data: dict[str, Any]) -> list[Claim]:
             known=True,
         ),
         judged(
-            "figure 5",
+            "beyond the paper",
             "with BN the size of activations does not depend on the initialization",
             ("shown for one", "one law", f"at most {apart:.2f} apart in ½ ln⟨h²⟩"),
             apart < ALIKE,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_figures.checks import Check, at_least, at_most, near
+from paper_figures.checks import Check, at_least, at_most, near_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -201,7 +201,7 @@ def check(data: dict[str, Any]) -> list[Check]:
             if name != "between":
                 text = f"product of {data['counts'][index]}, N = {width} ({name}): ln κ"
                 beside = 0.02 * part["theory"][index] if name == "deep" else WIDTH * part["theory"][index]
-                checks.append(_near_theory(text, drawn[:, index], part["theory"][index], beside))
+                checks.append(near_mean(text, drawn[:, index], part["theory"][index], beside, FALSE_ALARM))
         error = drawn.std(axis=0, ddof=1) / math.sqrt(len(drawn))
         excess = (drawn.mean(axis=0) - part["bound"]) / error
         checks.append(at_most(f"products, N = {width}: ln κ above its bound, in standard errors", excess.max(), 5))
@@ -209,19 +209,11 @@ def check(data: dict[str, Any]) -> list[Check]:
     for kind in ("weak", "residual_bn"):
         theory = data["networks"][kind]["theory"][-1]
         text = f"{KINDS[kind]}, {data['depths'][-1]} blocks: ln κ"
-        checks.append(_near_theory(text, deepest[kind], theory, WIDTH * theory))
+        checks.append(near_mean(text, deepest[kind], theory, WIDTH * theory, FALSE_ALARM))
     text = f"plain ReLU, {data['depths'][-1]} layers: ln κ with BN against that without"
-    checks.append(_near_theory(text, deepest["relu_bn"] - deepest["relu"], 0.0, 0.0))
+    checks.append(near_mean(text, deepest["relu_bn"] - deepest["relu"], 0.0, 0.0, FALSE_ALARM))
     gain = deepest["residual"].mean() - deepest["residual_bn"].mean()
     return [*checks, at_least("ReLU with shortcuts: ln κ without BN less that with it", gain, 0)]
-
-
-def _near_theory(what: str, drawn: np.ndarray, theory: float, beside: float) -> Check:
-    from simulations.statistics import mean_with_error, tolerance
-
-    mean, error = mean_with_error(drawn)
-    allowed = float(tolerance(error, FALSE_ALARM, degrees_of_freedom=len(drawn) - 1)) + beside
-    return near(what, float(mean), float(theory), allowed)
 
 
 def draw(data: dict[str, Any]) -> Figure:

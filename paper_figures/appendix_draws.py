@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TITLE = "Without BN: how large a network is drawn, and the step that it bears"
+TITLE = "How large a network is drawn without BN, and the step that it bears"
 TEXT = (
     "ResNet-110 without BN, 20 draws of its weights: their size at the last block (figure 5's averages of ln std and "
     "ln |mean| over channels of layer 102), beside theory's law of sizes; the step along the gradient at which the "
@@ -52,9 +52,9 @@ def compute(seed: int = 0, device: str = "cpu", images: int = 128) -> dict[str, 
     Returns
     -------
     dict
-        "size": of the draws, (draws,); "law": theory's mean and standard deviation of it; "paper": its size; for each
-        of `MEASURED` "log", ln of the values, (draws,), and what `expected` makes of them at the paper's size and, as
-        "usual", at theory's mean.
+        "size": of the draws, (draws,); "law": theory's mean and standard deviation of it, for images of "data";
+        "paper": its size; "reading": the error of that; for each of `MEASURED` "log", ln of the values, (draws,), and
+        what `expected` makes of them at the paper's size and, as "usual", at theory's mean.
     """
     found, known = committed("draws_without_bn")["draws"], paper_values()["figure5"]
     size = (np.array(found["log_std"]) + np.array(found["log_mean"])) / 2
@@ -63,6 +63,7 @@ def compute(seed: int = 0, device: str = "cpu", images: int = 128) -> dict[str, 
     place = known["layers"].index(LAYERS["channels"])
     paper = (known["log_std_nobn"][place] + known["log_mean_nobn"][place]) / 2
     data = {"size": size, "law": np.array(law), "paper": paper, "reading": known["tolerance"]}
+    data["data"] = networks.image_set().name
     for name in MEASURED:
         values = np.log(np.array(found[name]))
         usual = expected(size, values, float(law[0]))
@@ -147,7 +148,8 @@ def draw(data: dict[str, Any]) -> Figure:
     panels[-1].set_xlabel("size: ½ (ln std + ln |mean|) of the channels of layer 102")
     panels[0].legend(fontsize=9.5)
     figure.supxlabel(
-        "ResNet-110 without BN, Xavier normal, at initialization;\n128 images of Fashion-MNIST; paper: CIFAR-10",
+        "ResNet-110 without BN, Xavier normal, at initialization;\n128 images of Fashion-MNIST (law: of "
+        f"{data['data']}); paper: CIFAR-10",
         fontsize=10.5,
     )
     return figure

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paper_figures.checks import Check, at_least, at_most, near
+from paper_figures.checks import Check, at_least, at_most, near_mean
 from paper_figures.input_scales import SPREADS, TREATMENTS, effective_share, images, moments_by_layer, network
 from paper_figures.values import committed
 
@@ -166,21 +166,13 @@ def check(data: dict[str, Any]) -> list[Check]:
         for name, layer in (("first", 1), ("last", -1)):
             text = f"BN, σ = {spread:g}, {name} layer"
             drawn, theory = (spread_of(batch[spread][key][..., layer, :]) for key in ("drawn_moment", "moment"))
-            checks.append(_near_theory(f"{text}: spread of ln⟨h²⟩", drawn, theory, WIDTH * theory))
+            checks.append(near_mean(f"{text}: spread of ln⟨h²⟩", drawn, theory, WIDTH * theory, FALSE_ALARM))
             drawn, theory = (np.log(batch[spread][key][..., layer]) for key in ("drawn_distance", "distance"))
-            checks.append(_near_theory(f"{text}: ln of the distance of dim images", drawn, theory, WIDTH))
+            checks.append(near_mean(f"{text}: ln of the distance of dim images", drawn, theory, WIDTH, FALSE_ALARM))
         share = raw[spread]["share"]
         text = f"no normalization, σ = {spread:g}: effective share of the batch in the gradient"
-        checks.append(_near_theory(text, raw[spread]["drawn_share"], share, WIDTH * share))
+        checks.append(near_mean(text, raw[spread]["drawn_share"], share, WIDTH * share, FALSE_ALARM))
     return [*checks, *_check_training(data)]
-
-
-def _near_theory(what: str, drawn: np.ndarray, theory: float, beside: float) -> Check:
-    from simulations.statistics import mean_with_error, tolerance
-
-    mean, error = mean_with_error(drawn)
-    allowed = float(tolerance(error, FALSE_ALARM, degrees_of_freedom=len(drawn) - 1)) + beside
-    return near(what, float(mean), float(theory), allowed)
 
 
 def _check_training(data: dict[str, Any]) -> list[Check]:

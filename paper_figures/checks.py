@@ -48,6 +48,19 @@ def near(what: str, got: float, expected: float, tolerance: float) -> Check:
     )
 
 
+def near_mean(what: str, drawn: np.ndarray, theory: float, beside: float, false_alarm: float) -> Check:
+    """Check the mean of draws: off by `beside` at most, and what chance exceeds in a share `false_alarm` of cases.
+
+    >>> near_mean("mean", np.array([0.9, 1.0, 1.1, 1.0]), 1.0, 0.0, 0.05).expected
+    '1.00 ± 0.13'
+    """
+    from simulations.statistics import mean_with_error, tolerance
+
+    mean, error = mean_with_error(drawn)
+    allowed = float(tolerance(error, false_alarm, degrees_of_freedom=len(drawn) - 1)) + beside
+    return near(what, float(mean), float(theory), allowed)
+
+
 def covered(what: str, inside: np.ndarray, level: float, false_alarm: float) -> Check:
     """Check that so many are inside as a probability of `level` gives, all but a `false_alarm` of the times.
 

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 TITLE = "Figure 2: gradients of weights, with and without BN"
 TEXT = (
     "Gradients of all weights of layer 55 of one network for one mini-batch, beside a Gaussian of their standard "
-    "deviation: with BN a bell that is a little wider than Gaussian in its tails, without BN a sharp peak with long "
-    "tails, over a range that is more than a thousand times wider. The paper finds about 100 times: without BN our "
-    "gradients are some 35 times larger than in its picture, and the loss that they belong to is too (several hundred "
-    "with Xavier normal weights and projection shortcuts), from which the largest step sizes differ in the same sense."
+    "deviation: with BN a bell with heavier tails, about twice as wide as the paper's, without BN a sharp peak with "
+    "long tails, over a range that is more than a thousand times wider. The paper finds about 100 times: without BN "
+    "our gradients are some 35 times larger than in its picture, and the loss that they belong to is too (several "
+    "hundred with Xavier normal weights and projection shortcuts), from which the largest step sizes differ in the "
+    "same sense."
 )
 NAMES = ("std", "kurtosis", "half_width")
 
@@ -94,7 +95,9 @@ def draw(data: dict[str, Any]) -> Figure:
             axes.axvline(side, color="C2", lw=1.2, ls=":", label="range in the paper" if side > 0 else None)
         axes.set(yscale="log", ylim=(0.5, 4 * part["counts"].max()), ylabel="weights")
         axes.set_title(
-            f"{name}: std {std:.2g}, kurtosis {part['kurtosis'][0]:.1f}, largest {part['half_width'][0]:.3g}"
+            f"{name}, first draw: std {std:.2g}, kurtosis {part['kurtosis'][0]:.1f}, largest "
+            f"{part['half_width'][0]:.3g}",
+            fontsize=11,
         )
         axes.set_xlabel(f"∂L/∂w of layer {data['layer']}")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), ncols=3, loc="outside upper center")

@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 TITLE = "Figure 6: gradients by the outputs"
 TEXT = (
     "Gradient of the mini-batch's loss by each output: a column of one colour near 1/128 is a class that is "
-    "predicted with certainty whatever the image. Without BN there is one in every network, as outputs of "
-    "different images are almost equal up to a factor; theory says so from the images and the architecture alone. With "
-    "BN outputs remain correlated, so that one class is often the most frequent there too, but as a rule its "
-    "probability is not near 1 (median of 11 draws: 0.57). Of several networks the one with the median probability is "
-    "shown. With BN theory takes outputs for more alike than they are: 1 − cosine is 0.009 there, 0.02 to 0.06 in "
-    "networks. The reason is not width: from the first block on it puts the mean in the place of the images' "
-    "own covariances, and these images are not alike. Units sampled with all covariances agree with wide networks, and "
-    "with theory if every image is given the mean (9 blocks, 8 images of 8×8: 0.060, 0.037; theory 0.039; networks of "
-    "16, 64 and 256 channels 0.053, 0.061, 0.061; tests/benchmarks/images_unlike.py)."
+    "predicted with certainty whatever the image. Without BN there is one in every network, as outputs of different "
+    "images are almost equal up to a factor; theory says so from the images and the architecture alone. With BN "
+    "outputs remain correlated, so that one class is often the most frequent there too, but as a rule its "
+    "probability is not near 1 (median of 11 draws on Fashion-MNIST: 0.57). Dark cells are images' own classes. Of "
+    "several networks the one with the median probability is shown. With BN theory takes outputs for more alike than "
+    "they are: 1 − cosine is 0.009 there, 0.02 to 0.06 in networks. The reason is not width: from the first block on "
+    "it puts the mean in the place of the images' own covariances, and these images are not alike. Units sampled "
+    "with all covariances agree with wide networks, and with theory if every image is given the mean (9 blocks, 8 "
+    "images of 8×8: 0.060, 0.037; theory 0.039; networks of 16, 64 and 256 channels 0.053, 0.061, 0.061; "
+    "tests/benchmarks/images_unlike.py)."
 )
 CLASSES = 10
 SURE = 0.95  # of the images, of the probability
@@ -136,7 +137,7 @@ def check(data: dict[str, Any]) -> list[Check]:
         at_least(
             f"without BN, largest mean probability of a class, least of {count}", data["nobn"]["column"].min(), SURE
         ),
-        at_most(f"with BN, the same, median of {many['draws']}", many["bn"]["figure6"]["column"]["median"], 0.75),
+        at_most(f"with BN, the same, largest of {many['draws']}", max(many["bn"]["figure6"]["column"]["draws"]), SURE),
     ]
     low, _, high = data["bn"]["predicted_share"]
     worst = np.array([data["bn"]["share"].min(), data["bn"]["share"].max()])
@@ -161,7 +162,8 @@ def draw(data: dict[str, Any]) -> Figure:
             data[kind]["gradient"], aspect="auto", interpolation="none", vmin=-reach, vmax=reach, cmap="cividis"
         )
         axes.grid(False)
-        axes.set(title=name, xlabel="class", xticks=range(0, data[kind]["gradient"].shape[1], 3))
+        axes.set(xlabel="class", xticks=range(0, data[kind]["gradient"].shape[1], 3))
+        axes.set_title(f"{name}, 1 of {data['draws']}")
     parts["nobn"].set_ylabel("image")
     bar = figure.colorbar(shown, cax=parts["bar"], label="∂L/∂output", ticks=[-reach, 0, reach])
     bar.ax.set_yticklabels([f"−1/{data['images']}", "0", f"1/{data['images']}"])
@@ -171,8 +173,8 @@ def draw(data: dict[str, Any]) -> Figure:
         label = "theory: 98% of networks, median" if height == 0 else None
         axes.errorbar(middle, height, xerr=[[middle - low], [high - middle]], fmt="|", color="black", label=label)
         label = "measured networks" if height == 0 else None
-        y = np.full(data["draws"], height + 0.25)
-        axes.plot(data[kind]["share"], y, "o", color=networks.COLORS[kind], label=label)
+        y = height + 0.25 + 0.12 * np.arange(data["draws"])  # beside one another where they coincide
+        axes.plot(data[kind]["share"], y, "o", ms=4, color=networks.COLORS[kind], label=label)
     axes.set(yticks=[0, 1], yticklabels=["no BN", "BN"], ylim=(-0.5, 2.6), xlim=(0, 1.05))
     axes.set_xlabel("share of images with the most frequent prediction")
     axes.legend(loc="upper left", ncols=2, fontsize=9.5)

@@ -23,7 +23,8 @@ TEXT = (
     "factors, the more singular at 0 and the longer the tail (figure 8 compares it with matrices that are drawn). "
     "Below, magnitudes of the gradients between pairs of channels of a layer, summed over the kernel, in decades "
     "about their median: without BN rows and columns stand out, as some channels have large gradients with all "
-    "others; with BN that structure is weaker. The layer, 45, is from memory of the paper's text."
+    "others; with BN that structure is weaker. White: no gradient at all, of dead channels. The layer, 45, is from "
+    "memory of the paper's text."
 )
 FACTORS = (1, 2, 3, 5, 10)
 NEAR = 0.1  # of the edge of one matrix, 2: what counts as near the origin
@@ -119,7 +120,7 @@ def draw(data: dict[str, Any]) -> Figure:
         logs = np.log10(np.where(pairs > 0, pairs, np.nan))
         shown = axes.imshow(logs - np.nanmedian(logs), vmin=-1.5, vmax=1.5, cmap="cividis", aspect="auto")
         axes.grid(False)
-        axes.set(xlabel="input channel", title=f"{name}, layer {data['layer']}")
+        axes.set(xlabel="input channel", title=f"{name}, layer {data['layer']}, first draw")
     parts["nobn"].set_ylabel("output channel")
     figure.colorbar(shown, cax=parts["bar"], label="log₁₀ |gradient| / median", extend="both")
     figure.supxlabel(data["setting"], fontsize=10.5)

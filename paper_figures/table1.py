@@ -144,5 +144,5 @@ def draw(data: dict[str, Any]) -> Figure:
     axes.text(4, 620, "paper, with BN: above 10", fontsize=9.5)
     axes.set(yscale="log", ylim=(0.6, 1000), xlabel="layer ℓ along the main path", ylabel="mean(a) / mean(b)")
     figure.legend(loc="outside upper center", ncols=2, fontsize=9.5)
-    figure.supxlabel(data["setting"], fontsize=10.5)
+    figure.supxlabel(f"{data['setting']}; ◆: {many['draws']} draws, Fashion-MNIST", fontsize=10.5)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from click.core import ParameterSource
 
 from bntheory.commands import input_option, writable
 
@@ -23,7 +24,7 @@ def _common(command: click.decorators.FC) -> click.decorators.FC:
 
 
 @click.command()
-@click.argument("names", nargs=-1)
+@click.argument("names", metavar="[all|NAME ...]", nargs=-1)
 @click.option("--out", metavar="DIR", default=".", show_default=True, help="Folder for the pictures.")
 @click.option("--check", "judge", is_flag=True, help="Judge the paper's claims; without names, of all figures.")
 @click.option("--claims", "table", metavar="FILE", callback=writable, help="Write judged claims as a Markdown table.")
@@ -31,25 +32,30 @@ def _common(command: click.decorators.FC) -> click.decorators.FC:
 def figures(
     names: tuple[str, ...], out: str, judge: bool, table: str | None, seed: int, scale: str, device: str
 ) -> int:
-    """Compute, check and draw figures of the paper; without names, list them."""
+    """Compute, check and draw figures of the paper; without names, list them.
+
+    A scale sets how many networks figures 2, 5, 6, 7 and table 1 draw; the others are the same at every scale.
+    """
     from pathlib import Path
 
     from bntheory import arguments
-    from paper_figures.claims import claims, markdown
-    from paper_figures.report import FIGURES, SCALES, make_figure
+    from paper_figures.claims import claims, markdown, summary
+    from paper_figures.report import FIGURES, SIZES, make_figure
     from simulations.training.devices import resolve
 
     judge = judge or table is not None
     if not names and not judge:
+        _refuse_options()
         click.echo("\n".join(FIGURES))
         return 0
+    names = tuple(FIGURES) if names in ((), ("all",)) else names
     for name in names:
-        arguments.choice("figure", name, FIGURES)  # all, before the first is made
+        arguments.choice("figure", name, FIGURES)  # every one, before the first is made
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     numbers, passed = {}, True
-    for name in names or FIGURES:
-        made = make_figure(name, folder, seed, resolve(device), **SCALES[scale].get(name, {}))
+    for name in names:
+        made = make_figure(name, folder, seed, resolve(device), scale, **SIZES[scale].get(name, {}))
         numbers[name] = made["numbers"]
         for check in made["checks"]:
             verdict = "ok" if check["passed"] else "FAILED"
@@ -62,9 +68,20 @@ def figures(
             mark = "  FAILED" if claim.failed else ""
             click.echo(f"{claim.verdict}{mark}: {claim.figure}, {claim.what}: paper {claim.paper}; ours {claim.ours}")
             passed = passed and not claim.failed
+        click.echo(summary(judged))
         if table is not None:
-            Path(table).write_text(f"{HEAD}\n{markdown(judged)}\n", encoding="utf-8")
+            Path(table).write_text(f"{HEAD}\n{summary(judged)}\n\n{markdown(judged)}\n", encoding="utf-8")
     return 0 if passed else 1
+
+
+def _refuse_options() -> None:
+    """Refuse what only figures that are made can have."""
+    context = click.get_current_context()
+    for name in ("out", "seed", "scale", "device"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"--{name} belongs to figures: name some, or all; without names they are listed only"
+            )
 
 
 HEAD = """# The paper's claims
@@ -72,7 +89,7 @@ HEAD = """# The paper's claims
 "Understanding Batch Normalization" (Bjorck, Gomes, Selman, Weinberger 2018, arXiv:1806.02375v4), claim by claim. The
 paper's values are read by eye off its figures; ours are of networks on Fashion-MNIST where it is installed, otherwise,
 in figure 5 and where a row says so of the digits of scikit-learn, the paper's of CIFAR-10. Rows of later and of related
-work are not the paper's. Made by `bntheory figures --check --claims docs/claims.md`.
+work, and beyond the paper, are not its own. Made by `bntheory figures --check --claims docs/claims.md`.
 """
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import re
 from html import escape
 from typing import Any
+
+from paper_figures.claims import summary
+from paper_figures.verdicts import Claim
 
 STYLE = """
 :root { color-scheme: light; }
@@ -14,7 +18,8 @@ h1 { font-size: 1.75rem; line-height: 1.2; margin: 1rem 0 .75rem; }
 h2 { font-size: 1.3rem; line-height: 1.3; margin: 0 0 .5rem; }
 h1, h2, h3 { text-wrap: balance; }
 section { margin-top: 2.5rem; padding-top: 1.25rem; border-top: 1px solid #d0d7de; }
-section > p, header p { max-width: 46rem; }
+section > p, header p, details { max-width: 46rem; }
+summary { cursor: pointer; color: #0058a3; } summary:focus-visible { outline: 3px solid #e69f00; }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin: 1rem 0 0; padding: 0; list-style: none;
   font-size: .875rem; }
 a { color: #0058a3; }
@@ -68,7 +73,8 @@ def page(results: dict[str, Any], pictures: dict[str, bytes], explorer: str) -> 
     made = {**results["figures"], **own}
     checks = [check for figure in made.values() for check in figure["checks"]]
     failed = sum(not check["passed"] for check in checks)
-    verdict = f"All {len(checks)} checks passed." if not failed else f"{failed} of {len(checks)} checks failed."
+    verdict = f"All {len(checks)} checks passed" if not failed else f"{failed} of {len(checks)} checks failed"
+    counted = summary(Claim(**claim) for claim in results["claims"])
     figures = "".join(_figure(name, figure, pictures[name]) for name, figure in made.items())
     anchors = {"claims": "Claims", "explorer": "Explorer", **{name: _short(figure) for name, figure in made.items()}}
     links = "".join(f'<li><a href="#{escape(name)}">{escape(words)}</a></li>' for name, words in anchors.items())
@@ -88,7 +94,8 @@ by eye off the figures of Bjorck, Gomes, Selman, Weinberger, “Understanding Ba
 arXiv:1806.02375). The paper's images are CIFAR-10's; ours are Fashion-MNIST where it is installed, otherwise and in
 some figures the 1797 handwritten digits of 8×8 pixels that scikit-learn ships, not CIFAR-10: every figure says
 which.</p>
-<p class="verdict {"failed" if failed else "ok"}">{verdict}</p>
+<p><strong>{counted}</strong></p>
+<p class="verdict {"failed" if failed else "ok"}">{verdict}, of the numbers behind the figures.</p>
 <nav aria-label="Sections"><ul>{links}</ul></nav>
 </header>
 {_claims(results["claims"])}
@@ -132,7 +139,7 @@ def _figure(name: str, figure: dict[str, Any], picture: bytes) -> str:
     data = base64.b64encode(picture).decode()
     return f"""<section id="{escape(name)}">
 <h2>{escape(figure["title"])}</h2>
-<p>{escape(figure["text"])}</p>
+{_told(figure["text"])}
 <img alt="{escape(figure["title"])}" src="data:image/png;base64,{data}">
 <div class="scroll" tabindex="0" role="region" aria-label="Checks"><table class="checks">
 <thead><tr><th>check</th><th>expected</th><th>got</th><th aria-label="verdict"></th></tr></thead>
@@ -140,6 +147,13 @@ def _figure(name: str, figure: dict[str, Any], picture: bytes) -> str:
 </table></div>
 {_runs(figure["runs"])}</section>
 """
+
+
+def _told(text: str) -> str:
+    """Two sentences, and the others folded."""
+    sentences = re.split(r"(?<=[.!?]) (?=[A-Z])", text)
+    first, others = (escape(" ".join(part)) for part in (sentences[:2], sentences[2:]))
+    return f"<p>{first}</p>" + (f"\n<details><summary>more</summary><p>{others}</p></details>" if others else "")
 
 
 def _runs(runs: list[dict[str, str]]) -> str:

@@ -40,7 +40,7 @@ FIGURES = (
     "appendix_input_conditioning",
 )
 DRAWN = ("figure2", "figure6", "figure7", "table1")
-SCALES: dict[str, dict[str, dict[str, Any]]] = {  # a scale changes arguments of the figures' `compute`
+SIZES: dict[str, dict[str, dict[str, Any]]] = {  # a scale changes arguments of the figures' `compute`
     "quick": {},
     "standard": {name: {"draws": 11} for name in DRAWN},
     "full": {**{name: {"draws": 48} for name in DRAWN}, "figure5": {"draws": 48}},
@@ -96,7 +96,7 @@ def make_report(
         If a process that makes a figure is ended from outside.
     """
     out = replaceable(Path(out))
-    arguments_of = SCALES[arguments.choice("scale", scale, SCALES)]
+    arguments_of = SIZES[arguments.choice("scale", scale, SIZES)]
     seed = arguments.integer("seed", seed, at_least=0)
     require_training()
     device = resolve(device)
@@ -174,7 +174,9 @@ def require_training() -> None:
         raise ModuleNotFoundError(f'the report needs {words}: pip install "bntheory[train]"')
 
 
-def make_figure(name: str, folder: Path, seed: int = 0, device: str = "cpu", **sizes: int) -> dict[str, Any]:
+def make_figure(
+    name: str, folder: Path, seed: int = 0, device: str = "cpu", scale: str = "quick", **sizes: int
+) -> dict[str, Any]:
     """Compute, check and draw one figure; save its picture in the folder and return what results.json says of it.
 
     Parameters
@@ -184,8 +186,10 @@ def make_figure(name: str, folder: Path, seed: int = 0, device: str = "cpu", **s
     folder : Path
     seed : int
     device : {"cpu", "cuda"}
+    scale : {"quick", "standard", "full"}
+        Of which the picture says that it is.
     **sizes
-        Further arguments of the figure's `compute`.
+        Further arguments of the figure's `compute`, as `SIZES` has them for the scale.
     """
     from matplotlib import style
 
@@ -194,7 +198,10 @@ def make_figure(name: str, folder: Path, seed: int = 0, device: str = "cpu", **s
     data = script.compute(seed=seed, device=device, **sizes)
     checks = script.check(data)
     with style.context("paper_figures.style"):
-        script.draw(data).savefig(folder / f"{name}.png")
+        figure = script.draw(data)
+        words = f"scale: {scale}" if name in SIZES["full"] else "the same at every scale"
+        figure.supxlabel(f"{figure.get_supxlabel()}\n{words}", fontsize=10)
+        figure.savefig(folder / f"{name}.png")
     return {
         "title": script.TITLE,
         "text": script.TEXT,
@@ -220,7 +227,7 @@ def _make_figures(
     from tqdm import tqdm
 
     bar = functools.partial(tqdm, FIGURES, desc="figures", disable=None, leave=False)
-    words = folder, settings["seed"], settings["device"]
+    words = folder, settings["seed"], settings["device"], settings["scale"]
     if workers == 1:
         return {name: _in_one_thread(name, *words, **sizes.get(name, {})) for name in bar()}
     with dropped(workers) as pool:

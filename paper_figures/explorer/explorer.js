@@ -301,7 +301,12 @@
       else if (got !== null) said += `${name} must be one of ${options.join(", ")}, got ${got}. `;
     }
     const gain = Number(words.get("gain") || NaN);
-    if (Number.isFinite(gain)) field("gain").value = data.gains.indexOf(nearestGain(gain));
+    if (Number.isFinite(gain)) {
+      const stop = nearestGain(gain), free = data.initializations[field("init").value].gain === null;
+      field("gain").value = data.gains.indexOf(stop);
+      const stops = data.gains.map((one) => one.toFixed(3)).join(", ");
+      if (free && Math.abs(stop - gain) > 1e-3) said += `gain must be one of ${stops}, got ${gain}: ${stop.toFixed(3)} is shown. `;
+    }
     for (const name of ["depth", "width"]) if (words.has(name)) field(name).value = words.get(name);
     for (const name of ["bn", "residual"]) field(name).checked = ["1", "true"].includes(words.get(name));
     redraw(said);

@@ -1,13 +1,19 @@
 """Small tables of the explorer, the page with them, and a browser that shows it."""
 
-import io
+import importlib
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 
 from paper_figures.explorer.fragment import explorer_tables, fragment
 from paper_figures.page import page
+from paper_figures.report import FIGURES
+from paper_figures.values import runs_of
+from paper_figures.verdicts import Claim
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 QUIET = (
     "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-background-networking "
@@ -21,33 +27,27 @@ def explored():
     return explorer_tables(("relu", "tanh"), gains, depth=9, workers=1)
 
 
-def picture():
-    from matplotlib.figure import Figure
-
-    stream = io.BytesIO()
-    Figure(figsize=(1, 1)).savefig(stream, format="png")
-    return stream.getvalue()
+def judged():
+    """The claims as they are."""
+    lines = [line for line in (DOCS / "claims.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    rows = [line.replace("\\|", "\0").split("|")[1:-1] for line in lines[2:]]
+    return [Claim(*(cell.strip().replace("\0", "|") for cell in row))._asdict() for row in rows]
 
 
 @pytest.fixture(scope="module")
 def address(explored, tmp_path_factory):
-    """A page as the report writes it, of one figure."""
+    """A page as the report writes it: all figures' words and all claims, with one picture and one check everywhere."""
     check = {"what": "a rather long name of what is checked", "expected": "1.0000 ± 0.0010", "got": 1.0, "passed": True}
-    figure = {
-        "title": "Figure 8: products",
-        "text": "What it shows. How it was made.",
-        "checks": [check],
-        "runs": [
-            {"date": "2026-11-26", "command": "bntheory sweep --learning-rates 0.001,0.003,0.01,0.03,0.1,0.3,1,3"}
-        ],
-        "seconds": 1.0,
+    figures = {name: importlib.import_module(f"paper_figures.{name}") for name in FIGURES}
+    made = {
+        name: {"title": script.TITLE, "text": script.TEXT, "checks": [check], "runs": runs_of(name), "seconds": 1.0}
+        for name, script in figures.items()
     }
-    keys = ("figure", "what", "paper", "theory", "ours", "verdict", "explanation")
-    claim = dict.fromkeys(keys, "10^(1.0, 2.0, 3.0) (by eye)") | {"verdict": "reproduced"}
-    results = {"figures": {"figure8": figure}, "own": figure | {"title": "Your network: package.module:factory"}}
-    results |= {"claims": [claim] * 3, "versions": {"numpy": "2"}, "seed": 0, "scale": "quick", "device": "cpu"}
+    results = {"figures": made, "own": made["figure8"] | {"title": "Your network: package.module:factory"}}
+    results |= {"claims": judged(), "versions": {"numpy": "2"}, "seed": 0, "scale": "quick", "device": "cpu"}
     results |= {"written": "today", "seconds": 1.0, "explorer_seconds": 1.0}
-    text = page(results, dict.fromkeys(("figure8", "your_network"), picture()), fragment(explored))
+    picture = (DOCS / "figure5.png").read_bytes()
+    text = page(results, dict.fromkeys((*FIGURES, "your_network"), picture), fragment(explored))
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(text, encoding="utf-8")
     return path.as_uri()

@@ -12,6 +12,7 @@ from paper_figures.explorer import phases, spectra
 from paper_figures.explorer.choices import GAINS, INITIALIZATIONS
 from paper_figures.explorer.fragment import fragment
 from paper_figures.explorer.growth import Kind, growth_tables, moments, offsets
+from paper_figures.report import FIGURES
 
 HE, DEFAULT = math.sqrt(2), math.sqrt(1 / 3)
 OTHERS = (("relu", True), ("tanh", False))
@@ -230,9 +231,10 @@ def test_every_control_changes_what_it_should_and_the_address_keeps_it(browser, 
 
 
 def test_bad_choices_are_named_and_nothing_stale_is_drawn(browser, shown):
-    chosen = shown(activation="sine", depth=500, width="wide", bn=1)["choice"]
+    chosen = shown(activation="sine", init="normal", gain=1.5, depth=500, width="wide", bn=1)["choice"]
     said = browser.find_element("id", "explorer-said").text
     assert "activation must be one of relu, tanh, got sine" in said
+    assert "got 1.5: 1.414 is shown" in said
     assert "depth must be a whole number from 1 to 9, got 500" in said and chosen["depth"] == 9
     assert chosen["width"] == 128
     for panel in ("phase", "spectrum"):
@@ -250,7 +252,7 @@ def test_the_page_fits_and_needs_nothing_but_itself(browser, shown, width):
     assert max(browser.execute_script(ends)) <= width  # and nothing is to be found by scrolling tables
     images = browser.find_elements("tag name", "img")
     complete = "return Array.from(document.images, (image) => image.complete && image.naturalWidth > 0)"
-    assert len(images) == 2 and all(browser.execute_script(complete))
+    assert len(images) == len(FIGURES) + 1 and all(browser.execute_script(complete))
     assert browser.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)") == []
     labelled = (
         "return Array.from(document.querySelectorAll('input, select'), (one) => one.labels.length > 0 || one.ariaLabel)"

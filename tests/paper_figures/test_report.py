@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from bntheory import cli
-from paper_figures import figure8, own_network, report, training_claims
+from paper_figures import figure8, own_network, page, report, training_claims
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -29,7 +29,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setitem(report.SCALES, "quick", TINY)
+    monkeypatch.setitem(report.SIZES, "quick", TINY)
     monkeypatch.setattr(report, "FIGURES", SOME)
     monkeypatch.setattr(report, "cores", lambda: 1)
 
@@ -37,7 +37,7 @@ def tiny(monkeypatch):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(report.SCALES, "quick", TINY)
+        patch.setitem(report.SIZES, "quick", TINY)
         patch.setattr(report, "FIGURES", SOME)
         out = tmp_path_factory.mktemp("reports") / "nested" / "report"
         report.make_report(out, seed=1, device="cpu", workers=1)
@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_numbers(folder, tmp_path):
 def test_numbers_are_those_of_a_process_of_its_own(folder, tmp_path, monkeypatch):
     """Of a figure that computes with NumPy's threads and with torch's."""
     monkeypatch.setattr(report, "FIGURES", ("figure5",))
-    made = report._make_figures(tmp_path, TINY, {"seed": 1, "device": "cpu"}, workers=2)
+    made = report._make_figures(tmp_path, TINY, {"seed": 1, "device": "cpu", "scale": "quick"}, workers=2)
     alone = json.loads((folder / "results.json").read_text(encoding="utf-8"))["figures"]
     assert json.loads(json.dumps(report.plain(made["figure5"]["numbers"]))) == alone["figure5"]["numbers"]
 
@@ -212,7 +212,9 @@ def test_without_the_extra_one_line_names_it(tmp_path, monkeypatch, capsys, modu
 def test_every_figure_says_in_two_sentences_what_it_shows_and_how_it_was_made():
     for name in ALL:
         text = importlib.import_module(f"paper_figures.{name}").TEXT
-        assert len(re.findall(r"[.:] [A-Z]", text)) >= 1 and text.endswith("."), name
+        first, *others = (html.unescape(part) for part in re.findall(r"<p>(.*?)</p>", page._told(text)))
+        assert len(re.findall(r"[.] (?=[A-Z])", first)) == 1 and first.endswith(".") and len(first) < 700, name
+        assert " ".join([first, *others]) == text
 
 
 MODULE = """

@@ -118,12 +118,13 @@ def _names(quantity: str, growth: Growth | None, samples: Any, measured: Any) ->
 def _draw_prediction(
     ax: Axes, growth: Growth, name: str, index: np.ndarray, level: float, label: str, color: str
 ) -> None:
-    layers = np.arange(len(index))
+    layers, banded = np.arange(len(index)), False
     if name in BANDED:
         prefix, band = BANDED[name]
         mean, std, error = (getattr(growth, f"{prefix}_{part}")[index] for part in ("mean", "std", "error"))
         known = np.isfinite(mean)
-        if known.sum() > 1:
+        banded = known.sum() > 1
+        if banded:
             lower, upper = (edge[index][known] for edge in getattr(growth, band)(level))
             ax.fill_between(layers[known], lower, upper, color=color, alpha=0.25, lw=0)
             source = _source(growth.networks, std[known], error[known])
@@ -133,7 +134,8 @@ def _draw_prediction(
         source = "predicted"
         if "measured" in growth.moment_method:
             source += f" (from measured values, from row {growth.name[growth.moment_method.index('measured')]} on)"
-        ax.plot(layers, values, "-.", color=color, lw=1, label=f"{label}{source}: logarithm of the mean")
+        look = {"ls": "-.", "lw": 1} if banded else {"lw": 3, "alpha": 0.5}  # wide: a simulation may lie on it
+        ax.plot(layers, values, color=color, label=f"{label}{source}: logarithm of the mean", **look)
 
 
 def _source(networks: int, std: np.ndarray, error: np.ndarray) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 PAGE = Path(__file__).with_suffix(".md")
 COLORS = 96
 
-text = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S))
+text = "\n".join(re.findall(r"```pycon\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S))
 os.chdir(PAGE.with_suffix(""))
 result = doctest.DocTestRunner().run(doctest.DocTestParser().get_doctest(text, {}, PAGE.name, str(PAGE), 0))
 for path in Path().glob("*.png"):

@@ -36,7 +36,7 @@ def check_page(text, name, run):
         file, language, content = block["file"], block["language"], block["text"]
         if file:
             Path(file).write_text(content, encoding="utf-8")
-        elif language == "python":
+        elif language == "pycon":
             count += check_python(content, session, name, text.count("\n", 0, block.start("text")))
         elif language == "console":
             commands = COMMAND.findall(content)
@@ -84,8 +84,8 @@ def test_examples_of_a_page(page, run, monkeypatch):
 @pytest.mark.parametrize(
     "text",
     [
-        "```python\n>>> 1 + 1\n3\n```\n",
-        "```python\nx = 1\n```\n",
+        "```pycon\n>>> 1 + 1\n3\n```\n",
+        "```pycon\nx = 1\n```\n",
         "```console\n$ bntheory phase --activation relu | head -1\ncritical gain 1\n```\n",
         "```console\n$ bntheory phase --activation relu --gain -1\n```\n",
         "```yaml\nx: 1\n```\n",
@@ -98,8 +98,8 @@ def test_a_page_that_is_wrong_is_found(text, run):
 
 def test_blocks_share_a_folder_and_a_session(run):
     text = (
-        "`a.txt`\n\n```text\n5\n```\n\n```python\n>>> import pathlib\n```\n\n"
-        "```python\n>>> pathlib.Path('a.txt').read_text()\n'5\\n'\n```\n"
+        "`a.txt`\n\n```text\n5\n```\n\n```pycon\n>>> import pathlib\n```\n\n"
+        "```pycon\n>>> pathlib.Path('a.txt').read_text()\n'5\\n'\n```\n"
     )
     assert check_page(text, "page", run) == 2
 

@@ -330,7 +330,8 @@ def crosscheck(
         click.echo(f"{name}\nas it is on {batch} {what}, seed {seed}\n\n{gap.table()}\n\n", nl=False)
     title = name if gap is None else "with random weights of the same sizes"
     click.echo(f"{title}\n{trials} networks in PyTorch on {batch} {what}, seed {seed}\n")
-    click.echo(f"{result.table()}\n\n{result.verdict()}")
+    whose = "" if gap is None else "Random weights of these sizes, not the network itself: "
+    click.echo(f"{result.table()}\n\n{whose}{result.verdict()}")
     setting = {"network": name, "data": inputs.name, "treatment": inputs.treatment}
     write_json(json_file, {**setting, **({} if gap is None else {"gap": gap.to_dict()}), **result.to_dict()})
     save_figure(plot_file, lambda ax: result.plot(ax))

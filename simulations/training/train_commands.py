@@ -6,6 +6,7 @@ import contextlib
 import math
 import shlex
 import sys
+import textwrap
 from concurrent.futures import BrokenExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,8 @@ def train(
             click.echo(history.line())
         elif not begun:  # and all that could be refused is accepted
             begun, rate = True, f"learning rate {recipe.learning_rate:g}"
-            click.echo(f"{recipe.net}\n{recipe.data}, {rate}, {recipe.epochs} epochs, {place}")
+            net = textwrap.shorten(str(recipe.net), 240, placeholder=" …")
+            click.echo(f"{net}\n{recipe.data}, {rate}, {recipe.epochs} epochs, {place}")
             if preset == "full":
                 steps = history.steps * recipe.epochs - len(history.losses)
                 hours = presets.seconds_of_step(recipe, place) * steps / 3600

@@ -52,8 +52,8 @@ def draws(data: dict[str, Any]) -> list[Claim]:
             (f"{steps[0]:g} to {steps[-1]:g} (by eye)", "as e^(−size)", _interval(step, "")),
             passed and bool(step[0] <= np.median(steps) <= step[2]),
             f"95% of networks of that size, from {count} draws, which go as e^(−{-part['slope']:.2f} size); of "
-            f"theory's mean size {_interval(usual, '')}. The paper's is {-below:.1f} of theory's deviations below that: "
-            f"{norm.cdf(below):.0%} of draws are as small. "
+            f"theory's mean size {_interval(usual, '')}. The paper's is {-below:.1f} of theory's deviations below "
+            f"that: {norm.cdf(below):.0%} of draws are as small. "
             "Reproduced means the median of its three steps.",
         ),
         judged(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paper_figures import networks
-from paper_figures.checks import Check, at_most, between, near
+from paper_figures.checks import Check, at_most, between, covered, near
 from paper_figures.values import paper_values
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def check(data: dict[str, Any]) -> list[Check]:
 
 
 def _without_bn(data: dict[str, Any]) -> list[Check]:
-    """The theory without BN against the measured networks, from layer 6 on, and the paper's points in its band."""
+    """The theory without BN against the measured networks, from layer 6 on, and against the paper's one."""
     from simulations.statistics import mean_with_error, tolerance
 
     inner, theory = slice(5, -1), data["predicted"]
@@ -219,6 +219,10 @@ def _without_bn(data: dict[str, Any]) -> list[Check]:
     allowed = 0.1 * math.log(10) / 2 + float(tolerance(error, 1e-4, degrees_of_freedom=len(difference) - 1))
     text = f"without BN, ½ ln of the channels' mean variance: mean of {data['draws']} networks minus theory, all layers"
     checks = [near(text, float(average), 0, allowed)]
+    late = data["depth"] - 9  # column of a first convolution: the paper's layer 102 of 110
+    inside = np.abs(data["nobn"]["log_rms"][:, late] - theory["log_std"][late]) < DEVIATIONS * theory["spread"][late]
+    text = f"without BN, layer {late + 1}: share of {len(inside)} networks inside the 90% band"
+    checks.append(covered(text, inside, 0.9, 1e-4))
     if data["depth"] == 110:
         found = papers_network(theory)
         rises = np.abs(found["rise"] - found["predicted_rise"]) / found["rise_spread"]

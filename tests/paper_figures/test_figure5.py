@@ -80,6 +80,12 @@ def test_draws_three_panels(data):
     assert len(figure5.draw(data).axes) == 3
 
 
+def test_networks_outside_of_the_band_are_noticed(data):
+    wild = {**data["nobn"], "log_rms": data["nobn"]["log_rms"].copy()}
+    wild["log_rms"][:, 20 - 9] += 5 * data["predicted"]["spread"][20 - 9]
+    assert any("inside the 90% band" in what for what in failures({**data, "nobn": wild}))
+
+
 def test_networks_without_bn_must_grow(data):
     level = np.zeros_like(data["nobn"]["log_std"])
     for spoiled in (level, level + np.nan):

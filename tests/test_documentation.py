@@ -8,8 +8,11 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import click
 import matplotlib
 import pytest
+
+from bntheory.cli import cli
 
 pytest.importorskip("torch")
 
@@ -102,6 +105,45 @@ def test_blocks_share_a_folder_and_a_session(run):
         "```pycon\n>>> pathlib.Path('a.txt').read_text()\n'5\\n'\n```\n"
     )
     assert check_page(text, "page", run) == 2
+
+
+def shell_lines(text):
+    """Commands that take too long to run here, whole and without comments."""
+    blocks = [block["text"] for block in BLOCK.finditer(text) if block["language"] == "sh"]
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def check_command(words):
+    """Arguments of ours are parsed; scripts and goals of the Makefile are there; others are other programs'."""
+    program, *rest = words
+    if program == "bntheory":
+        group = click.Context(cli)
+        cli.get_command(group, rest[0]).make_context(rest[0], rest[1:], parent=group)
+    elif program == "python":
+        assert (ROOT / rest[0]).is_file(), rest[0]
+    elif program == "make":
+        assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M), rest[0]
+    else:
+        assert program in ("pip", "apt-get", "dask", "srun"), program
+
+
+def test_commands_that_are_not_run_are_right(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "widths.toml").touch()
+    found = [words for page in PAGES for words in shell_lines(page.read_text(encoding="utf-8"))]
+    assert len(found) > 20
+    for words in found:
+        check_command(words)
+
+
+@pytest.mark.parametrize(
+    "text", ["bntheory sweep --rates 1 \\\n  --out DIR", "bntheory swep", "python no.py", "make nothing  # at all"]
+)
+def test_a_command_that_is_wrong_is_found(text):
+    (words,) = shell_lines(f"```sh\n{text}\n```\n")
+    with pytest.raises((AssertionError, AttributeError, click.UsageError)):
+        check_command(words)
 
 
 def test_files_that_the_readme_links_exist():

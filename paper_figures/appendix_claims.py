@@ -47,17 +47,17 @@ def draws(data: dict[str, Any]) -> list[Claim]:
     below = (data["paper"] - mean) / deviation
     return [
         judged(
-            "figures 3, 5",
+            "beyond the paper",
             "without BN the step at which it passes 1000, for a network of the size in figure 5",
             (f"{steps[0]:g} to {steps[-1]:g} (by eye)", "as e^(−size)", _interval(step, "")),
             passed and bool(step[0] <= np.median(steps) <= step[2]),
             f"95% of networks of that size, from {count} draws, which go as e^(−{-part['slope']:.2f} size); of "
             f"theory's mean size {_interval(usual, '')}. The paper's is {-below:.1f} of theory's deviations below "
-            f"that: {norm.cdf(below):.0%} of draws are as small. "
+            f"that: {norm.cdf(below):.0%} of draws are as small by its law. "
             "Reproduced means the median of its three steps.",
         ),
         judged(
-            "figures 2, 5",
+            "beyond the paper",
             "range of gradients without BN, for a network of the size in figure 5",
             (f"±{reach:g} (by eye)", "as e^size", _interval(gradient, "±")),
             bool(gradient[0] <= reach <= gradient[2]),

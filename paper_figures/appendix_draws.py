@@ -148,8 +148,8 @@ def draw(data: dict[str, Any]) -> Figure:
     panels[-1].set_xlabel("size: ½ (ln std + ln |mean|) of the channels of layer 102")
     panels[0].legend(fontsize=9.5)
     figure.supxlabel(
-        "ResNet-110 without BN, Xavier normal, at initialization;\n128 images of Fashion-MNIST (law: of "
-        f"{data['data']}); paper: CIFAR-10",
+        "ResNet-110 without BN, Xavier normal, at initialization;\n128 images of Fashion-MNIST"
+        f"{'' if data['data'] == 'fashion-mnist' else ' (law: digits)'}; paper: CIFAR-10",
         fontsize=10.5,
     )
     return figure

@@ -48,7 +48,8 @@ def summary(rows: Iterable[Claim]) -> str:
     >>> summary([row, row._replace(figure="later work")])
     '1 claim of the paper: 1 reproduced. Of later or related work, or beyond the paper, 1: 1 reproduced.'
     """
-    own, others = [], []
+    own: list[str] = []
+    others: list[str] = []
     for row in rows:
         (others if row.figure in BEYOND else own).append(row.verdict)
     parts = [", ".join(f"{count} {verdict}" for verdict, count in Counter(some).items()) for some in (own, others)]
@@ -87,10 +88,11 @@ def _growth(data: dict[str, Any]) -> list[Claim]:
     values = (
         "in words",
         f"90% of draws: ln⟨h²⟩ from {lower:.2f} to {upper:.2f}",
-        f"{inside:.0%} of {len(last)} inside; ln of their mean {change:+.2f} ± {error:.2f}",
+        f"{inside:.0%} of {len(last)} inside; ln of the mean's change {change:+.2f} ± {error:.2f}",
     )
     why = (
-        f"He normal, {data['depth']} layers of {data['width']} units, one digit: the mean of ⟨h²⟩ is kept, single "
+        f"He normal, {data['depth']} layers of {data['width']} units, one digit: the mean of ⟨h²⟩ is kept (estimated "
+        f"as of a log-normal law, allowed: 4 errors), single "
         f"networks spread over a factor {math.exp(upper - lower):.0f}."
     )
     within = abs(inside - 0.9) < 0.08 and abs(change) < 4 * error  # 4.6 and 4 deviations of 300 networks
@@ -126,7 +128,7 @@ def _figure2(data: dict[str, Any]) -> list[Claim]:
         judged(
             "figure 2",
             "range of gradients without BN",
-            (f"±{reach:g} (by eye)", "–", f"±{_range(nobn['half_width'])}; {_range(others, '.0f')}"),
+            (f"±{reach:g} (by eye)", "–", f"±{_range(nobn['half_width'])}; ±{_range(others, '.0f')}"),
             min(*nobn["half_width"], *others) <= reach <= max(*nobn["half_width"], *others),
             f"Some {np.median(nobn['half_width']) / reach:.0f} times wider than in the paper: with Xavier normal "
             "weights and projection shortcuts the loss starts at several hundred. The paper's histogram has more than "
@@ -139,7 +141,8 @@ def _figure2(data: dict[str, Any]) -> list[Claim]:
             "range of gradients with BN",
             (f"±{reach_bn:g} (by eye)", "–", f"±{_range(bn['half_width'])}"),
             min(bn["half_width"]) <= reach_bn <= max(bn["half_width"]),
-            f"{wider:.1f} times wider than in the paper.",
+            f"{wider:.1f} times wider than in the paper, which does not name its initialization: under BN weights c "
+            "times as large have gradients 1/c times as large.",
             known=True,
         ),
     ]
@@ -155,16 +158,18 @@ def _figure3(data: dict[str, Any]) -> list[Claim]:
     best = {kind: np.array([run["best_step"] for run in many["runs"][kind]]) for kind in ("bn", "nobn")}
     ratios, ratio = best["bn"] / best["nobn"], np.median(best["bn"]) / np.median(best["nobn"])
     others = committed("draws_without_bn")["draws"]
+    beside = [step or math.inf for step in others["diverging_step"]]
     ours = ", ".join(
         f"{min(each):.2g} to {max(each):.2g} {where}"
         for each, where in (
             (steps, f"({many['draws']} draws)"),
-            (others["diverging_step"], f"({len(others['diverging_step'])} others)"),
+            (beside, f"({len(beside)} others)"),
             (here, "here"),
         )
     )
-    every = [*steps, *others["diverging_step"], *here]
-    times = [passes[0] / max(every), passes[-1] / min(every)]
+    every = [*steps, *beside, *here]
+    passed = [step for step in every if math.isfinite(step)]
+    times = [passes[0] / max(passed), passes[-1] / min(passed)]
     losses = [run["loss"] for run in many["runs"]["nobn"]] + others["loss"]
     level = f"the loss's quadratic is level at {data['curved']['level_step']:.1g}"
     return [
@@ -179,9 +184,9 @@ def _figure3(data: dict[str, Any]) -> list[Claim]:
             "figure 3",
             "without BN the step at which it passes 1000",
             (f"{passes[0]:g} to {passes[-1]:g} (by eye)", level, ours),
-            min(every) <= passes[-1] and max(every) >= passes[0],
+            min(passed) <= passes[-1] and max(passed) >= passes[0],
             f"{times[0]:.1f} to {times[1]:.0f} times smaller than in the paper; the loss starts at {min(losses):.0f} "
-            f"to {max(losses):.0f}. Networks as small as the paper's bear its steps: see the row of figures 3 and 5.",
+            f"to {max(losses):.0f}. For networks of the paper's size see below.",
             known=True,
         ),
         judged(
@@ -228,7 +233,7 @@ def _figure4(data: dict[str, Any]) -> list[Claim]:
     )
     why = (
         "Activations explode by the alignment of the step from layer to layer, which a theory of independent weights "
-        "does not have. Also in each of the committed draws."
+        "does not have. Also in each of the committed draws, at the same step of 0.001."
     )
     what = "along a diverging step channels grow the more the deeper (layers 8, 44, 80)"
     holds = all(check.passed for check in figure4.check(data))
@@ -271,15 +276,16 @@ def _figure5_without(data: dict[str, Any]) -> list[Claim]:
             (f"{read} from layer 6 to 102 (by eye)", rise, f"ln std {own:+.1f} (mean of {data['draws']})"),
             all(passed),
             f"Reproduced means that the paper's rise, and on average its points, lie within {figure5.FAR:g} deviations "
-            "of theory's mean, and the mean of our networks on it.",
+            "of theory's mean, and that our networks rise, lie in its band and on average near its mean: the checks of "
+            "the figure.",
         ),
         judged(
-            "figure 5",
+            "beyond the paper",
             "the paper's network without BN lies in theory's band",
             ("9 points of each", "90% of draws", f"{inside[0]} of {count} points in it, {inside[1]} in that of 95%"),
             inside[0] >= 0.9 * count,
             f"On average {-off.mean():.1f} deviations below theory's mean. Points of one network move together, so "
-            "that this is one event and no very rare one: see the row of figures 3 and 5.",
+            "that this is one event: 4% of draws are as small at the last of them, by theory's law.",
             known=True,
         ),
     ]
@@ -387,7 +393,7 @@ def _table1(data: dict[str, Any]) -> list[Claim]:
             "Theory takes gradients for independent of activations. Their part along these, whose contributions add "
             f"up, is 1/width at the output, but grows on the way back: a share of {along} predicted there."
             if kind == "nobn"
-            else f"Theory of infinite width agrees within a factor of {factor:.1f}."
+            else f"Theory of infinite width agrees within a factor of {math.ceil(10 * factor) / 10:.1f}."
         )
         values = (paper, ", ".join(f"{value:.3g}" for value in theory), ours)
         rows.append(judged("table 1", f"{what} (layers {', '.join(map(str, data['layers']))})", values, holds, why))

@@ -48,7 +48,7 @@ def figures(
         _refuse_options()
         click.echo("\n".join(FIGURES))
         return 0
-    names = tuple(FIGURES) if names in ((), ("all",)) else names
+    names = tuple(FIGURES) if not names or "all" in names else names
     for name in names:
         arguments.choice("figure", name, FIGURES)  # every one, before the first is made
     folder = Path(out)

@@ -20,13 +20,13 @@ TITLE = "Figure 1: training with and without BN (Fashion-MNIST and digits, not t
 TEXT = (
     "Accuracy of ResNet-110 (Xavier normal) after every epoch: with BN it trains at all three of the paper's rates, "
     "worst at 0.0001 as in the paper; without BN 0.1 diverges in the second step, and at 0.0001 every image of "
-    "Fashion-MNIST is of one class after 15 epochs, while the digits are learned in as many as the paper has. Above, "
-    "Fashion-MNIST in batches of 128 with crops and flips, 15 epochs, one run each on a GPU, three of which end on a "
-    "CPU; below, scikit-learn's digits, 165 epochs, three seeds. The rate is divided by ten after one half and three "
-    "quarters of the steps. On Fashion-MNIST 0.003 ends no lower than 0.1, unlike in the paper; without BN every "
-    "image is of one class to the end at 0.00001 too, with the loss of guessing. On the digits 0.0001 without BN "
-    "first stays near guessing. These networks are smaller than those of 32×32 images (see below, how large a "
-    "network is drawn), so that they do not tell what those above would do."
+    "Fashion-MNIST is given one class after 15 epochs, while the digits are learned in as many as the paper has. "
+    "Above, Fashion-MNIST in batches of 128 with crops and flips, 15 epochs, one run each on a GPU, three of which "
+    "end on a CPU; below, scikit-learn's digits, 165 epochs, three seeds. The rate is divided by ten after one half "
+    "and three quarters of the steps. On Fashion-MNIST 0.003 ends no lower than 0.1, unlike in the paper; without BN "
+    "every image is given one class to the end at 0.00001 too, with the loss of guessing. On the digits 0.0001 "
+    "without BN first stays near guessing. These networks are smaller than those of 32×32 images (see below, how "
+    "large a network is drawn), so that they do not tell what those above would do."
 )
 NORMS = {"all": "with", "none": "without"}
 COLORS = {  # of a run with BN or without it, at a learning rate
@@ -95,7 +95,7 @@ def diverged_at(data: dict[str, Any], norm: str, rate: float) -> float:
 def check(data: dict[str, Any]) -> list[Check]:
     """Compare the runs with what the paper says of its own."""
     epochs = run_of(data, "with", 0.1)["epochs"]
-    before = epochs[int(CUTS[0] * len(epochs)) - 1]["train_accuracy"]
+    before = epochs[int(CUTS[0] * len(epochs)) - 1]["train_accuracy"] if epochs else 0.0
     values = paper_values()["figure1"]
     paper = values["train_accuracy_before_first_cut_percent"]["bn_lr0.1"] / 100
     end = values["test_accuracy_end_percent"]
@@ -148,7 +148,7 @@ def _draw_run(axes: Axes, run: dict[str, Any]) -> None:
     norm = "with" if "with B" in run["name"] else "without"
     rate, color = np.format_float_positional(run["learning_rate"]), COLORS[norm, run["learning_rate"]]
     label = f"{'with' if norm == 'with' else 'no'} BN, α = {rate}"
-    if not run["epochs"]:
+    if run["divergence"]:
         label += f": diverged in step {run['divergence']['step'] + 1}"
     solid = "--" if run["learning_rate"] < 1e-4 else "-"  # it lies on that of 0.0001
     for part, style in (("test", solid), ("train", ":")):

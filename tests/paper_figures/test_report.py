@@ -115,6 +115,15 @@ def test_the_same_seed_gives_the_same_numbers(folder, tmp_path):
     assert json.loads(json.dumps(report.plain(second))) == first
 
 
+def test_a_picture_says_its_scale(tmp_path, monkeypatch):
+    drawn, draw = [], figure8.draw
+    monkeypatch.setattr(figure8, "draw", lambda data: drawn.append(draw(data)) or drawn[-1])
+    report.make_figure("figure8", tmp_path, **TINY["figure8"])
+    monkeypatch.setitem(report.SIZES, "full", {"figure8": {"draws": 48}})
+    report.make_figure("figure8", tmp_path, scale="full", **TINY["figure8"])
+    assert [figure.get_supxlabel().splitlines()[-1] for figure in drawn] == ["the same at every scale", "scale: full"]
+
+
 def test_numbers_are_those_of_a_process_of_its_own(folder, tmp_path, monkeypatch):
     """Of a figure that computes with NumPy's threads and with torch's."""
     monkeypatch.setattr(report, "FIGURES", ("figure5",))

@@ -32,6 +32,7 @@ def test_the_trained_network_is_held_against_theory_and_so_are_redraws(run, trai
     status, out, err = run("crosscheck", "run", *words)
     assert (status, err) == (0, "")
     assert "after 2 of 2 epochs on digits (step 22)" in out and "as it is on 6 digits inputs" in out
+    assert "Random weights of these sizes, not the network itself: Theory and measurement " in out
     assert "with random weights of the same sizes\n40 networks in PyTorch" in out
     model, _ = sim.load_model(trained)
     images = sim.images_for((64,), "digits", 6, 3).values

@@ -140,7 +140,7 @@ def draw(data: dict[str, Any]) -> Figure:
     shown = relative > 0.1
     axes.plot(
         np.where(shown, steps, np.nan), np.log10(np.where(shown, relative, 1)), "k--", lw=1.2,
-        label="its quadratic, without BN, first mini-batch",
+        label="quadratic at 0, without BN, first mini-batch",
     )  # fmt: skip
     size = data["outputs"] / math.log(10)
     axes.plot(STEPS["nobn"], size, "k+", ms=9, label="size of outputs, without BN, first mini-batch")

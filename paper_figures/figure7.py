@@ -120,8 +120,8 @@ def draw(data: dict[str, Any]) -> Figure:
         logs = np.log10(np.where(pairs > 0, pairs, np.nan))
         shown = axes.imshow(logs - np.nanmedian(logs), vmin=-1.5, vmax=1.5, cmap="cividis", aspect="auto")
         axes.grid(False)
-        axes.set(xlabel="input channel", title=f"{name}, layer {data['layer']}, first draw")
-    parts["nobn"].set_ylabel("output channel")
+        axes.set(xlabel="input channel", title=f"{name}, 1 of {data['draws']}")
+    parts["nobn"].set_ylabel(f"output channel, layer {data['layer']}")
     figure.colorbar(shown, cax=parts["bar"], label="log₁₀ |gradient| / median", extend="both")
     figure.supxlabel(data["setting"], fontsize=10.5)
     return figure

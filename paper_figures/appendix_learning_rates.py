@@ -28,7 +28,7 @@ TEXT = (
 )
 LEVELS = (0.3, 0.5)  # accuracies in training that count as learned; guessing has 0.1
 RATIOS = (100, 1e4)  # of the largest rates at the greatest depth, where the paper has 1000
-FALL = 10  # by how much the ratio must grow from the shallowest to the deepest networks
+FALL = 10  # what from the shallowest to the deepest networks the ratio must grow, and the rate without BN fall by
 NORMS = {"none": "no BN", "all": "BN"}
 
 
@@ -43,7 +43,7 @@ def compute(seed: int = 0, device: str = "cpu") -> dict[str, Any]:
     Returns
     -------
     dict
-        "commands"; "depths"; for each depth and norm "accuracy": rates → accuracies in training, one a seed, 0 for runs
+        "depths"; for each depth and norm "accuracy": rates → accuracies in training, one a seed, 0 for runs
         that diverged; "tested": the same on images held back; "largest": level → largest learning rate, one a seed,
         None where there is none. "fashion": the same for Fashion-MNIST at its one depth; "long": the same for digits
         at the greatest depth in as many epochs as the paper's.
@@ -51,16 +51,13 @@ def compute(seed: int = 0, device: str = "cpu") -> dict[str, Any]:
     data = swept(("digits_sweep", "digits_sweep_110"), NORMS)
     fashion = swept(("fashion_sweep", "fashion_sweep_bn"), NORMS)
     long = swept(("digits_training", "digits_sweep_165", "digits_sweep_165_bn"), NORMS)
-    commands = [command for part in (data, fashion, long) for command in part["commands"]]
-    return {**data, "commands": commands, "fashion": fashion, "long": long}
+    return {**data, "fashion": fashion, "long": long}
 
 
 def swept(names: Iterable[str], norms: Iterable[str]) -> dict[str, Any]:
     """Read sweeps of those names, for networks with BN in these places; see `compute` for what is returned."""
-    sweeps = [committed(name) for name in names]
-    runs = [run for sweep in sweeps for run in _ended(sweep)]
-    data: dict[str, Any] = {"commands": [sweep["command"] for sweep in sweeps]}
-    data["depths"] = sorted({run["depth"] for run in runs})
+    runs = [run for name in names for run in _ended(committed(name))]
+    data: dict[str, Any] = {"depths": sorted({run["depth"] for run in runs})}
     for depth in data["depths"]:
         data[depth] = {
             norm: _case([run for run in runs if (run["depth"], run["norm"]) == (depth, norm)]) for norm in norms

@@ -92,8 +92,8 @@ def _growth(data: dict[str, Any]) -> list[Claim]:
     )
     why = (
         f"He normal, {data['depth']} layers of {data['width']} units, one digit: the mean of ⟨h²⟩ is kept (estimated "
-        f"as of a log-normal law, allowed: 4 errors), single "
-        f"networks spread over a factor {math.exp(upper - lower):.0f}."
+        "as of a log-normal law, allowed: 4 errors), single networks spread over a factor "
+        f"{math.exp(upper - lower):.0f}."
     )
     within = abs(inside - 0.9) < 0.08 and abs(change) < 4 * error  # 4.6 and 4 deviations of 300 networks
     holds = upper - lower > math.log(10) and within
@@ -219,7 +219,6 @@ def _figure4(data: dict[str, Any]) -> list[Claim]:
     paper = paper_values()["figure4"]["max_variance_at_full_step"]
     found = np.array(figure4.growths(data)) / math.log(10)
     predicted = [np.diff(data[layer]["predicted"])[0] / math.log(10) for layer in data["layers"]]
-
     runs = committed("step_probes")["runs"]["nobn"]
     levels = np.median([run["moments"][1]["max_variance_at_full_step"] for run in runs], axis=0)
 
@@ -285,7 +284,8 @@ def _figure5_without(data: dict[str, Any]) -> list[Claim]:
             ("9 points of each", "90% of draws", f"{inside[0]} of {count} points in it, {inside[1]} in that of 95%"),
             inside[0] >= 0.9 * count,
             f"On average {-off.mean():.1f} deviations below theory's mean. Points of one network move together, so "
-            "that this is one event: 4% of draws are as small at the last of them, by theory's law.",
+            f"that this is one event: {norm.cdf(off[:, -1].mean()):.0%} of draws are as small at the last of them, by "
+            "theory's law.",
             known=True,
         ),
     ]
@@ -385,8 +385,9 @@ def _table1(data: dict[str, Any]) -> list[Claim]:
         medians = np.median(draws, axis=0)
         theory = [data[kind]["predicted"][layer - 1] for layer in data["layers"]]
         holds = bool(np.all((medians >= 1) & (medians <= 3)) if kind == "nobn" else np.all(medians > 10))
-        ours = ", ".join(_range(values).replace(f", {many['draws']} draws", "") for values in draws.T)
-        ours += f", {many['draws']} draws"
+        ends = zip(medians, draws.min(axis=0), draws.max(axis=0), strict=True)
+        ours = ", ".join(f"{middle:.3g} ({least:.3g} … {largest:.3g})" for middle, least, largest in ends)
+        ours += f", {len(draws)} draws"
         factor = math.exp(np.abs(np.log(medians / theory)).max())
         along = ", ".join(f"{share:.2f}" for share in data["along"])
         why = (

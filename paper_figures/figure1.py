@@ -52,18 +52,17 @@ def compute(seed: int = 0, device: str = "cpu") -> dict[str, Any]:
     Returns
     -------
     dict
-        "date", "runs": name, command, learning_rate, divergence, epochs, data, first_loss of each, on Fashion-MNIST;
+        "runs": name, learning_rate, divergence, epochs, data, first_loss of each, on Fashion-MNIST;
         "digits": epochs, and in "with" and "without", by learning rate, accuracies (seeds, epochs).
     """
     found, digits = committed("fashion_training"), committed("digits_training")
-    names = ("name", "command", "learning_rate", "divergence", "epochs", "data")
+    names = ("name", "learning_rate", "divergence", "epochs", "data")
     seeds: dict[str, dict[float, dict[str, np.ndarray]]] = {norm: {} for norm in NORMS.values()}
     for run in digits["runs"]:
         none = {name: np.empty((0, digits["epochs"])) for name in ACCURACIES}
         own = seeds[NORMS[run["norm"]]].setdefault(run["learning_rate"], none)
         own.update({name: np.vstack([rows, run[name]]) for name, rows in own.items()})
     return {
-        "date": found["date"],
         "runs": [
             {**{name: run[name] for name in names}, "first_loss": run["losses_every_20_steps"][0]}
             for run in found["runs"]

@@ -211,6 +211,8 @@ def check(data: dict[str, Any]) -> list[Check]:
 
 def _without_bn(data: dict[str, Any]) -> list[Check]:
     """The theory without BN against the measured networks, from layer 6 on, and against the paper's one."""
+    from scipy.stats import chi2
+
     from simulations.statistics import mean_with_error, tolerance
 
     inner, theory = slice(5, -1), data["predicted"]
@@ -223,6 +225,10 @@ def _without_bn(data: dict[str, Any]) -> list[Check]:
     inside = np.abs(data["nobn"]["log_rms"][:, late] - theory["log_std"][late]) < DEVIATIONS * theory["spread"][late]
     text = f"without BN, layer {late + 1}: share of {len(inside)} networks inside the 90% band"
     checks.append(covered(text, inside, 0.9, 1e-4))
+    rise = (data["nobn"]["log_rms"][:, late] - data["nobn"]["log_rms"][:, 5]).var(ddof=1)
+    freedom, expected = len(inside) - 1, _rise_variance(theory["spread"], 5, late)
+    text = f"without BN, variance over networks of the rise from layer 6 to {late + 1}, over theory's"
+    checks.append(between(text, rise / expected, *(np.array(chi2.interval(1 - 1e-4, freedom)) / freedom)))
     if data["depth"] == 110:
         found = papers_network(theory)
         rises = np.abs(found["rise"] - found["predicted_rise"]) / found["rise_spread"]
@@ -231,6 +237,11 @@ def _without_bn(data: dict[str, Any]) -> list[Check]:
             checks.append(at_most(f"{text} of a draw, on average", float(np.abs(deviations).mean()), FAR))
             checks.append(at_most("without BN, … its rise from layer 6 to 102, likewise", float(rise), FAR))
     return checks
+
+
+def _rise_variance(spread: np.ndarray, first: int, last: int) -> float:
+    """Variance over draws of the rise between two columns: layers add theirs independently of what came before."""
+    return float(spread[last] ** 2 - spread[first] ** 2)
 
 
 def papers_network(theory: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -246,8 +257,7 @@ def papers_network(theory: dict[str, np.ndarray]) -> dict[str, Any]:
     dict
         deviations: (2, 9), of ln std and of ln|mean| from theory's mean, in standard deviations of draws, at the
         paper's layers but the classifier; rise and predicted_rise: (2,), from the first of these layers to the last;
-        rise_spread: standard deviation of the rise over draws, whose variance is what the later layers add; ends: the
-        columns of these two layers.
+        rise_spread: standard deviation of the rise over draws; ends: the columns of these two layers.
     """
     paper = paper_values()["figure5"]
     at = np.array(paper["layers"][:-1]) - 1
@@ -257,7 +267,7 @@ def papers_network(theory: dict[str, np.ndarray]) -> dict[str, Any]:
         "deviations": (points - means) / spread,
         "rise": points[:, -1] - points[:, 0],
         "predicted_rise": means[:, -1] - means[:, 0],
-        "rise_spread": math.sqrt(spread[-1] ** 2 - spread[0] ** 2),
+        "rise_spread": math.sqrt(_rise_variance(theory["spread"], at[0], at[-1])),
         "ends": (at[0], at[-1]),
     }
 

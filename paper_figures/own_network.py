@@ -65,12 +65,12 @@ def title(data: dict[str, Any]) -> str:
 
 
 def text(data: dict[str, Any]) -> str:
-    """Return two sentences and the verdict."""
+    """Return the verdict, and a sentence on what it is of."""
     result = data["result"]
     return (
-        f"Mean square of the activations of {data['network']}, row by row: what theory predicts from its layers and "
-        f"the sizes of its weights, and what {result.measured.trials} networks with weights drawn anew have. Both on "
-        f"{data['images']}, measured in PyTorch. {result.verdict()}"
+        f"{result.verdict()} Mean square of the activations of {data['network']}, row by row: what theory predicts "
+        f"from its layers and the sizes of its weights, and what {result.measured.trials} networks with weights drawn "
+        f"anew have, measured in PyTorch, both on {data['images']}."
     )
 
 

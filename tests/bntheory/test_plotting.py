@@ -274,3 +274,10 @@ def test_channels_without_covariances_are_refused():
     growth = bn.predict_growth(bn.cnn(3, 4, image=(2, 4, 4)), covariances=False)
     with pytest.raises(ValueError, match="nothing is predicted for channels"):
         bn.plot_growth(growth, quantity="channels")
+
+
+def test_a_prediction_without_a_band_is_seen_under_a_simulation():
+    for batch_norm, widths in ((False, [1.5, 1.0]), (True, [3.0])):
+        growth = bn.predict_growth(bn.mlp(4, 16, batch_norm=batch_norm), batch_size=8 if batch_norm else None)
+        ax = bn.plot_growth(growth, quantity="gradients")
+        assert [line.get_linewidth() for line in ax.lines] == widths

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import runpy
 import shutil
 from pathlib import Path
 
@@ -29,9 +30,9 @@ def explored():
 
 def judged():
     """The claims as they are."""
-    lines = [line for line in (DOCS / "claims.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
-    rows = [line.replace("\\|", "\0").split("|")[1:-1] for line in lines[2:]]
-    return [Claim(*(cell.strip().replace("\0", "|") for cell in row))._asdict() for row in rows]
+    rows = runpy.run_path(str(DOCS / "claims_in_readme.py"))["rows"]
+    table = rows((DOCS / "claims.md").read_text(encoding="utf-8"))
+    return [Claim(*(cell.replace("\\|", "|") for cell in row))._asdict() for row in table.values()]
 
 
 @pytest.fixture(scope="module")

@@ -86,6 +86,15 @@ def test_networks_outside_of_the_band_are_noticed(data):
     assert any("inside the 90% band" in what for what in failures({**data, "nobn": wild}))
 
 
+def test_networks_whose_rises_are_alike_are_noticed(data):
+    """As if what varies from draw to draw were in the first layers alone."""
+    sizes = data["nobn"]["log_rms"]
+    alike = sizes[:, 5:6] + (sizes - sizes[:, 5:6]).mean(axis=0)
+    assert any(
+        "variance over networks" in what for what in failures({**data, "nobn": {**data["nobn"], "log_rms": alike}})
+    )
+
+
 def test_networks_without_bn_must_grow(data):
     level = np.zeros_like(data["nobn"]["log_std"])
     for spoiled in (level, level + np.nan):
